@@ -1,15 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
+"""MedTVT-R1 for transformers. Importing this package registers model, processor and pipeline with transformers."""
+
+from pathlib import Path
+
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from processing_medtvt import (
+    MedTVTEcgFeatureExtractor,
+    MedTVTImageProcessor,
+    MedTVTLabFeatureExtractor,
+    MedTVTProcessor,
 )
 
+from .answers_medtvt import DISEASES, ParsedAnswer, parse_answer
 from .configuration_medtvt import MedTVTConfig, MedTVTEcgConfig, MedTVTLabConfig
-from .modeling_medtvt import MedTVTForCausalLM, MedTVTModel, MedTVTPreTrainedModel
+from .export_medtvt import export_for_hub
+from .modeling_medtvt import MedTVTForCausalLM, MedTVTModel
 from .modeling_medtvt_encoders import MedTVTEcgEncoder, MedTVTLabEncoder
+from .pipeline_medtvt import MedicalDiagnosisPipeline
 
 
 for config_class in (MedTVTConfig, MedTVTEcgConfig, MedTVTLabConfig):
@@ -19,3 +37,32 @@ AutoModel.register(MedTVTEcgConfig, MedTVTEcgEncoder)
 AutoModel.register(MedTVTLabConfig, MedTVTLabEncoder)
 for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     auto_class.register(MedTVTConfig, MedTVTForCausalLM)
+AutoProcessor.register(MedTVTConfig, MedTVTProcessor)
+AutoFeatureExtractor.register(MedTVTEcgConfig, MedTVTEcgFeatureExtractor)
+AutoFeatureExtractor.register(MedTVTLabConfig, MedTVTLabFeatureExtractor)
+AutoImageProcessor.register(MedTVTConfig, image_processor_classes={"pil": MedTVTImageProcessor})
+# The checkpoint that the package carries
+DEFAULT_CHECKPOINT = str(Path(__file__).parent / "default_checkpoint")
+PIPELINE_REGISTRY.register_pipeline(
+    "medical-diagnosis",
+    MedicalDiagnosisPipeline,
+    pt_model=AutoModelForCausalLM,
+    default={"model": (DEFAULT_CHECKPOINT, None)},
+    type="multimodal",
+)
+
+__all__ = [
+    "DEFAULT_CHECKPOINT",
+    "DISEASES",
+    "MedTVTConfig",
+    "MedTVTEcgConfig",
+    "MedTVTEcgEncoder",
+    "MedTVTForCausalLM",
+    "MedTVTLabConfig",
+    "MedTVTLabEncoder",
+    "MedTVTModel",
+    "MedicalDiagnosisPipeline",
+    "ParsedAnswer",
+    "export_for_hub",
+    "parse_answer",
+]

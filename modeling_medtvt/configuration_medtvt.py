@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of MedTVT-R1: a decoder LM with an ECG, a chest X-ray and a laboratory tower."""
 
+from typing import Literal
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto import CONFIG_MAPPING
@@ -127,6 +129,8 @@ class MedTVTConfig(PreTrainedConfig):
         perception_layer_norm_eps (`float`): Epsilon of the layer norm after the fusion.
         freeze_encoders (`bool`): Whether the three encoders get no gradient and keep their batch norm statistics, as in
             all three stages of the paper.
+        stage (`str`, *optional*): Training stage that the weights come from, `"pt"`, `"sft"` or `"rft"`. None for a
+            model that was not trained on MedTVT-QA: its answers mean nothing, and the pipeline says so.
         tie_word_embeddings (`bool`): Whether input and output embeddings share their weights. Default: as in
             `text_config`.
     """
@@ -161,6 +165,7 @@ class MedTVTConfig(PreTrainedConfig):
     fusion_scale: float = 1.0
     perception_layer_norm_eps: float = 1e-5
     freeze_encoders: bool = True
+    stage: Literal["pt", "sft", "rft"] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool | None = None
 

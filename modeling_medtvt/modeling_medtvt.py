@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs, is_timm_available
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_medtvt import MedTVTConfig
@@ -128,6 +128,8 @@ class MedTVTModel(MedTVTPreTrainedModel):
     def __init__(self, config: MedTVTConfig):
         super().__init__(config)
         self.ecg_encoder = MedTVTEcgEncoder(config.ecg_config)
+        if config.cxr_config.model_type == "timm_wrapper" and not is_timm_available():
+            raise ImportError('A timm backbone for X-rays needs the extra: `pip install "medtvt-r1[timm]"`.')
         # a ViT's pooler would never be used
         pooler = {"add_pooling_layer": False} if config.cxr_config.model_type == "vit" else {}
         self.cxr_encoder = AutoModel.from_config(config.cxr_config, **pooler)
@@ -170,7 +172,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
 
     def _encode(self, encoder: nn.Module, encode, values: torch.Tensor) -> torch.Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoders):
-            return encode(values.to(encoder.device, encoder.dtype))
+            return encode(values.to(encoder.dtype))
 
     def get_ecg_features(self, ecg_values: torch.Tensor) -> torch.Tensor:
         """(batch, leads, samples) in mV at 100 Hz -> (batch, time steps, ecg hidden size), here (batch, 32, 768)."""
@@ -253,7 +255,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
                 )
         is_given = [tensor is not None for tensor in inputs]
         if input_ids is None:
-            presence = torch.tensor(is_given, device=given[0].device).expand(batch_size, 3)
+            presence = torch.tensor(is_given).expand(batch_size, 3)
         else:
             presence = self._check_placeholders(input_ids, is_given)
 
@@ -262,26 +264,28 @@ class MedTVTModel(MedTVTPreTrainedModel):
         embeds = self._project_rows(inputs, features, encoders, projectors, presence)
         gates = None
         if self.perception is not None:
-            device = next(self.perception.parameters(), embeds).device
-            embeds, gates = self.perception(embeds.to(device), presence.to(device))
+            embeds, gates = self.perception(embeds, presence.to(embeds.device))
         return MedTVTModalityOutput(embeds=embeds, gates=gates, presence=presence)
 
     def _project_rows(self, inputs, features, encoders, projectors, presence) -> torch.Tensor:
         """(batch, 3, k, d): each modality's projected embeddings, zero in rows that lack it."""
         shape = (len(presence), self.config.num_modality_tokens, self.config.text_config.hidden_size)
-        embeds = []
+        embeds = [None] * 3
         for i, (tensor, encode, project) in enumerate(zip(inputs, encoders, projectors)):
-            weight = project.linear.weight
             rows = presence[:, i].nonzero().flatten()
-            projected = weight.new_zeros(shape)
             if len(rows):
                 # an index only where it selects: most batches are uniform
                 selected = tensor if len(rows) == len(tensor) else tensor[rows.to(tensor.device)]
                 selected = selected if features[i] is not None else encode(selected)
-                tokens = project(selected.to(weight.device, weight.dtype))
-                projected = tokens if len(rows) == len(tensor) else projected.to(tokens.dtype).index_copy(0, rows, tokens)
-            embeds.append(projected)
-        return torch.stack([tokens.to(embeds[0].device, embeds[0].dtype) for tokens in embeds], dim=1)
+                tokens = project(selected.to(project.linear.weight.dtype))
+                whole = len(rows) == len(tensor)
+                embeds[i] = tokens if whole else tokens.new_zeros(shape).index_copy(0, rows.to(tokens.device), tokens)
+        # modalities may come from different devices, and from encoders of different precision
+        like = next((tokens for tokens in embeds if tokens is not None), None)
+        if like is None:
+            given = next(tensor for tensor in inputs if tensor is not None)
+            like = torch.empty(0, dtype=self.ecg_projector.linear.weight.dtype, device=given.device)
+        return torch.stack([like.new_zeros(shape) if t is None else t.to(like.device, like.dtype) for t in embeds], 1)
 
     def _merge(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, modality_embeds: torch.Tensor
@@ -476,7 +480,8 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
                 raise ValueError(
                     "`modality_embeds` stands in place of every other modality input; pass one or the other."
                 )
-            input_ids = input_ids.to(self.device)
+            if self.device.type != "meta":  # offloaded parts fetch their inputs themselves
+                modality_inputs = {name: tensor.to(self.device) for name, tensor in modality_inputs.items()}
             kwargs["modality_embeds"] = self.get_modality_embeds(input_ids, **modality_inputs).embeds
         suppressed = kwargs.pop("suppress_tokens", config.suppress_tokens) or []
         kwargs["suppress_tokens"] = sorted({*suppressed, *self.config.modality_token_ids})

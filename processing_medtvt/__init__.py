@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+from .feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor
+from .feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
+from .image_processing_medtvt import MedTVTImageProcessor, load_cxr
+from .lab_definitions_medtvt import LAB_DEFINITIONS
+from .processing_medtvt import PLAIN_CHAT_TEMPLATE, MedTVTProcessor
+
+
+__all__ = [
+    "LAB_DEFINITIONS",
+    "PLAIN_CHAT_TEMPLATE",
+    "MedTVTEcgFeatureExtractor",
+    "MedTVTImageProcessor",
+    "MedTVTLabFeatureExtractor",
+    "MedTVTProcessor",
+    "load_cxr",
+]

@@ -1,0 +1,27 @@
+# `make demo` and `make test` set themselves up: they need Python >= 3.10 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
+
+.PHONY: demo test style
+
+demo: $(VENV)/core  ## an example patient through the model; ECG=, CXR=, LAB= take your own files
+	@$(BIN)/medtvt demo $(FILES)
+
+test: $(VENV)/dev  ## the test suite
+	$(BIN)/python -m pytest
+
+style: $(VENV)/dev  ## lint and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/core: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/core
+	$(INSTALL) --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export of a checkpoint folder that opens anywhere, with `trust_remote_code=True` and without this package."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from .pipeline_medtvt import MedicalDiagnosisPipeline
+
+
+MODEL_AUTO_MAP = {
+    "AutoConfig": "configuration_medtvt.MedTVTConfig",
+    "AutoModel": "modeling_medtvt.MedTVTModel",
+    "AutoModelForCausalLM": "modeling_medtvt.MedTVTForCausalLM",
+    "AutoModelForImageTextToText": "modeling_medtvt.MedTVTForCausalLM",
+    "AutoModelForMultimodalLM": "modeling_medtvt.MedTVTForCausalLM",
+    "AutoProcessor": "processing_medtvt.MedTVTProcessor",
+}
+CUSTOM_PIPELINES = {
+    "medical-diagnosis": {
+        "impl": f"pipeline_medtvt.{MedicalDiagnosisPipeline.__name__}",
+        "pt": ["AutoModelForCausalLM"],
+        "type": "multimodal",
+    }
+}
+# Files of the two packages that a folder needs: models and processors, not converters or this export
+CODE_PREFIXES = (
+    *("configuration_", "modeling_", "answers_", "pipeline_"),
+    *("processing_", "feature_extraction_", "image_processing_", "lab_definitions_"),
+)
+
+
+def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
+    """
+    Writes a self-contained copy of a checkpoint folder: weights, processor, the code of both, the pipeline's file and
+    the complete `auto_map`.
+
+    The result loads through every Auto class and through `pipeline("medical-diagnosis", trust_remote_code=True)` in a
+    process that has never seen this package. Where the package is installed, `pipeline` asks for the flag all the same.
+
+    Args:
+        model_dir (`str` or `os.PathLike`): A folder that `save_pretrained` of model and processor wrote.
+        output_dir (`str` or `os.PathLike`): Folder to write. It appears only when it is complete.
+
+    Raises:
+        FileExistsError: if `output_dir` exists and is not empty.
+        ValueError: if `model_dir` is no MedTVT checkpoint.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise FileExistsError(f"{output_dir} exists and is not an empty folder; choose another name or remove it.")
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto", trust_remote_code=False)
+    processor = AutoProcessor.from_pretrained(model_dir, trust_remote_code=False)
+    if model.config.model_type != "medtvt":
+        raise ValueError(f"{model_dir} holds a model of type {model.config.model_type!r}, not a MedTVT checkpoint.")
+
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_dir.parent) as folder:
+        complete = Path(folder) / "checkpoint"
+        model.save_pretrained(complete)
+        processor.save_pretrained(complete)
+        for module in (sys.modules[type(model).__module__], sys.modules[type(processor).__module__]):
+            for file in sorted(Path(module.__file__).parent.glob("*.py")):
+                if file.name.startswith(CODE_PREFIXES):
+                    shutil.copy(file, complete)
+        _update_json(complete / "config.json", auto_map=MODEL_AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
+        processor_file = complete / "processor_config.json"
+        image_processor = json.loads(processor_file.read_text())["image_processor"]
+        if image_processor["image_processor_type"].startswith("MedTVT"):
+            image_processor["auto_map"] = {"AutoImageProcessor": "image_processing_medtvt.MedTVTImageProcessor"}
+        _update_json(
+            processor_file,
+            auto_map={"AutoProcessor": MODEL_AUTO_MAP["AutoProcessor"]},
+            image_processor=image_processor,
+        )
+        complete.rename(output_dir)
+    return output_dir
+
+
+def _update_json(path: Path, **entries):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}, indent=2) + "\n")
+
+
+__all__ = ["export_for_hub"]

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pipeline("medical-diagnosis")`. For research only: not a medical device, not for the care of patients."""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import torch
+from PIL import Image
+from transformers import GenerationConfig, Pipeline
+
+from .answers_medtvt import DISEASES, parse_answer
+
+
+MODALITIES = ("ecg", "cxr", "lab")
+TENSOR_NAMES = ("ecg_values", "pixel_values", "lab_values")
+INPUT_KEYS = (*MODALITIES, "question", "sampling_rate", "leads", "unit")
+# Columns of a MedTVT-QA row that are no input
+ROW_KEYS = ("id", "subject_id", "stage", "modalities", "prompt", "completion", "diseases")
+MODALITY_NAMES = {"ecg": "ECG", "cxr": "CXR", "lab": "lab result"}
+GENERATE_KEYWORDS = {
+    *(name for name in vars(GenerationConfig()) if not name.startswith("_")),
+    *("generation_config", "streamer", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"),
+    *("assistant_model", "past_key_values"),
+}
+
+
+class MedicalDiagnosisPipeline(Pipeline):
+    r"""
+    Diagnoses from any subset of a 12-lead ECG, a chest X-ray and a laboratory panel.
+
+    ```python
+    >>> from transformers import pipeline
+    >>> import modeling_medtvt
+
+    >>> diagnose = pipeline("medical-diagnosis", model="medtvt-r1")
+    >>> diagnose(ecg="40689238", cxr="chest.jpg", lab={"Creatinine": 2.3, "Potassium": 5.9})
+    ```
+
+    Research use only: not a medical device.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+    _pipeline_calls_generate = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.model.config.model_type != "medtvt":
+            raise ValueError(
+                f"This pipeline runs MedTVT checkpoints, but {self.model.config.name_or_path or 'the model'!r} is of type "
+                f"{self.model.config.model_type!r}."
+            )
+        if not hasattr(self.processor, "ecg_feature_extractor"):
+            raise ValueError(
+                f"{self.model.config.name_or_path or 'The model'!r} comes without a MedTVT processor. Save one beside the "
+                "weights with `processor.save_pretrained(folder)`, or pass `processor=`."
+            )
+        if self.processor.num_modality_tokens != self.model.config.num_modality_tokens:
+            raise ValueError(
+                f"The processor writes {self.processor.num_modality_tokens} placeholder tokens a modality, the model takes "
+                f"{self.model.config.num_modality_tokens}: `num_modality_tokens` must agree."
+            )
+
+    def _sanitize_parameters(self, question=None, on_error=None, num_samples=None, **generate_kwargs):
+        unknown = sorted(set(generate_kwargs) - GENERATE_KEYWORDS)
+        if unknown:
+            known = [*INPUT_KEYS, "num_samples", "on_error", "batch_size", *sorted(GENERATE_KEYWORDS)]
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            raise TypeError(
+                f"Unknown keyword(s) {', '.join(unknown)}" + (f"; did you mean `{near[0]}`?" if near else ".")
+            )
+        if "num_return_sequences" in generate_kwargs:
+            raise TypeError("Use `num_samples=` for several answers; it also turns them into scores.")
+        if on_error not in (None, "raise", "skip"):
+            raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}.")
+        if num_samples is not None:
+            if num_samples < 1:
+                raise ValueError(f"`num_samples` must be at least 1, got {num_samples}.")
+            if num_samples > 1 and generate_kwargs.get("do_sample") is False:
+                raise ValueError("`num_samples` > 1 draws answers, which contradicts `do_sample=False`.")
+            generate_kwargs["num_samples"] = num_samples
+        preprocess_kwargs = {"question": question, "on_error": on_error}
+        return {k: v for k, v in preprocess_kwargs.items() if v is not None}, generate_kwargs, {}
+
+    def __call__(self, inputs=None, **kwargs):
+        r"""
+        Args:
+            inputs (`dict`, or a list, generator or dataset of dicts, *optional*): Patients, each with the keys `ecg`,
+                `cxr`, `lab` (each optional), `question`, and `sampling_rate`, `leads`, `unit` for an ECG array.
+            ecg, cxr, lab, sampling_rate, leads, unit (*optional*): One patient, as keywords instead.
+            question (`str`, *optional*): The question; its placeholders `<ecg>`, `<cxr>`, `<lab>` are used where it has
+                them. A question without any modality is answered too.
+            num_samples (`int`, *optional*, defaults to 1): Answers to draw a patient; scores are shares of them.
+            on_error (`str`, *optional*, defaults to `"raise"`): `"skip"` returns `{"error": ...}` for a patient whose
+                inputs cannot be used, and goes on.
+            batch_size (`int`, *optional*, defaults to 1): Patients a batch; they may have different modalities.
+            **kwargs: Keywords of `generate`, `streamer` among them.
+
+        Returns:
+            `dict`, a list of them for a list, an iterator for a generator or dataset: `diseases` (all seven, the named
+            ones first; `score` is the share of sampled answers that name it, None with one sample), `reasoning`,
+            `answer` (None where no answer block parses), `contributions` (the gate's score a modality, None where
+            absent), `warnings` (what was altered, imputed or could not be read) and `generated_text`. With several
+            samples, texts are those of the most frequent disease set.
+        """
+        item = {key: kwargs.pop(key) for key in INPUT_KEYS if key in kwargs and key != "question"}
+        if inputs is not None and item:
+            raise TypeError(f"Pass patients as `inputs` or one as keywords, not both (got `inputs` and {', '.join(item)}).")
+        if inputs is None or isinstance(inputs, Mapping):
+            return super().__call__({"index": None, "item": item if inputs is None else inputs}, **kwargs)
+        if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
+            raise TypeError(
+                f"`inputs` must be a dict with the keys {', '.join(INPUT_KEYS[:4])}, or a list, generator or dataset of "
+                f"such dicts, got {type(inputs).__name__}."
+            )
+        numbered = ({"index": i, "item": item} for i, item in enumerate(inputs))
+        if isinstance(inputs, (list, tuple)):
+            if not inputs:
+                raise ValueError("`inputs` is an empty list; pass at least one patient.")
+            return super().__call__(list(numbered), **kwargs)
+        return super().__call__(numbered, **kwargs)
+
+    def preprocess(self, numbered, question=None, on_error="raise"):
+        error = None
+        try:
+            features = self._process(numbered["item"], question)
+        except (ValueError, TypeError, OSError, ImportError) as caught:
+            where = "" if numbered["index"] is None else f"Item {numbered['index']}: "
+            if on_error != "skip":
+                raise type(caught)(f"{where}{caught}") from caught
+            error = f"{where}{caught}"
+            features = self._process({"question": " "}, None)
+        return {**features, "error": error}
+
+    def _process(self, item, question) -> dict:
+        if not isinstance(item, Mapping):
+            raise TypeError(f"A patient is a dict with the keys {', '.join(INPUT_KEYS[:4])}, got {type(item).__name__}.")
+        unknown = set(item) - {*INPUT_KEYS, *ROW_KEYS}
+        if unknown:
+            raise TypeError(f"Unknown key(s) {', '.join(map(repr, sorted(unknown)))}; accepted are {', '.join(INPUT_KEYS)}.")
+        given = {modality: item[modality] for modality in MODALITIES if item.get(modality) is not None}
+        text = self._prompt(list(given), item.get("question") or question)
+        prompt = self.processor.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
+        meta = {key: item[key] for key in ("sampling_rate", "leads", "unit") if item.get(key) is not None}
+        bos = self.processor.tokenizer.bos_token
+        features = self.processor(
+            text=prompt,
+            **given,
+            **meta,
+            add_special_tokens=not (bos and prompt.startswith(bos)),
+            return_tensors="pt",
+            return_alterations=True,
+        )
+        warnings = features.pop("alterations")[0]
+        # one row a sample for each modality, so that patients with different modalities share a batch
+        blanks = {name: self._blank(name) for name in TENSOR_NAMES if name not in features}
+        return {**features, **blanks, "warnings": warnings}
+
+    @staticmethod
+    def _prompt(modalities: list[str], question: str | None) -> str:
+        if not modalities and not question:
+            raise ValueError("Nothing to answer: pass at least one of `ecg`, `cxr`, `lab` and `question`.")
+        if question and any(f"<{modality}>" in question for modality in MODALITIES):
+            return question
+        parts = [f"{MODALITY_NAMES[modality]} <{modality}>" for modality in modalities]
+        listed = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1] if parts else ""
+        if question:
+            return f"Given my {listed}: {question}" if listed else question
+        return f"Can you analyze my {listed} to determine my probable conditions?"
+
+    def _blank(self, name: str) -> torch.Tensor:
+        if name == "ecg_values":
+            extractor = self.processor.ecg_feature_extractor
+            return torch.zeros(1, len(extractor.leads), round(extractor.sampling_rate * extractor.duration))
+        if name == "lab_values":
+            return torch.zeros(1, 2 * self.model.config.lab_config.num_labs)
+        image = Image.new("RGB", (64, 64))
+        return torch.zeros_like(self.processor.image_processor([image], return_tensors="pt")["pixel_values"])
+
+    def _forward(self, model_inputs, num_samples=1, **generate_kwargs):
+        input_ids, attention_mask = model_inputs["input_ids"], model_inputs["attention_mask"]
+        modalities = self.model.get_modality_embeds(input_ids, **{name: model_inputs[name] for name in TENSOR_NAMES})
+        if num_samples > 1:
+            generate_kwargs = {**generate_kwargs, "do_sample": True, "num_return_sequences": num_samples}
+        generated = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            modality_embeds=modalities.embeds,
+            **generate_kwargs,
+        )
+        new_tokens = generated[:, input_ids.shape[1] :].unflatten(0, (len(input_ids), num_samples))
+        gates = modalities.gates
+        contributions = torch.full_like(modalities.presence, torch.nan, dtype=torch.float)
+        if gates is not None:
+            gates = gates.mean(dim=1).float().to(contributions.device)
+            contributions = gates.masked_fill(~modalities.presence.to(gates.device), torch.nan)
+        return {
+            "new_tokens": new_tokens,
+            "contributions": contributions,
+            "warnings": model_inputs["warnings"],
+            "error": model_inputs["error"],
+        }
+
+    def postprocess(self, model_outputs):
+        if model_outputs["error"] is not None:
+            return {"error": model_outputs["error"]}
+        texts = self.processor.batch_decode(model_outputs["new_tokens"][0], skip_special_tokens=True)
+        answers = [parse_answer(text) for text in texts]
+        named = Counter(disease for answer in answers for disease in answer.diseases)
+        most_frequent = Counter(frozenset(answer.diseases) for answer in answers).most_common(1)[0][0]
+        chosen = next(i for i, answer in enumerate(answers) if frozenset(answer.diseases) == most_frequent)
+        answer = answers[chosen]
+        scores = {disease: named[disease] / len(texts) if len(texts) > 1 else None for disease in DISEASES}
+        order = sorted(DISEASES, key=lambda disease: (-named[disease], DISEASES.index(disease)))
+        contributions = model_outputs["contributions"][0].tolist()
+        return {
+            "diseases": [
+                {"label": disease, "score": scores[disease], "named": disease in answer.diseases} for disease in order
+            ],
+            "reasoning": answer.reasoning,
+            "answer": answer.answer,
+            "contributions": {m: None if value != value else value for m, value in zip(MODALITIES, contributions)},
+            "warnings": [*model_outputs["warnings"], *self._warnings(answers)],
+            "generated_text": texts[chosen],
+        }
+
+    def _warnings(self, answers) -> list[str]:
+        warnings = []
+        if self.model.config.stage is None:
+            warnings.append("model: the weights are untrained, the answer means nothing")
+        unparsed = sum(answer.answer is None for answer in answers)
+        if unparsed:
+            warnings.append(f"answer: {unparsed} of {len(answers)} generated texts have no <answer> block")
+        unknown = sorted({label for answer in answers for label in answer.unknown})
+        if unknown:
+            warnings.append(f"answer: {', '.join(map(repr, unknown))} are none of the seven diseases")
+        return warnings
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Saves model and processor to a folder that the pipeline opens again."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+
+__all__ = ["MedicalDiagnosisPipeline"]

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processor of MedTVT-R1: text, ECG, chest X-ray and laboratory panel in, model inputs out."""
+
+import re
+
+import numpy as np
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
+
+from .feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor
+from .feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
+from .image_processing_medtvt import load_cxr
+
+
+MODALITIES = ("ecg", "cxr", "lab")
+PLACEHOLDER = re.compile(r"<(ecg|cxr|lab)>")
+
+# The authors' format: the question, a space, the answer, the end. A prompt ends with the question.
+PLAIN_CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ ' ' + message['content'] + eos_token }}{% endgeneration %}"
+    "{% else %}"
+    "{{ ' ' if not loop.first and loop.previtem['role'] != 'assistant' }}{{ message['content'] }}"
+    "{% endif %}"
+    "{% endfor %}"
+)
+
+
+class MedTVTProcessor(ProcessorMixin):
+    r"""
+    Wraps the two feature extractors, an image processor and a tokenizer into one processor.
+
+    Args:
+        ecg_feature_extractor ([`MedTVTEcgFeatureExtractor`]): Turns ECG records into `ecg_values`.
+        image_processor: Turns X-rays into `pixel_values`; [`MedTVTImageProcessor`] or any of transformers.
+        lab_feature_extractor ([`MedTVTLabFeatureExtractor`]): Turns laboratory panels into `lab_values`.
+        tokenizer: A tokenizer with the special tokens `<ecg>`, `<cxr>` and `<lab>`.
+        num_modality_tokens (`int`, *optional*, defaults to 1): Placeholder tokens (k) that a modality takes in the
+            prompt; as in the model's config.
+        chat_template (`str` or `dict[str, str]`, *optional*): Defaults to the authors' format: question, space, answer,
+            end of sequence. Contents reach the template as text, typed parts already as placeholders, so that the
+            template of any backbone will do.
+    """
+
+    default_chat_template = PLAIN_CHAT_TEMPLATE
+
+    def __init__(
+        self,
+        ecg_feature_extractor,
+        image_processor,
+        lab_feature_extractor,
+        tokenizer,
+        num_modality_tokens=1,
+        chat_template=None,
+    ):
+        missing = [f"<{m}>" for m in MODALITIES if len(tokenizer.encode(f"<{m}>", add_special_tokens=False)) != 1]
+        if missing:
+            raise ValueError(
+                f"The tokenizer has no single token for {', '.join(missing)}. Add the placeholders with "
+                f"`tokenizer.add_special_tokens({{'additional_special_tokens': {missing}}})` and resize the embeddings."
+            )
+        self.num_modality_tokens = num_modality_tokens
+        if chat_template is None:
+            chat_template = self.default_chat_template
+        super().__init__(
+            ecg_feature_extractor, image_processor, lab_feature_extractor, tokenizer, chat_template=chat_template
+        )
+
+    @staticmethod
+    def get_possibly_dynamic_module(module_name):
+        # A folder with remote code is loaded in processes where our classes are in no registry
+        for extractor_class in (MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor):
+            if extractor_class.__name__ == module_name:
+                return extractor_class
+        return ProcessorMixin.get_possibly_dynamic_module(module_name)
+
+    def __call__(
+        self,
+        text: str | list[str] | None = None,
+        ecg=None,
+        cxr=None,
+        lab=None,
+        sampling_rate: float | None = None,
+        leads: list[str] | None = None,
+        unit: str | None = None,
+        return_tensors: str | None = None,
+        return_alterations: bool = False,
+        images=None,
+        videos=None,
+        audio=None,
+        **kwargs,
+    ) -> BatchFeature:
+        r"""
+        Args:
+            text (`str` or `list[str]`, *optional*): Prompts with at most one `<ecg>`, `<cxr>` and `<lab>` each.
+            ecg, cxr, lab (*optional*): One input where `text` is a string; a list with one entry a prompt, None where
+                the prompt lacks the modality, where `text` is a list. See [`MedTVTEcgFeatureExtractor`], [`load_cxr`]
+                and [`MedTVTLabFeatureExtractor`] for what each accepts.
+            sampling_rate, leads, unit (*optional*): What an ECG given as an array does not state itself.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+            return_alterations (`bool`): Whether to add `alterations`, a list for each prompt of what was altered or
+                imputed in its inputs.
+            **kwargs: Keywords of the tokenizer, or `text_kwargs` and `images_kwargs`.
+
+        Returns:
+            `BatchFeature`: `input_ids` and `attention_mask` (batch, length), each placeholder k times, left-padded
+            where lengths differ; `ecg_values` (batch, leads, samples), `pixel_values` (batch, 3, height, width) and
+            `lab_values` (batch, 2 * labs) for the modalities that the call has, zero rows where a prompt lacks one.
+
+        Raises:
+            ValueError: if an input cannot be used, a modality comes without its placeholder, a placeholder without its
+                modality, or a placeholder twice.
+        """
+        if not (images is None and videos is None and audio is None):
+            raise ValueError("This processor takes `ecg`, `cxr` and `lab`; pass a chest X-ray as `cxr`, not as `images`.")
+        unknown = set(kwargs) - set(TextKwargs.__annotations__) - set(ImagesKwargs.__annotations__)
+        unknown -= {"text_kwargs", "images_kwargs", "common_kwargs", "return_text_replacement_offsets"}
+        if unknown:
+            raise TypeError(f"Unknown keyword(s) {', '.join(sorted(unknown))} for {type(self).__name__}.")
+        texts = [text] if isinstance(text, str) else text
+        rows = self._align(texts, {"ecg": ecg, "cxr": cxr, "lab": lab}, single=isinstance(text, str))
+        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+
+        if texts is None and not rows:
+            raise ValueError("Nothing to process: pass at least one of `text`, `ecg`, `cxr` and `lab`.")
+        num_samples = len(texts) if texts is not None else len(next(iter(rows.values())))
+        data, alterations = {}, [[] for _ in range(num_samples)]
+        if texts is not None:
+            self._check_placeholders(texts, rows)
+            data.update(self._tokenize(texts, merged["text_kwargs"]))
+        extract = {
+            "ecg": lambda items: self.ecg_feature_extractor(
+                items, sampling_rate=sampling_rate, leads=leads, unit=unit, return_alterations=True
+            ),
+            "cxr": lambda items: self._process_cxr(items, merged["images_kwargs"]),
+            "lab": lambda items: self.lab_feature_extractor(items, return_alterations=True),
+        }
+        for modality, items in rows.items():
+            present = [i for i, item in enumerate(items) if item is not None]
+            if present:
+                outputs = extract[modality]([items[i] for i in present])
+                for i, found in zip(present, outputs.pop("alterations")):
+                    alterations[i].extend(found)
+                for name, values in outputs.items():
+                    data[name] = self._scatter(values, present, len(items))
+        features = BatchFeature(
+            data, tensor_type=return_tensors, skip_tensor_conversion=["text_replacement_offsets", "alterations"]
+        )
+        if return_alterations:
+            features["alterations"] = alterations
+        return features
+
+    @staticmethod
+    def _align(texts: list[str] | None, inputs: dict, single: bool) -> dict[str, list]:
+        """One list a modality with one entry a sample; modalities that were not passed are left out."""
+        rows = {}
+        for modality, value in inputs.items():
+            if value is None:
+                continue
+            if isinstance(value, (list, tuple)):
+                rows[modality] = list(value)
+            elif type(value).__name__ == "DataFrame":
+                rows[modality] = [value.iloc[i] for i in range(len(value))]
+            elif modality == "ecg" and getattr(value, "ndim", 2) == 3:
+                rows[modality] = list(value)
+            elif single or texts is None:
+                rows[modality] = [value]
+            else:
+                raise ValueError(
+                    f"`text` is a list of {len(texts)} prompts, so `{modality}` must be a list with one entry each (None "
+                    f"where a prompt lacks it), got {type(value).__name__}."
+                )
+        expected = len(texts) if texts is not None else max(map(len, rows.values()), default=0)
+        for modality, items in rows.items():
+            if len(items) != expected:
+                raise ValueError(
+                    f"`{modality}` has {len(items)} entries for {expected} {'prompts' if texts is not None else 'samples'}; "
+                    "pass one each, None where a sample lacks it."
+                )
+        return rows
+
+    @staticmethod
+    def _check_placeholders(texts: list[str], rows: dict[str, list]):
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"`text` must be a string or a list of strings, entry {i} is {type(text).__name__}.")
+            found = PLACEHOLDER.findall(text)
+            for modality in MODALITIES:
+                count, given = found.count(modality), modality in rows and rows[modality][i] is not None
+                if count > 1:
+                    raise ValueError(
+                        f"Prompt {i} has {count} <{modality}> placeholders; a prompt has at most one of each modality."
+                    )
+                if count != given:
+                    problem = f"an `{modality}` input but no" if given else f"no `{modality}` input but a"
+                    raise ValueError(f"Prompt {i} has {problem} <{modality}> placeholder; each needs the other.")
+
+    def _tokenize(self, texts: list[str], text_kwargs: dict) -> dict:
+        return_offsets = text_kwargs.pop("return_text_replacement_offsets", False)
+        text_kwargs.pop("return_mm_token_type_ids", None)
+        text_kwargs.pop("return_tensors", None)
+        text_kwargs.setdefault("padding", True)
+        k = self.num_modality_tokens
+        expanded, offsets = [], []
+        for text in texts:
+            spans, shift = [], 0
+            for match in PLACEHOLDER.finditer(text):
+                start, end = match.span()
+                replacement = match.group() * k
+                spans.append({"span": (start, end), "new_span": (start + shift, start + shift + len(replacement))})
+                shift += len(replacement) - (end - start)
+            expanded.append(PLACEHOLDER.sub(lambda match: match.group() * k, text))
+            offsets.append(spans)
+        encoded = dict(self.tokenizer(expanded, **text_kwargs))
+        for i, (ids, text) in enumerate(zip(encoded["input_ids"], texts)):
+            for modality, token_id in zip(MODALITIES, self.modality_token_ids):
+                if sum(token == token_id for token in ids) != k * text.count(f"<{modality}>"):
+                    raise ValueError(
+                        f"Truncation to {text_kwargs.get('max_length')} tokens cuts off the <{modality}> placeholder of "
+                        f"prompt {i}; raise `max_length` or shorten the text."
+                    )
+        if return_offsets:
+            encoded["text_replacement_offsets"] = offsets
+        return encoded
+
+    @property
+    def modality_token_ids(self) -> tuple[int, int, int]:
+        """Ids of `<ecg>`, `<cxr>` and `<lab>`."""
+        return tuple(self.tokenizer.convert_tokens_to_ids(f"<{modality}>") for modality in MODALITIES)
+
+    def _process_cxr(self, items: list, images_kwargs: dict) -> BatchFeature:
+        loaded = [load_cxr(item) for item in items]
+        images_kwargs.pop("return_tensors", None)
+        outputs = self.image_processor([image for image, _ in loaded], return_tensors="np", **images_kwargs)
+        return BatchFeature({"pixel_values": outputs["pixel_values"], "alterations": [found for _, found in loaded]})
+
+    @staticmethod
+    def _scatter(values, present: list[int], num_rows: int) -> np.ndarray:
+        values = np.asarray(values, dtype=np.float32)
+        if len(present) == num_rows:
+            return values
+        scattered = np.zeros((num_rows, *values.shape[1:]), dtype=np.float32)
+        scattered[present] = values
+        return scattered
+
+    def apply_chat_template(self, conversation, chat_template=None, processor_kwargs=None, **kwargs):
+        r"""
+        As in transformers, with the content parts `{"type": "ecg", "ecg": ...}`, `{"type": "cxr", "cxr": ...}`,
+        `{"type": "lab", "lab": ...}` and `{"type": "text", "text": ...}`. Each part becomes its placeholder where it
+        stands; with `tokenize=True` its input is processed too. Keys of a part that hold None are ignored.
+        """
+        is_batched = isinstance(conversation, (list, tuple)) and isinstance(conversation[0], (list, tuple))
+        flattened, inputs = [], {modality: [] for modality in MODALITIES}
+        for messages in conversation if is_batched else [conversation]:
+            found = {}
+            flattened.append([{**message, "content": _flatten(message.get("content"), found)} for message in messages])
+            for modality in MODALITIES:
+                inputs[modality].append(found.get(modality))
+        if kwargs.get("tokenize"):
+            given = {m: items for m, items in inputs.items() if any(item is not None for item in items)}
+            processor_kwargs = {**given, **(processor_kwargs or {})}
+        return super().apply_chat_template(
+            flattened if is_batched else flattened[0],
+            chat_template=chat_template,
+            processor_kwargs=processor_kwargs,
+            **kwargs,
+        )
+
+
+def _flatten(content, found: dict) -> str:
+    """Text of a message's content, placeholders for its modality parts; their inputs are added to `found`."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    pieces = []
+    for part in content:
+        kind = part.get("type")
+        if kind == "text":
+            pieces.append(part.get("text") or "")
+        elif kind in MODALITIES:
+            if kind in found:
+                raise ValueError(f"The conversation has several `{kind}` parts; it can have one of each modality.")
+            found[kind] = part.get(kind)
+            pieces.append(f"<{kind}>")
+        else:
+            raise ValueError(f"Unknown content part {kind!r}; accepted are 'text', 'ecg', 'cxr' and 'lab'.")
+    return "".join(pieces)
+
+
+__all__ = ["MedTVTProcessor"]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_medtvt import MedTVTForCausalLM
+from training.initialize import init_tiny, tiny_config, tiny_tokenizer
+
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+SUBSETS = [(), ("ecg",), ("cxr",), ("lab",), ("ecg", "cxr"), ("ecg", "lab"), ("cxr", "lab"), ("ecg", "cxr", "lab")]
+
+
+@pytest.fixture(scope="session")
+def shared():
+    if not SHARED.is_dir():
+        pytest.skip("the folder ../shared (real cases and parity numbers) is not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A tiny random checkpoint folder."""
+    return init_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def build_model(tokenizer, seed=0, **config_kwargs):
+    """A tiny random model whose every weight matters: what starts at zero or one is drawn too."""
+    torch.manual_seed(seed)
+    model = MedTVTForCausalLM(tiny_config(tokenizer, **config_kwargs)).eval()
+    with torch.no_grad():
+        # embeddings on the scale of the projectors' outputs, so that modalities move the logits
+        model.model.language_model.embed_tokens.weight.mul_(5)
+        for projector in (model.model.ecg_projector, model.model.cxr_projector, model.model.lab_projector):
+            projector.linear.weight.mul_(20)
+        if model.model.perception is not None:
+            for parameter in model.model.perception.parameters():
+                parameter.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer):
+    return build_model(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def model_k3(tokenizer):
+    return build_model(tokenizer, num_modality_tokens=3)
+
+
+def build_inputs(model, subsets, seed=0, padding_side="left", lengths=None):
+    """Random ids with the subsets' placeholders in the middle, and one row of every modality tensor a sample."""
+    generator = torch.Generator().manual_seed(seed)
+    config = model.config
+    ids_of = dict(zip(("ecg", "cxr", "lab"), config.modality_token_ids))
+    rows = []
+    for i, subset in enumerate(subsets):
+        length = 5 + i % 3 if lengths is None else lengths[i]
+        before = torch.randint(300, 600, (length,), generator=generator).tolist()
+        after = torch.randint(300, 600, (4,), generator=generator).tolist()
+        placeholders = [ids_of[modality] for modality in subset for _ in range(config.num_modality_tokens)]
+        rows.append([config.text_config.bos_token_id, *before, *placeholders, *after])
+    width = max(map(len, rows))
+    pad = config.text_config.pad_token_id
+    pads = [[pad] * (width - len(row)) for row in rows]
+    left = padding_side == "left"
+    ids = [padding + row if left else row + padding for padding, row in zip(pads, rows)]
+    masks = [[0] * len(p) + [1] * len(r) if left else [1] * len(r) + [0] * len(p) for p, r in zip(pads, rows)]
+    n = len(rows)
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.tensor(masks),
+        "ecg_values": torch.randn(n, 12, 1000, generator=generator),
+        "pixel_values": torch.randn(n, 3, 224, 224, generator=generator),
+        "lab_values": torch.rand(n, 100, generator=generator),
+    }
+
+
+@pytest.fixture
+def ecg_array():
+    """Twelve leads in MIMIC's order, 500 Hz, 10 s, mV, with limb leads that obey their relations."""
+    rng = np.random.default_rng(0)
+    lead_i, lead_ii, *chest = rng.normal(size=(8, 5000)).cumsum(axis=1) / 50
+    return np.stack(
+        [lead_i, lead_ii, lead_ii - lead_i, -(lead_i + lead_ii) / 2, lead_ii - lead_i / 2, lead_i - lead_ii / 2, *chest]
+    )

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+import io
+from contextlib import redirect_stdout
+
+import pytest
+import torch
+from transformers import DynamicCache, GenerationConfig, TextStreamer
+
+from ..conftest import SUBSETS, build_inputs
+from .test_modeling_medtvt import ALL, RAW, count_rows
+
+
+NEW_TOKENS = 6
+MODES = {
+    "greedy": {},
+    "no cache": {"use_cache": False},
+    "static cache": {"cache_implementation": "static"},
+    "beams": {"num_beams": 3},
+    "returned beams": {"num_beams": 3, "num_return_sequences": 3},
+    "sampling": {"do_sample": True, "top_k": 20, "temperature": 1.5},
+    "sampled sequences": {"do_sample": True, "num_return_sequences": 4},
+}
+
+
+def generate(model, inputs, **kwargs):
+    torch.manual_seed(0)
+    kwargs = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False, **kwargs}
+    return model.generate(**inputs, **kwargs)[:, inputs["input_ids"].shape[1] :]
+
+
+def greedy_oracle(model, inputs):
+    """Whole forward passes, no cache, raw modality inputs at every step."""
+    inputs = dict(inputs)
+    prompt_length = inputs["input_ids"].shape[1]
+    banned = [*model.config.modality_token_ids, model.config.text_config.eos_token_id]
+    for _ in range(NEW_TOKENS):
+        with torch.no_grad():
+            logits = model(**inputs).logits[:, -1]
+        logits[:, banned] = -torch.inf
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], logits.argmax(-1, keepdim=True)], 1)
+        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(len(logits), 1, dtype=int)], 1)
+    return inputs["input_ids"][:, prompt_length:]
+
+
+@pytest.fixture(params=[1, 3], ids=["k=1", "k=3"])
+def either_model(request, model, model_k3):
+    return model if request.param == 1 else model_k3
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"cache_implementation": "static"}, {"use_cache": False}], ids=str)
+def test_greedy_equals_the_cache_free_oracle(either_model, kwargs):
+    inputs = build_inputs(either_model, SUBSETS)
+    assert torch.equal(generate(either_model, inputs, **kwargs), greedy_oracle(either_model, inputs))
+
+
+def test_prompt_lookup_equals_the_oracle(either_model):
+    inputs = build_inputs(either_model, [ALL])
+    inputs["input_ids"][:, 1:4] = inputs["input_ids"][:, -3:]  # something to look up
+    assert torch.equal(
+        generate(either_model, inputs, prompt_lookup_num_tokens=2), greedy_oracle(either_model, inputs)
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_equals_itself_without_cache(either_model, mode):
+    inputs = build_inputs(either_model, SUBSETS)
+    expected = generate(either_model, inputs, **{**MODES[mode], "cache_implementation": None, "use_cache": False})
+    assert torch.equal(generate(either_model, inputs, **MODES[mode]), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_encoder_runs_once_whatever_the_mode(model, monkeypatch, mode):
+    inputs = build_inputs(model, SUBSETS)
+    rows = count_rows(model, monkeypatch)
+    generate(model, inputs, **MODES[mode])
+    assert rows == {"ecg": [4], "cxr": [4], "lab": [4]}
+
+
+def test_batched_equals_single(model):
+    inputs = build_inputs(model, SUBSETS)
+    batched = generate(model, inputs)
+    for i in range(len(SUBSETS)):
+        assert torch.equal(generate(model, {name: t[i : i + 1] for name, t in inputs.items()})[0], batched[i])
+
+
+def test_streaming(model, tokenizer):
+    inputs = build_inputs(model, [ALL])
+    with redirect_stdout(io.StringIO()) as stream:
+        tokens = generate(model, inputs, streamer=TextStreamer(tokenizer, skip_prompt=True))
+    assert stream.getvalue().strip() == tokenizer.decode(tokens[0]).strip()
+
+
+def test_precomputed_embeds_generate_the_same(model, monkeypatch):
+    inputs = build_inputs(model, SUBSETS)
+    expected = generate(model, inputs)
+    embeds = model.get_modality_embeds(inputs["input_ids"], **{name: inputs.pop(name) for name in RAW}).embeds
+    rows = count_rows(model, monkeypatch)
+    assert torch.equal(generate(model, {**inputs, "modality_embeds": embeds}), expected)
+    assert not any(rows.values())
+
+
+def test_one_prefill_serves_several_completions(model, monkeypatch):
+    """Prefill the unique prompts, repeat the cache, and go on with stock `generate` and no modality inputs."""
+    inputs = build_inputs(model, [ALL, ("lab",)])
+    expected = generate(model, inputs).repeat_interleave(3, dim=0)
+    rows = count_rows(model, monkeypatch)
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        prefix = {"input_ids": inputs["input_ids"][:, :-1], "attention_mask": inputs["attention_mask"][:, :-1]}
+        model(**prefix, **{name: inputs[name] for name in RAW}, past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(3)
+    text = {name: inputs[name].repeat_interleave(3, dim=0) for name in ("input_ids", "attention_mask")}
+    assert torch.equal(generate(model, {**text, "past_key_values": cache}), expected)
+    assert rows == {"ecg": [1], "cxr": [1], "lab": [2]}
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{}, {"suppress_tokens": [5]}, {"generation_config": GenerationConfig(max_new_tokens=4, suppress_tokens=[5])}],
+    ids=["default", "keyword", "config"],
+)
+def test_placeholders_are_never_generated(model, kwargs):
+    """Even where the head wants nothing else."""
+    inputs = build_inputs(model, [ALL])
+    suppressed = [*model.config.modality_token_ids, *([5] if kwargs else [])]
+    bias = torch.zeros(model.config.text_config.vocab_size)
+    bias[suppressed] = 1e4
+    handle = model.lm_head.register_forward_hook(lambda module, args, output: output + bias)
+    try:
+        for do_sample in (False, True):
+            sampling = {} if "generation_config" in kwargs else {"do_sample": do_sample, "max_new_tokens": 4}
+            tokens = model.generate(**inputs, **sampling, **kwargs)[0, inputs["input_ids"].shape[1] :]
+            assert not set(tokens.tolist()) & set(suppressed)
+    finally:
+        handle.remove()
+
+
+def test_what_cannot_carry_modalities_is_refused(model):
+    inputs = build_inputs(model, [ALL])
+    with pytest.raises(ValueError, match="prefill_chunk_size"):
+        generate(model, inputs, prefill_chunk_size=4)
+    with pytest.raises(ValueError, match="token ids only"):
+        model.generate_batch(inputs["input_ids"].tolist())
+    with pytest.raises(ValueError, match="token ids only"):
+        model.generate_batch([[1, 5, 7]], ecg_values=inputs["ecg_values"])
+    with pytest.raises(ValueError, match="token ids only"):
+        generate(model, inputs, cache_implementation="paged")
+    with pytest.raises(ValueError, match="not used by the model"):
+        generate(model, {**inputs, "ecg_value": inputs["ecg_values"]})
+
+
+def test_placeholder_without_its_modality_is_an_error(model):
+    inputs = build_inputs(model, [ALL])
+    inputs.pop("lab_values")
+    with pytest.raises(ValueError, match="<lab> placeholder"):
+        generate(model, inputs)
+
+
+def test_text_alone(model):
+    inputs = build_inputs(model, [(), ()])
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    assert torch.equal(generate(model, text), greedy_oracle(model, inputs))
+
+
+def test_inputs_embeds(model):
+    inputs = build_inputs(model, [()])
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    tokens = model.generate(inputs_embeds=embeds, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
+    assert torch.equal(tokens, greedy_oracle(model, inputs))

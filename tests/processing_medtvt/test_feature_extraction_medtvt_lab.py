@@ -1,0 +1,498 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the lab feature extractor: order, percentiles, accepted and refused input, the authors' numbers."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from processing_medtvt.feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
+from processing_medtvt.lab_definitions_medtvt import LAB_DEFINITIONS
+
+
+pd = pytest.importorskip("pandas")
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder shared/ (facts, fixtures, cases) is absent")
+NAMES = [lab.name for lab in LAB_DEFINITIONS]
+CREATININE = NAMES.index("Creatinine")
+H, HEMOGLOBIN, LACTATE = NAMES.index("H (hemolysis index, inferred)"), "Hemoglobin", "Lactate"
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return MedTVTLabFeatureExtractor()
+
+
+@pytest.fixture
+def small():
+    """Two labs, fitted: a on 1, 2, 2, 4 and b on 10 only."""
+    table = {"a": [1.0, 2.0, 2.0, 4.0], "b": [10.0, np.nan, None, np.nan]}
+    return MedTVTLabFeatureExtractor(
+        labs=[{"name": "a"}, {"name": "b"}], percentile_source="none", mean_percentiles={"a": 0.5, "b": 0.5}
+    ).fit(table, source="four patients")
+
+
+def percentile(extractor, lab, name="Creatinine"):
+    return float(extractor(lab)["lab_values"][0, extractor.lab_names.index(name)])
+
+
+def alterations(extractor, lab):
+    return extractor(lab, return_alterations=True)["alterations"][0]
+
+
+# Order, shape, percentiles
+
+
+def test_shape_flags_and_order(reference):
+    output = reference([{"Creatinine": 1.0}, {"H_percentile": 0.9, "2160-0": None}], return_tensors="pt")
+    values = output["lab_values"]
+    assert values.shape == (2, 100) and str(values.dtype) == "torch.float32"
+    assert reference.lab_names == NAMES and reference.model_input_names == ["lab_values"]
+    assert values[0, 50:].nonzero().flatten().tolist() == [CREATININE]
+    assert values[1, 50:].nonzero().flatten().tolist() == [H]
+    assert values[1, H] == pytest.approx(0.9) and values[1, CREATININE] == 0.5
+
+
+@pytest.mark.parametrize(
+    "lab", [lab for lab in LAB_DEFINITIONS if lab.reference_low is not None], ids=lambda x: x.name
+)
+def test_reference_interval_is_the_central_95_percent(reference, lab):
+    low, high = lab.reference_low, lab.reference_high
+    for value, expected in ((low, 0.025), ((low + high) / 2, 0.5), (high, 0.975)):
+        assert percentile(reference, {lab.name: value}, lab.name) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("value, expected", [(0.9, 0), (1, 0.25), (1.9, 0.25), (2, 0.75), (4, 1), (99, 1)])
+def test_fit_is_the_exact_step_function(small, value, expected):
+    assert percentile(small, {"a": value}, "a") == expected
+
+
+def test_fit_means_and_source(small):
+    assert small.mean_percentiles == {"a": (0.25 + 0.75 + 0.75 + 1) / 4, "b": 1.0}
+    assert small.percentile_source == "fitted" and small.table_source == "fitted on 4 rows of four patients"
+    assert percentile(small, {"b": 10}, "a") == 0.6875
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("max_points", [1, 7, 100])
+def test_thinned_table_is_off_by_less_than_one_step(ties, max_points):
+    values = np.random.default_rng(0).lognormal(size=5000)
+    values = values.round(2) if ties else values
+    labs, means = [{"name": "a"}], {"a": 0.5}
+    extractor = MedTVTLabFeatureExtractor(labs, percentile_source="none", mean_percentiles=means)
+    extractor.fit({"a": values}, max_points=max_points)
+    assert len(extractor.quantile_tables["a"]["values"]) <= max_points
+    queries = np.concatenate([values, [0.0, 1e6]])
+    exact = np.searchsorted(np.sort(values), queries, side="right") / len(values)
+    error = exact - extractor(pd.DataFrame({"a": queries}))["lab_values"][:, 0]
+    assert -1e-6 < error.min() and error.max() < 1 / max_points + 1e-6
+
+
+def test_float32_values_meet_their_step():
+    table = {"a": [0.7, 0.9, 1.1]}
+    extractor = MedTVTLabFeatureExtractor([{"name": "a"}], "none", mean_percentiles={"a": 0.5}).fit(table)
+    frame = pd.DataFrame(table, dtype="float32")
+    np.testing.assert_allclose(extractor(frame)["lab_values"][:, 0], [1 / 3, 2 / 3, 1], atol=1e-6)
+
+
+# Accepted input
+
+
+@pytest.mark.parametrize(
+    "key", ["Creatinine", " creatinine ", "CREATININE", "2160-0", 50912, "50912", "52546", "Crea"]
+)
+def test_keys(reference, key):
+    assert reference({key: 1.2})["lab_values"][0, 50 + CREATININE] == 1
+
+
+@pytest.mark.parametrize(
+    "value", [1.2, "1.2", " 1.2 ", np.float32(1.2), (1.2, None), {"value": "1.2"}, (1.2, " MG/dl ")]
+)
+def test_values(reference, value):
+    assert percentile(reference, {"Creatinine": value}) == pytest.approx(0.975, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [None, np.nan, "", " ", "NaN", pd.NA, pd.NaT, (None, "mg/dL"), {"value": np.nan}])
+def test_absent_values(reference, value):
+    flags = reference({"Creatinine": value, "Sodium": 140})["lab_values"][0, 50:]
+    assert flags.sum() == 1 and flags[CREATININE] == 0
+
+
+@pytest.mark.parametrize(
+    "name, value, unit, same_as",
+    [
+        ("Creatinine", 88.42, "µmol/L", 1.0),
+        ("Creatinine", 88.42, "μmol/l", 1.0),
+        ("Creatinine", 88.42, "mcmol/L", 1.0),
+        ("Urea Nitrogen", 3.57, "mmol/L", 10),
+        ("Urea Nitrogen", 21.4, "mg/dL urea", 10),
+        ("Sodium", 140, "mmol/L", 140),
+        ("Hemoglobin", 8.6884, "mmol/L", 14),
+        ("Hemoglobin", 140, "g/L", 14),
+        ("Lactate", 9, "mg/dL", 9 * 0.111),
+        ("Alkaline Phosphatase", 80, "U/L", 80),
+        ("Alkaline Phosphatase", 80, "Units/L", 80),
+        ("White Blood Cells", 7, "x10⁹/L", 7),
+        ("White Blood Cells", 7, "10*3/uL", 7),
+        ("White Blood Cells", 7, "K/mcL", 7),
+        ("White Blood Cells", 7000, "cells/µL", 7),
+        ("Red Blood Cells", 5, "10^12/L", 5),
+        ("Red Blood Cells", 5, "M/mcL", 5),
+        ("MCHC", 34, "%", 34),
+        ("pCO2", 5.332, "kPa", 40),
+        ("pCO2", 40, "mmHg", 40),
+        ("pH", 7.4, "Units", 7.4),
+        ("INR", 1.0, "", 1.0),
+        ("PT", 12, "s", 12),
+        ("Hematocrit", 0.4, "L/L", 40),
+    ],
+)
+def test_units(reference, name, value, unit, same_as):
+    expected = reference({name: same_as})["lab_values"]
+    np.testing.assert_allclose(reference({name: (value, unit)})["lab_values"], expected, atol=1e-6)
+    np.testing.assert_array_equal(
+        reference({name: {"value": value, "unit": unit}})["lab_values"], reference({name: (value, unit)})["lab_values"]
+    )
+    converted = any("converted" in text for text in alterations(reference, {name: (value, unit)}))
+    assert converted == (value != same_as)
+
+
+@pytest.mark.parametrize(
+    "lab, expected, present",
+    [
+        ({"Creatinine": (0.7, "Percentile")}, 0.7, 1),
+        ({"50912_percentile": 0.7}, 0.7, 1),
+        ({"Creatinine_Percentile": "0.7"}, 0.7, 1),
+        ({"Creatinine": None, "Creatinine_percentile": 0.7}, 0.5, 0),
+        ({"Creatinine": "", "Creatinine_percentile": 0.7}, 0.5, 0),
+        ({"Creatinine": "9e9 or so", "Creatinine_percentile": 0.7}, 0.7, 1),
+        ({"Creatinine": 1.2, "Creatinine_percentile": None}, 0.975, 1),
+    ],
+)
+def test_given_percentiles(reference, lab, expected, present):
+    for item in (lab, pd.Series(lab, dtype=object), pd.DataFrame([lab])):
+        item = {**lab, "Sodium": 140} if isinstance(item, dict) else item
+        if not present and not isinstance(item, dict):
+            continue  # the only lab of the row is absent: refused, see below
+        output = reference(item)["lab_values"]
+        assert output[0, 50 + CREATININE] == present
+        assert output[0, CREATININE] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["name,value\n", "name;value\n", "\ufeffName , VALUE , unit\n"])
+def test_csv_file(reference, tmp_path, text):
+    mark = ";" if ";" in text else ","
+    rows = [["Creatinine", "1.2"], ["2951-2", " 140 "], ['"Bilirubin, Total"', ""], ["50813_percentile", "0.25"]]
+    unit = [["mg/dL"], [""], ["mg/dL"], ["percentile"]] if "unit" in text else [[]] * 4
+    path = tmp_path / "labs.csv"
+    path.write_text(text + "\n".join(mark.join(r + u) for r, u in zip(rows, unit)) + "\n\n", encoding="utf-8")
+    expected = reference({"Creatinine": 1.2, "Sodium": 140, "Lactate": (0.25, "percentile")})["lab_values"]
+    np.testing.assert_array_equal(reference(path)["lab_values"], expected)
+    np.testing.assert_array_equal(reference([str(path)] * 2)["lab_values"], np.repeat(expected, 2, axis=0))
+
+
+def test_frame_series_and_dicts_agree(small):
+    frame = pd.DataFrame({"hadm_id": [1, 2], "b": [10, 9], "a": ["3", None], "a_percentile": [None, 0.1]})
+    expected = [[0.75, 1, 1, 1], [0.6875, 0, 0, 1]]
+    rows = [row for _, row in frame.iterrows()]
+    dicts = [row.drop("hadm_id").to_dict() for row in rows]
+    for labs in (frame, rows, dicts, frame.astype({"b": "Float64"})):
+        np.testing.assert_array_equal(small(labs)["lab_values"], np.float32(expected))
+
+
+def test_alterations(reference, small):
+    row = pd.Series({"subject_id": 1, "H": 20, "hadm_id": 2, "Creatinine": (88.42, "µmol/L")})
+    assert alterations(reference, row) == [
+        "lab: ignored columns subject_id, hadm_id",
+        "lab: Creatinine converted from µmol/L to mg/dL",
+        "lab: H (hemolysis index, inferred) has no reference interval, treated as absent",
+        "lab: percentiles come from reference intervals, not from a fitted table",
+        "lab: 49 of 50 labs absent, mean percentile used",
+    ]
+    output = small([{"a": 1, "b": 1}, {"a": 1}], return_tensors="pt", return_alterations=True)
+    assert output["alterations"] == [[], ["lab: 1 of 2 labs absent, mean percentile used"]]
+    assert output.to("cpu").convert_to_tensors("pt")["alterations"] == output["alterations"]
+
+
+# Refused input
+
+
+@pytest.mark.parametrize(
+    "lab, message",
+    [
+        ({}, "no labs given"),
+        ([], "no samples"),
+        (pd.DataFrame({"Creatinine": []}), "no samples"),
+        ({"Creatinine": None}, "no lab with a usable value"),
+        ({"H": 3}, "no lab with a usable value.*H .* no reference interval"),
+        (pd.DataFrame({"Creatinine": [1, None, None]}), r"lab\[1\]: no lab with a usable value .nor in 1 other"),
+        ({"Creatinin": 1}, "unknown lab 'Creatinin'. Did you mean 'Creatinine'"),
+        ({"hadm_id": 1, "Creatinine": 1}, "unknown lab 'hadm_id'"),
+        (pd.Series({"hadm_id": 1}), "no lab among the columns hadm_id"),
+        ({"Creatinine": 1, 50912: 1}, "'Creatinine' and 50912 are both Creatinine"),
+        (pd.DataFrame([[1, 2]], columns=["WBC", "White Blood Cells"]), "'WBC' and 'White Blood Cells' are both"),
+        ([{"Creatinine": 1}, {"Creatinine": "NEG"}], r"lab\[1\]: Creatinine: 'NEG' is not a number"),
+        ({"Creatinine": ">300"}, "'>300' is not a number"),
+        ({"Creatinine": "___"}, "'___' is not a number"),
+        ({"Creatinine": "1_0"}, "'1_0' is not a number"),
+        ({"Creatinine": True}, "True is not a number"),
+        ({"Creatinine": [1.0]}, "is not a number"),
+        (pd.DataFrame({"Creatinine": [True]}), "True is not a number"),
+        ({"Creatinine": "1,2"}, "has a comma"),
+        ({"Creatinine": float("inf")}, "inf is not a finite number"),
+        ({"Creatinine": "-inf"}, "-inf is not a finite number"),
+        (pd.DataFrame({"Creatinine": [1, np.inf]}), r"lab\[1\]: Creatinine: inf is not a finite number"),
+        ({"Creatinine": 10**400}, "too large"),
+        ({"Creatinine": (1, "mmol/L")}, "unit 'mmol/L' is not accepted.*mg/dL, umol/L, percentile"),
+        ({"Magnesium": (2, "mEq/L")}, "unit 'mEq/L' is not accepted"),
+        ({"Creatinine": (1, 2)}, "unit must be text"),
+        ({"Creatinine": (1, "mg/dL", 3)}, "not a pair"),
+        ({"Creatinine": {"value": 1, "uom": "mg/dL"}}, "may have 'unit'; found .'uom', 'value'"),
+        ({"Creatinine_percentile": 70}, "percentile 70 is outside 0..1"),
+        ({"Creatinine_percentile": (0.7, "mg/dL")}, "unit 'mg/dL' is not accepted. Accepted are: no unit, percentile"),
+        ({"Creatinine": (-0.1, "percentile")}, "outside 0..1"),
+        ({"Creatinine": 88}, "Creatinine: 88 mg/dL is not .* 0.05 to 50 mg/dL. Is it in umol/L"),
+        ({"Calcium, Total": 2.4}, "Is it in mmol/L"),
+        ({"Hemoglobin": 140}, "Is it in g/L"),
+        ({"White Blood Cells": 7000}, "Is it in cells/uL"),
+        ({"pH": 72}, "6.3 to 8 units.$"),
+        (pd.DataFrame({"Creatinine": [1, 88]}), r"lab\[1\]: Creatinine: 88"),
+    ],
+)
+def test_bad_input(reference, lab, message):
+    with pytest.raises(ValueError, match=message):
+        reference(lab)
+
+
+@pytest.mark.parametrize("lab", [None, 1.0, np.zeros(100), [1.0], b"labs.csv"])
+def test_wrong_type(reference, lab):
+    with pytest.raises(TypeError, match="expected a dict of lab -> value"):
+        reference(lab)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "no rows"),
+        (b"name,value\n", "no rows below the header"),
+        (b"\x89PNG\r\n\x1a\n\xff", "not UTF-8 text"),
+        (b"name,value\0\n", "binary"),
+        (b"name,value\nCreatinine,1.2,mg/dL\n", "3 cells and the header 2"),
+        (b"name,value\nBilirubin, Total,1\n", "must be quoted"),
+        (b'name,value\n"Creatinine,1\n', "not a readable CSV"),
+        (b"lab,result\nCreatinine,1\n", "found lab,result"),
+        (b"name;value\nCreatinine;1,2\n", "has a comma"),
+        (b"name,value\nCreatinine,1\nCrea,1\n", "'Creatinine' and 'Crea' are both"),
+        (b"name,value\nCreatinine,1\n" * 50000, "too large"),
+    ],
+)
+def test_bad_csv_file(reference, tmp_path, content, message):
+    path = tmp_path / "labs.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        reference(path)
+    assert "labs.csv" in str(error.value) or "are both" in message or "comma" in message
+
+
+def test_missing_file_and_folder(reference, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no_such.csv"):
+        reference(str(tmp_path / "no_such.csv"))
+    with pytest.raises(ValueError, match="not a regular file"):
+        reference(tmp_path)
+
+
+LABS, MEANS = [{"name": "a"}, {"name": "b"}], {"a": 0.5, "b": 0.5}
+TABLE = {"values": [1, 2], "percentiles": [0.5, 1]}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"labs": []}, "at least one lab"),
+        ({"labs": ["a"]}, "must be a dict with a 'name'"),
+        ({"labs": [{"name": "a", "units": "g"}]}, "unknown fields"),
+        ({"labs": [{"name": "a"}, {"name": "A "}]}, "stands for both"),
+        ({"labs": [{"name": "a", "reference_low": 2, "reference_high": 1}]}, "reference_low < reference_high"),
+        ({"labs": [{"name": "a", "plausible_low": 2}]}, "plausible_low < plausible_high"),
+        ({"labs": [{"name": "a", "unit": "g", "si_unit": "kg"}]}, "positive factor"),
+        ({"labs": [{"name": "a", "unit": "g", "other_units": {"G": 2}}]}, "one positive factor"),
+        ({"labs": [{"name": "a", "aliases": "abc"}]}, "lists as itemids and aliases"),
+        ({"labs": LABS}, "no lab has a reference interval"),
+        ({"percentile_source": "guess"}, "must be one of"),
+        ({"labs": LABS, "percentile_source": "none"}, "needed for all labs"),
+        ({"labs": LABS, "percentile_source": "fitted", "mean_percentiles": MEANS}, "quantile_tables are required"),
+        ({"quantile_tables": {"Creatinine": TABLE}}, "legal with it alone"),
+        ({"mean_percentiles": {"Creatinine": 0.5}}, "missing are"),
+        ({"mean_percentiles": dict.fromkeys(NAMES, 50)}, r"in 0\.\.1"),
+        ({"mean_percentiles": {**dict.fromkeys(NAMES, 0.5), "x": 0.5}}, "not in labs: .'x'"),
+    ],
+)
+def test_bad_config(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MedTVTLabFeatureExtractor(**arguments)
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ([1, 2], "must be a dict"),
+        ({"values": [], "percentiles": []}, "same length, at least 1"),
+        ({"values": [1, 2], "percentiles": [1]}, "same length"),
+        ({"values": ["x"], "percentiles": [1]}, "else than numbers"),
+        ({"values": [2, 1], "percentiles": [0.5, 1]}, "strictly ascending"),
+        ({"values": [1, np.nan], "percentiles": [0.5, 1]}, "finite"),
+        ({"values": [1, 2], "percentiles": [50, 100]}, "end with 1"),
+        ({"values": [1, 2], "percentiles": [1, 0.5]}, "must ascend"),
+    ],
+)
+def test_bad_quantile_table(table, message):
+    with pytest.raises(ValueError, match=f"a .*{message}"):
+        MedTVTLabFeatureExtractor(LABS, "fitted", {"a": table}, MEANS)
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ({"a": [1.0], "c": [2.0]}, "no values for 1 of 2 labs: b"),
+        ({"a": [1.0], "b": [None]}, "no values for 1 of 2 labs: b"),
+        ({"c": [1.0]}, "no lab among the columns c"),
+        ({"a": [1.0, np.inf], "b": [1.0, 1.0]}, "row 1: a: inf"),
+        ({"a": ["NEG"], "b": [1.0]}, "row 0: a: 'NEG'"),
+        ({"a": [(0.5, "percentile")], "b": [1.0]}, "measured values are needed"),
+        ({"a": 1.0, "b": 2.0}, "must be a column"),
+    ],
+)
+def test_bad_fit_table(table, message):
+    extractor = MedTVTLabFeatureExtractor(LABS, "none", mean_percentiles=MEANS)
+    with pytest.raises(ValueError, match=message):
+        extractor.fit(table)
+    assert extractor.percentile_source == "none"
+
+
+def test_fit_limits(reference):
+    with pytest.raises(TypeError, match="expected a DataFrame"):
+        reference.fit([1.0])
+    with pytest.raises(ValueError, match="max_points"):
+        reference.fit({"Creatinine": [1.0]}, max_points=0)
+    with pytest.raises(ValueError, match="median: Creatinine: 90 .*umol/L"):
+        reference.fit({"Creatinine": [80, 90, 100]}, allow_missing=True)
+    extractor = MedTVTLabFeatureExtractor(LABS, "none", mean_percentiles=MEANS)
+    extractor.fit({"a": [1.0]}, allow_missing=True)
+    assert extractor.table_source.endswith("treated as absent: b") and extractor.mean_percentiles["b"] == 0.5
+    assert "lab: b has no fitted table, treated as absent" in alterations(extractor, {"a": 1, "b": 1})
+
+
+def test_measured_value_without_a_table():
+    extractor = MedTVTLabFeatureExtractor.from_means({"x_percentile": 0.4, "y_percentile": 0.6})
+    with pytest.raises(ValueError, match=r"x: a measured value \(3\).*fit\(table\).*'x_percentile'"):
+        extractor({"x": 3})
+
+
+# Saving, the authors' tables, real tables
+
+
+@pytest.mark.parametrize("case", ["reference", "small"])
+def test_save_and_load(case, request, tmp_path):
+    extractor = request.getfixturevalue(case)
+    extractor.save_pretrained(tmp_path)
+    loaded = MedTVTLabFeatureExtractor.from_pretrained(tmp_path)
+    rebuilt = MedTVTLabFeatureExtractor(**json.loads(extractor.to_json_string()))
+    lab = {"a": 2} if case == "small" else {"Creatinine": (100, "umol/L")}
+    assert extractor.to_dict() == loaded.to_dict() and loaded.table_source == extractor.table_source
+    for other in (loaded, rebuilt):
+        np.testing.assert_array_equal(other(lab)["lab_values"], extractor(lab)["lab_values"])
+
+
+def test_pandas_is_not_needed():
+    code = (
+        "import sys; sys.modules['pandas'] = None\n"
+        "from processing_medtvt.feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor as E\n"
+        "assert E()({'Crea': 1})['lab_values'].shape == (1, 100)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+
+
+def test_means_of_the_50_labs_get_their_definitions():
+    means = {f"{lab.itemids[0]}_percentile": 0.5 for lab in reversed(LAB_DEFINITIONS)}
+    extractor = MedTVTLabFeatureExtractor.from_means(means)
+    assert extractor.lab_names == NAMES and extractor.percentile_source == "none"
+
+
+@needs_shared
+def test_definitions_are_the_facts():
+    with open(SHARED / "facts" / "labs.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == NAMES
+    columns = {"ref_low": "reference_low", "ref_high": "reference_high"}
+    for row, lab in zip(rows, LAB_DEFINITIONS):
+        assert row["mimic_itemids"] == ";".join(map(str, lab.itemids))
+        for column in ("unit", "group", "loinc", "si_unit"):
+            assert row[column] == (getattr(lab, column) or ""), (lab.name, column)
+        for column in ("ref_low", "ref_high", "si_factor"):
+            value = getattr(lab, columns.get(column, column))
+            assert value == (float(row[column]) if row[column] else None), (lab.name, column)
+
+
+@needs_shared
+@pytest.mark.parametrize("kind", ["frame", "series", "dict"])
+def test_authors_numbers(kind):
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    folder = SHARED / "parity" / "preprocessing"
+    expected = load_file(folder / "expected.safetensors")
+    extractor = MedTVTLabFeatureExtractor.from_means(folder / "lab" / "labs_means.json")
+    frame = pd.read_csv(folder / "lab" / "labs.csv")
+    rows = [row for _, row in frame.iterrows()]
+    labs = {"frame": frame, "series": rows, "dict": [row.drop("hadm_id").to_dict() for row in rows]}[kind]
+    output = extractor(labs, return_alterations=True)
+    for row, missing in enumerate([12, 5, 49]):
+        np.testing.assert_allclose(output["lab_values"][row], expected[f"lab.row{row}"], rtol=0, atol=1e-7)
+        assert f"lab: {missing} of 50 labs absent, mean percentile used" in output["alterations"][row]
+
+
+def demo_admissions():
+    return sorted((SHARED / "cases" / "labs" / "mimic-iv-demo-tidy" / "admissions").glob("*.csv"))
+
+
+@needs_shared
+@pytest.mark.parametrize("path", demo_admissions(), ids=lambda path: path.stem)
+def test_real_admissions(reference, path):
+    with pytest.raises(ValueError, match=f"{path.name}: .*(name,value,unit, found subject_id|no rows below)"):
+        reference(path)
+    itemids = [lab.itemids[0] for lab in LAB_DEFINITIONS]
+    table = pd.read_csv(path)
+    table["value"] = pd.to_numeric(table["value"], errors="coerce")
+    table = table[table["itemid"].isin(itemids)].dropna(subset="value").sort_values("charttime", kind="stable")
+    first = table.groupby("itemid").first()
+    labs = {itemid: (row["value"], row["unit"]) for itemid, row in first.iterrows()}
+    if not labs:
+        with pytest.raises(ValueError, match="no labs given"):
+            reference(labs)
+        return
+    without_table = sum(itemid in (50934, 50947, 51678) for itemid in labs)
+    values = reference(labs)["lab_values"]
+    assert values[0, 50:].sum() == len(labs) - without_table
+    assert ((0 <= values) & (values <= 1)).all()
+
+
+@needs_shared
+def test_fit_on_real_labevents(tmp_path):
+    path = SHARED / "cases" / "labs" / "mimic-iv-demo-2.2-subset40" / "hosp" / "labevents.csv.gz"
+    events = pd.read_csv(path, usecols=["hadm_id", "charttime", "itemid", "valuenum"]).dropna()
+    events = events[events["itemid"].isin([lab.itemids[0] for lab in LAB_DEFINITIONS])].sort_values("charttime")
+    table = events.pivot_table(index="hadm_id", columns="itemid", values="valuenum", aggfunc="first")
+    table.to_csv(tmp_path / "table.csv")
+    extractor = MedTVTLabFeatureExtractor().fit(table)
+    from_file = MedTVTLabFeatureExtractor().fit(tmp_path / "table.csv")
+    assert extractor.quantile_tables == from_file.quantile_tables
+    assert from_file.table_source == f"fitted on {len(table)} rows of table.csv"
+    values = extractor(table)["lab_values"]
+    np.testing.assert_array_equal(values[:, 50:], table[[lab.itemids[0] for lab in LAB_DEFINITIONS]].notna())
+    sodium = table[50983]
+    expected = sodium.rank(method="max") / sodium.count()
+    np.testing.assert_allclose(values[:, NAMES.index("Sodium")][sodium.notna()], expected.dropna(), atol=1e-6)
+    assert extractor.mean_percentiles["Sodium"] == pytest.approx(expected.mean())

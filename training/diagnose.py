@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`medtvt diagnose`: one patient through the pipeline."""
+
+import json
+import textwrap
+
+from transformers import AutoModelForCausalLM, AutoProcessor, set_seed
+
+from modeling_medtvt import DEFAULT_CHECKPOINT, MedicalDiagnosisPipeline
+
+
+RESEARCH_USE = "Research use only: not a medical device, not for the care of patients."
+
+
+def add_arguments(parser):
+    """Arguments of `medtvt diagnose`."""
+    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint folder (default: the package's own)")
+    parser.add_argument("--ecg", help="WFDB record: its .hea, with .dat or .mat beside it")
+    parser.add_argument("--cxr", help="chest X-ray: PNG, JPEG or DICOM")
+    parser.add_argument("--lab", help="laboratory panel: CSV with the columns name,value[,unit]")
+    parser.add_argument("--question", help="a question of your own; it may say where <ecg>, <cxr> and <lab> stand")
+    parser.add_argument("--num-samples", type=int, default=1, help="answers to draw; scores are shares of them")
+    parser.add_argument("--max-new-tokens", type=int, help="length limit of an answer")
+    parser.add_argument("--seed", type=int, help="seed, for answers that are drawn")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args):
+    """Entry point of `medtvt diagnose`."""
+    diagnose = load_pipeline(args.model)
+    if args.seed is not None:
+        set_seed(args.seed)
+    limits = {} if args.max_new_tokens is None else {"max_new_tokens": args.max_new_tokens}
+    result = diagnose(
+        ecg=args.ecg, cxr=args.cxr, lab=args.lab, question=args.question, num_samples=args.num_samples, **limits
+    )
+    print(json.dumps({**result, "notice": RESEARCH_USE}, indent=2) if args.json else format_result(result))
+
+
+def load_pipeline(folder: str) -> MedicalDiagnosisPipeline:
+    """The pipeline on a checkpoint folder, with the installed code even where the folder brings its own."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    return MedicalDiagnosisPipeline(model=model, processor=processor, task="medical-diagnosis")
+
+
+def format_result(result: dict) -> str:
+    """A result of the pipeline as text for a terminal."""
+    lines = ["Diseases"]
+    for disease in result["diseases"]:
+        score = "" if disease["score"] is None else f"{disease['score']:6.0%} of the answers"
+        lines.append(f"  [{'x' if disease['named'] else ' '}] {disease['label']:<24}{score}".rstrip())
+    lines.append("Contributions of the modalities (gate scores, 0 to 1)")
+    for modality, value in result["contributions"].items():
+        lines.append(f"  {modality:<4}{'-' if value is None else format(value, '.2f')}")
+    lines.append("Altered or imputed, and other warnings")
+    lines.extend(textwrap.indent(textwrap.fill(warning, 100), "  ") for warning in result["warnings"] or ["none"])
+    lines.append("Reasoning")
+    lines.append(textwrap.indent(textwrap.fill(result["reasoning"] or "none", 100), "  "))
+    lines.append("Generated text")
+    lines.append(textwrap.indent(textwrap.fill(result["generated_text"] or "(empty)", 100), "  "))
+    return "\n".join([*lines, "", RESEARCH_USE])

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`medtvt export`: a checkpoint folder that opens anywhere."""
+
+from modeling_medtvt import export_for_hub
+
+
+def add_arguments(parser):
+    """Arguments of `medtvt export`."""
+    parser.add_argument("--model", required=True, help="checkpoint folder")
+    parser.add_argument("--out", required=True, help="folder to write; it must not exist, or be empty")
+
+
+def run(args):
+    """Entry point of `medtvt export`."""
+    export_for_hub(args.model, args.out)
+    print(f"{args.out}: opens with `trust_remote_code=True`, also where the package is installed.")
