@@ -183,16 +183,16 @@ class MedTVTEcgFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"{name}: {found}; at most {self.max_dead_leads} are accepted.")
         live = [lead for lead in LIMB_LEADS if lead in signals and lead not in empty]
         sources = sorted(live, key=lambda lead: lead in constant)[:2]  # a dead lead only if nothing else is there
-        for lead in [lead for lead in self.leads if lead in LIMB_LEADS and lead not in live]:
-            if len(sources) < 2:
-                found = f"lead {lead} is missing and the limb leads recorded are {', '.join(live) or 'none'}"
-                raise ValueError(f"{name}: {found}; deriving it takes two of {', '.join(LIMB_LEADS)}.")
+        for lead in [lead for lead in self.leads if lead in LIMB_LEADS and lead not in live and len(sources) == 2]:
             signals[lead] = derive_limb_lead(lead, sources, signals)
             notes.append(f"lead {lead} derived from {sources[0]} and {sources[1]}")
+        if lacking := [lead for lead in self.leads if lead not in signals]:
+            found = f"lead {', '.join(lacking)} is missing and the limb leads recorded are {', '.join(live) or 'none'}"
+            raise ValueError(f"{name}: {found}; deriving it takes two of {', '.join(LIMB_LEADS)}.")
         for lead in dead:
             if lead in constant:
                 notes.append(f"lead {lead} is constant")
-            elif lead not in LIMB_LEADS:
+            elif lead not in LIMB_LEADS or len(sources) < 2:
                 signals[lead] = np.zeros_like(signals[lead])
                 notes.append(f"lead {lead} not recorded, set to zero")
 

@@ -457,6 +457,7 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         elif isinstance(sample, Mapping):
             keys, cells = list(sample), list(sample.values())
         elif isinstance(sample, (str, os.PathLike)):
+            where = f"lab file {sample}"
             keys, cells = _read_lab_file(sample)
         else:
             raise TypeError(

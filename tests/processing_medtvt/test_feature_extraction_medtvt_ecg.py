@@ -176,14 +176,15 @@ def test_a_limb_lead_of_nan_is_derived_and_a_dead_one_is_no_source(extractor):
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.7])
-def test_six_dead_leads_are_accepted_and_seven_refused(extractor, value):
+@pytest.mark.parametrize("dead", [slice(6, 12), slice(0, 6)], ids=["precordial", "limb"])
+def test_six_dead_leads_are_accepted_and_seven_refused(extractor, value, dead):
     signal = ecg()
-    signal[6:] = value
+    signal[dead] = value
     values, notes = run(extractor, signal, **MV)
-    np.testing.assert_allclose(values[6:], 0 if np.isnan(value) else value, atol=1e-6)
+    np.testing.assert_allclose(values[dead], 0 if np.isnan(value) else value, atol=1e-6)
     state = "not recorded, set to zero" if np.isnan(value) else "constant"
     assert sum(state in note for note in notes) == 6
-    signal[5] = 0
+    signal[[5, 6]] = value
     with pytest.raises(ValueError, match="7 leads are constant or not recorded"):
         extractor(signal, **MV)
 
@@ -238,7 +239,7 @@ BAD_ARRAYS = [
     (ecg(), {"leads": [*LEADS[:11], "V7"]}, "lead V6 is missing and cannot be derived"),
     (ecg(), {"leads": ["v 1", *LEADS[1:]]}, "lead V1 occurs twice"),
     (ecg(), {"leads": [f"ch{i}" for i in range(12)]}, "V1, V2, V3, V4, V5, V6 is missing.*found ch0"),
-    (ecg(), {"leads": ["I", *"abcde", *LEADS[6:]]}, "lead II is missing and the limb leads recorded are I;"),
+    (ecg(), {"leads": ["I", *"abcde", *LEADS[6:]]}, "lead II, III, .* is missing and the limb leads recorded are I;"),
     (ecg(), {"leads": "I"}, "leads must be a list"),
     (ecg(), {"unit": "mmHg"}, "unit 'mmHg' of lead I is not one of"),
     (ecg(), {"unit": ["mV"]}, "1 units for 12 leads"),

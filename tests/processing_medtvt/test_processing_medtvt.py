@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import wfdb
+from PIL import Image
+from transformers import AutoProcessor
+
+import modeling_medtvt  # noqa: F401  (registers the processor)
+from processing_medtvt import (
+    MedTVTEcgFeatureExtractor,
+    MedTVTImageProcessor,
+    MedTVTLabFeatureExtractor,
+    MedTVTProcessor,
+)
+from training.initialize import default_processor
+
+from ..conftest import SUBSETS
+
+
+LEADS = ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]
+LAB = {"Creatinine": 2.3, "Potassium": 5.9}
+META = {"sampling_rate": 500, "leads": LEADS, "unit": "mV"}
+PROMPT = "ECG <ecg>, CXR <cxr>, labs <lab>?"
+
+
+@pytest.fixture(scope="module")
+def processor(checkpoint):
+    return AutoProcessor.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["k=1", "k=3"])
+def either_processor(request, tokenizer):
+    return default_processor(tokenizer, num_modality_tokens=request.param)
+
+
+@pytest.fixture
+def files(ecg_array, tmp_path):
+    wfdb.wrsamp(
+        "rec", 500, ["mV"] * 12, LEADS, p_signal=ecg_array.T, fmt=["16"] * 12, adc_gain=[1000] * 12,
+        baseline=[0] * 12, write_dir=str(tmp_path),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (300, 240), dtype=np.uint8)).save(tmp_path / "chest.png")
+    (tmp_path / "labs.csv").write_text("name,value,unit\nCreatinine,2.3,mg/dL\nPotassium,5.9,mEq/L\n")
+    return {"ecg": str(tmp_path / "rec"), "cxr": str(tmp_path / "chest.png"), "lab": str(tmp_path / "labs.csv")}
+
+
+def test_one_sample_from_files(either_processor, files):
+    features = either_processor(text=PROMPT, **files, return_tensors="pt")
+    k, ids = either_processor.num_modality_tokens, features["input_ids"][0].tolist()
+    assert [ids.count(token_id) for token_id in either_processor.modality_token_ids] == [k, k, k]
+    assert ids[0] == either_processor.tokenizer.bos_token_id
+    shapes = {name: tuple(tensor.shape) for name, tensor in features.items()}
+    assert shapes == {
+        "input_ids": (1, len(ids)),
+        "attention_mask": (1, len(ids)),
+        "ecg_values": (1, 12, 1000),
+        "pixel_values": (1, 3, 224, 224),
+        "lab_values": (1, 100),
+    }
+    assert all(features[name].dtype == torch.float32 for name in ("ecg_values", "pixel_values", "lab_values"))
+
+
+def test_kinds_of_the_same_input_agree(processor, files, ecg_array):
+    from_files = processor(text=PROMPT, **files, return_tensors="np")
+    image = Image.open(files["cxr"])
+    table = pd.DataFrame([LAB])
+    for ecg, cxr, lab in [
+        (wfdb.rdrecord(files["ecg"]), image, LAB),
+        ({"signal": ecg_array, **META}, np.asarray(image), table.iloc[0]),
+        ({"signal": torch.tensor(ecg_array.T), **META}, torch.tensor(np.asarray(image)), {"2160-0": 2.3, 50971: "5.9"}),
+    ]:
+        other = processor(text=PROMPT, ecg=ecg, cxr=cxr, lab=lab, return_tensors="np")
+        np.testing.assert_allclose(other["ecg_values"], from_files["ecg_values"], atol=1e-3)  # 1 uV steps in the file
+        np.testing.assert_allclose(other["pixel_values"], from_files["pixel_values"], atol=1e-6)
+        np.testing.assert_allclose(other["lab_values"], from_files["lab_values"], atol=1e-6)
+    array = processor(ecg=ecg_array, **META, return_tensors="np")
+    np.testing.assert_allclose(array["ecg_values"], from_files["ecg_values"], atol=1e-3)
+
+
+def test_mixed_batch_equals_singles(either_processor, files):
+    texts = [" ".join(["Question", *(f"<{m}>" for m in subset), "?" * (i + 1)]) for i, subset in enumerate(SUBSETS)]
+    rows = {m: [files[m] if m in subset else None for subset in SUBSETS] for m in files}
+    batch = either_processor(text=texts, **rows, return_tensors="pt", return_alterations=True)
+    names = {"ecg": "ecg_values", "cxr": "pixel_values", "lab": "lab_values"}
+    assert all(len(batch[name]) == len(SUBSETS) for name in names.values())
+    for i, subset in enumerate(SUBSETS):
+        given = {m: files[m] for m in subset}
+        single = either_processor(text=texts[i], **given, return_tensors="pt", return_alterations=True)
+        real = batch["attention_mask"][i].bool()
+        assert torch.equal(batch["input_ids"][i][real], single["input_ids"][0])
+        assert real[-1], "padding is on the left"
+        for modality, name in names.items():
+            expected = single[name][0] if modality in subset else torch.zeros_like(batch[name][i])
+            assert torch.equal(batch[name][i], expected)
+        assert batch["alterations"][i] == single["alterations"][0]
+        assert {note.split(":")[0] for note in batch["alterations"][i]} <= set(subset)
+
+
+def test_typed_parts_equal_plain_text(processor, files):
+    parts = [{"type": "text", "text": "ECG "}, {"type": "ecg", "ecg": files["ecg"], "cxr": None, "text": None}]
+    parts += [{"type": "text", "text": ", CXR "}, {"type": "cxr", "cxr": files["cxr"]}, {"type": "text", "text": ", labs "}]
+    parts += [{"type": "lab", "lab": LAB}, {"type": "text", "text": "?"}]
+    conversation = [{"role": "user", "content": parts}]
+    assert processor.apply_chat_template(conversation, add_generation_prompt=True) == "<|begin_of_text|>" + PROMPT
+    typed = processor.apply_chat_template(
+        conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    plain = processor(text=PROMPT, **files, return_tensors="pt")
+    assert typed.keys() == plain.keys()
+    assert all(torch.equal(typed[name], plain[name]) for name in plain)
+    batch = processor.apply_chat_template(
+        [conversation, [{"role": "user", "content": "No modality."}]],
+        tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
+    )  # fmt: skip
+    assert torch.equal(batch["ecg_values"][0], plain["ecg_values"][0]) and not batch["ecg_values"][1].any()
+
+
+def test_plain_template_is_question_space_answer_end(processor):
+    conversation = [
+        {"role": "user", "content": [{"type": "text", "text": "What is <lab>?"}]},
+        {"role": "assistant", "content": "<think>a</think><answer>Sepsis</answer>"},
+    ]
+    text = processor.apply_chat_template(conversation)
+    assert text == "<|begin_of_text|>What is <lab>? <think>a</think><answer>Sepsis</answer><|end_of_text|>"
+
+
+def test_assistant_mask_covers_the_answer_behind_expanded_placeholders(either_processor):
+    answer = "<think>raised</think><answer>Sepsis</answer>"
+    conversation = [
+        {"role": "user", "content": [{"type": "lab", "lab": LAB}, {"type": "text", "text": " and?"}]},
+        {"role": "assistant", "content": answer},
+    ]
+    features = either_processor.apply_chat_template(
+        conversation, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, return_tensors="pt"
+    )
+    ids, mask = features["input_ids"][0], torch.as_tensor(features["assistant_masks"])[0].bool()
+    assert either_processor.tokenizer.decode(ids[mask]) == f" {answer}<|end_of_text|>"
+
+
+def test_a_backbones_own_chat_format(tokenizer, files):
+    template = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    processor = default_processor(tokenizer)
+    processor.chat_template = {"default": template, "plain": processor.default_chat_template}
+    conversation = [{"role": "user", "content": [{"type": "ecg", "ecg": files["ecg"]}, {"type": "text", "text": "?"}]}]
+    assert processor.apply_chat_template(conversation, add_generation_prompt=True) == "[user]<ecg>?[assistant]"
+    assert processor.apply_chat_template(conversation, chat_template="plain").endswith("<ecg>?")
+
+
+def test_tags_are_text_and_placeholders_are_tokens(tokenizer):
+    for tag in ("<think>", "</think>", "<answer>", "</answer>"):
+        ids = tokenizer.encode(f"{tag}x", add_special_tokens=False)
+        assert len(ids) > 1 and tokenizer.decode(ids, skip_special_tokens=True) == f"{tag}x"
+    for placeholder in ("<ecg>", "<cxr>", "<lab>"):
+        assert len(tokenizer.encode(placeholder, add_special_tokens=False)) == 1
+        assert tokenizer.decode(tokenizer.encode(placeholder), skip_special_tokens=True) == ""
+
+
+def test_round_trip_in_a_fresh_process(tokenizer, files, tmp_path):
+    processor = MedTVTProcessor(
+        MedTVTEcgFeatureExtractor(nan_policy="zero"),
+        MedTVTImageProcessor(size={"shortest_edge": 400}, do_center_crop=True),
+        MedTVTLabFeatureExtractor().fit(pd.DataFrame({"Creatinine": [1, 2, 3], "K": [4, 5, 6]}), allow_missing=True),
+        tokenizer,
+        num_modality_tokens=2,
+        chat_template={"default": "{{ messages[0]['content'] }}", "plain": "x"},
+    )
+    processor.save_pretrained(tmp_path / "saved")
+    expected = processor(text=PROMPT, **files, return_tensors="pt")
+    torch.save(dict(expected), tmp_path / "expected.pt")
+    code = f"""
+import torch, modeling_medtvt
+from transformers import AutoProcessor
+processor = AutoProcessor.from_pretrained({str(tmp_path / "saved")!r})
+features = processor(text={PROMPT!r}, **{files!r}, return_tensors="pt")
+expected = torch.load({str(tmp_path / "expected.pt")!r}, weights_only=True)
+assert expected.keys() == features.keys()
+assert all(torch.equal(expected[name], features[name]) for name in expected)
+assert processor.chat_template == {processor.chat_template!r}
+assert type(processor).__module__.startswith("processing_medtvt")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_keywords(processor, files):
+    padded = processor(text=PROMPT, **files, padding="max_length", max_length=64, return_tensors="pt")
+    assert padded["input_ids"].shape == (1, 64)
+    nested = processor(text=PROMPT, **files, text_kwargs={"padding": "max_length", "max_length": 64}, return_tensors="pt")
+    assert torch.equal(nested["input_ids"], padded["input_ids"])
+    cropped = processor(cxr=files["cxr"], images_kwargs={"size": {"height": 64, "width": 64}}, return_tensors="pt")
+    assert cropped["pixel_values"].shape == (1, 3, 64, 64)
+    assert processor(text="Text alone.", return_tensors="pt").keys() == {"input_ids", "attention_mask"}
+    assert {"input_ids", "ecg_values", "pixel_values", "lab_values"} <= set(processor.model_input_names)
+
+
+@pytest.mark.parametrize(
+    "kwargs, error, match",
+    [
+        ({"text": "<ecg>"}, ValueError, "no `ecg` input but a <ecg> placeholder"),
+        ({"text": "no placeholder", "lab": LAB}, ValueError, "an `lab` input but no <lab> placeholder"),
+        ({"text": "<lab> <lab>", "lab": LAB}, ValueError, "has 2 <lab> placeholders"),
+        ({"text": ["<lab>", "b"], "lab": LAB}, ValueError, "`lab` must be a list with one entry each"),
+        ({"text": ["<lab>", "b"], "lab": [LAB]}, ValueError, "1 entries for 2 prompts"),
+        ({"text": ["<lab>", "b"], "lab": [LAB, LAB]}, ValueError, "Prompt 1 has an `lab` input but no <lab>"),
+        ({"text": ["<lab>", 3], "lab": [LAB, None]}, TypeError, "entry 1 is int"),
+        ({"text": "a <lab>", "lab": LAB, "truncation": True, "max_length": 2}, ValueError, "cuts off the <lab>"),
+        ({"text": "a", "padd": True}, TypeError, "padd"),
+        ({"text": "a", "images": 1}, ValueError, "as `cxr`, not as `images`"),
+        ({}, ValueError, "Nothing to process"),
+        ({"text": "<ecg>", "ecg": np.zeros((12, 5000))}, ValueError, "sampling_rate"),
+        ({"text": "<lab>", "lab": {"Creatinin": 1}}, ValueError, "Creatinine"),
+        ({"text": "<cxr>", "cxr": "missing.png"}, FileNotFoundError, "missing.png"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_clear_error(processor, kwargs, error, match):
+    with pytest.raises(error, match=match):
+        processor(**kwargs)
+
+
+@pytest.mark.parametrize(
+    "content, match",
+    [
+        ([{"type": "image", "image": 1}], "Unknown content part 'image'"),
+        ([{"type": "lab", "lab": LAB}, {"type": "lab", "lab": LAB}], "several `lab` parts"),
+        ([{"type": "lab", "lab": None}], "no `lab` input but a <lab>"),
+    ],
+)
+def test_bad_conversations(processor, content, match):
+    with pytest.raises(ValueError, match=match):
+        processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True, return_dict=True)
+
+
+def test_tokenizer_without_placeholders_is_refused(tokenizer):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
+    with pytest.raises(ValueError, match="no single token for <ecg>, <cxr>, <lab>"):
+        default_processor(bare)
+
+
+def test_from_real_files_to_text(checkpoint, processor, shared):
+    """A real ECG, X-ray and laboratory panel of ../shared/cases through processor and model."""
+    model = modeling_medtvt.MedTVTForCausalLM.from_pretrained(checkpoint)
+    rows = pd.read_csv(shared / "cases/labs/mimic-iv-demo-tidy/admissions/10004733_27411876.csv")
+    known = {itemid for lab in processor.lab_feature_extractor.labs for itemid in lab["itemids"]}
+    rows = rows[rows["itemid"].isin(known)].sort_values("charttime").drop_duplicates("itemid")
+    values = pd.to_numeric(rows["value"], errors="coerce")
+    features = processor(
+        text=PROMPT,
+        ecg=shared / "cases/ecg/ptbxl/records500/00000/00152_hr",
+        cxr=shared / "cases/cxr/nih/00000001_000.png",
+        lab=dict(zip(rows["itemid"].tolist(), values.tolist())),
+        return_tensors="pt",
+        return_alterations=True,
+    )
+    alterations = features.pop("alterations")[0]
+    assert "ecg: resampled from 500 Hz to 100 Hz" in alterations
+    generated = model.generate(**features, max_new_tokens=8)
+    assert generated.shape[1] > features["input_ids"].shape[1]
+    assert isinstance(processor.batch_decode(generated)[0], str)
