@@ -252,7 +252,7 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         labs = LAB_DEFINITIONS if labs is None else [LabDefinition.from_dict(lab) for lab in labs]
         self.labs = [lab.to_dict() for lab in labs]
         self.percentile_source = percentile_source
-        self.quantile_tables = quantile_tables
+        self.quantile_tables = dict(quantile_tables) if quantile_tables else None
         if mean_percentiles is None and percentile_source == "reference_intervals":
             mean_percentiles = dict.fromkeys(self.lab_names, 0.5)
             table_source = table_source or "reference intervals of healthy adults, taken as normal distributions"
@@ -318,8 +318,8 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
                 Labs with more distinct values get a table of at most so many steps, evenly spaced in rank; its
                 percentiles are too low by less than 1 / max_points. The mean percentiles are exact.
             allow_missing (`bool`, *optional*, defaults to `False`):
-                Whether labs without a column or without a value are accepted. They get no table, so they are treated
-                as absent, with the mean percentile 0.5; `table_source` lists them.
+                Whether labs without a column or without a value are accepted. They get no table, so their measured
+                values are treated as absent, with the mean percentile 0.5; `table_source` lists them.
 
         Raises:
             ValueError: labs are missing, a cell is not a number, or a column looks like another unit.
@@ -339,7 +339,7 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         if not tables or (missing and not allow_missing):
             raise ValueError(
                 f"fit table: no values for {len(missing)} of {len(self.labs)} labs: {'; '.join(missing)}. Pass "
-                "allow_missing=True to fit the others; these labs are then always treated as absent."
+                "allow_missing=True to fit the others; measured values of these labs are then treated as absent."
             )
         self.percentile_source = "fitted"
         self.quantile_tables = tables
@@ -405,8 +405,10 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
                     raise ValueError(f"labs: {key!r} stands for both {self.lab_names[other]} and {lab.name}.")
             self._unit_factors.append({normalize_unit(unit): factor for unit, factor in lab.units.items()})
         self._check_tables()
-        tables = self.quantile_tables or {}
-        self._steps = {name: _to_step_function(name, table) for name, table in tables.items()}
+        self._steps = {}
+        for name, table in (self.quantile_tables or {}).items():
+            self._steps[name] = _to_step_function(name, table)
+            self.quantile_tables[name] = {key: np.asarray(column).tolist() for key, column in table.items()}
         self.mean_percentiles = {name: float(mean) for name, mean in self.mean_percentiles.items()}
         self._means = np.array([self.mean_percentiles[name] for name in self.lab_names], dtype=float)
 

@@ -78,7 +78,7 @@ def load_cxr(cxr):
         FileNotFoundError: the file is missing.
         ImportError: a DICOM file without pydicom installed, or in a compression that no installed decoder reads.
         ValueError: anything else that is not one chest X-ray: unreadable or truncated, more than one frame, NaN,
-            blank, under 32 or over 64 million pixels (32 on a side), longer than 4:1, or a DICOM file whose header
+            blank, under 32 pixels on a side, over 64 million pixels, longer than 4:1, or a DICOM file whose header
             says that it is no radiograph or no chest.
     """
     alterations = []

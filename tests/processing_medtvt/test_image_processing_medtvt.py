@@ -249,8 +249,7 @@ def test_refused_values(cxr, message):
 
 def png_claiming(width, height):
     IMAGE.save(buffer := io.BytesIO(), "PNG")
-    data = buffer.getvalue()
-    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    header = b"IHDR" + struct.pack(">II", width, height) + (data := buffer.getvalue())[24:29]
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
@@ -275,8 +274,8 @@ def test_refused_files(tmp_path, data, message):
 
 
 def test_truncated_jpeg_frames_folder_and_missing(tmp_path):
-    IMAGE.save(tmp_path / "x.jpg")
-    (tmp_path / "x.jpg").write_bytes((tmp_path / "x.jpg").read_bytes()[:-400])
+    IMAGE.save(buffer := io.BytesIO(), "JPEG")
+    (tmp_path / "x.jpg").write_bytes(buffer.getvalue()[:-400])
     IMAGE.save(tmp_path / "x.tif", save_all=True, append_images=[IMAGE])
     for path, message in ((tmp_path / "x.jpg", "truncated"), (tmp_path / "x.tif", "2 pictures"), (tmp_path, "file")):
         with pytest.raises(ValueError, match=message):

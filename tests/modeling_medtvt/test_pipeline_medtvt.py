@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, TextStreamer, pipeline
+
+from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline, MedTVTForCausalLM, parse_answer
+from training.initialize import init_tiny, tiny_tokenizer
+from training.synthetic.example_patient import write_example_patient
+
+from ..conftest import SUBSETS
+from .test_modeling_medtvt import count_rows
+
+
+KEYS = {"diseases", "reasoning", "answer", "contributions", "warnings", "generated_text"}
+
+
+@pytest.fixture(scope="module")
+def diagnose(checkpoint):
+    return pipeline("medical-diagnosis", model=str(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    files = write_example_patient(tmp_path_factory.mktemp("patient"))
+    return {modality: str(files[modality]) for modality in ("ecg", "cxr", "lab")}
+
+
+@pytest.fixture
+def says(diagnose, monkeypatch):
+    """Makes the model say given texts, so that what is made of an answer can be tested with random weights."""
+
+    def say(*texts):
+        def generate(input_ids, num_return_sequences=1, **kwargs):
+            rows = [list(diagnose.processor.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+            width = max(map(len, rows))
+            rows = [row + [diagnose.processor.tokenizer.pad_token_id] * (width - len(row)) for row in rows]
+            return torch.cat([input_ids.repeat_interleave(num_return_sequences, 0), torch.tensor(rows)], 1)
+
+        monkeypatch.setattr(diagnose.model, "generate", generate)
+
+    return say
+
+
+def test_keywords_give_one_dict(diagnose, patient):
+    assert isinstance(diagnose, MedicalDiagnosisPipeline)
+    result = diagnose(**patient, max_new_tokens=8)
+    assert set(result) == KEYS
+    assert {disease["label"] for disease in result["diseases"]} == set(DISEASES)
+    assert all(disease["score"] is None for disease in result["diseases"])
+    assert all(0 < result["contributions"][modality] < 1 for modality in patient)
+    assert "ecg: resampled from 500 Hz to 100 Hz" in result["warnings"]
+    assert any("untrained" in warning for warning in result["warnings"])
+    assert diagnose(patient, max_new_tokens=8) == result
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("kind", ["list", "generator", "dataset"])
+def test_batches_of_mixed_modalities_equal_singles(diagnose, patient, batch_size, kind):
+    patients = [{m: patient[m] for m in subset} | {"question": f"What is it{'?' * i}"} for i, subset in enumerate(SUBSETS)]
+    singles = [diagnose(item, max_new_tokens=6) for item in patients]
+    if kind == "dataset":
+        inputs = datasets.Dataset.from_list([{"id": str(i), **item} for i, item in enumerate(patients)])
+    else:
+        inputs = patients if kind == "list" else (item for item in patients)
+    outputs = diagnose(inputs, batch_size=batch_size, max_new_tokens=6)
+    assert isinstance(outputs, list) == (kind == "list")
+    for subset, output, single in zip(SUBSETS, outputs, singles, strict=True):
+        expected = {**single, "contributions": {m: pytest.approx(single["contributions"][m], rel=1e-5) for m in subset}}
+        contributions = {m: value for m, value in output["contributions"].items() if value is not None}
+        assert {**output, "contributions": contributions} == expected
+
+
+def test_encoders_run_once_a_patient_whatever_the_number_of_samples(diagnose, patient, monkeypatch):
+    rows = count_rows(diagnose.model, monkeypatch)
+    diagnose(**patient, num_samples=5, max_new_tokens=4)
+    assert rows == {"ecg": [1], "cxr": [1], "lab": [1]}
+
+
+def test_answer_is_parsed_and_named_diseases_come_first(diagnose, patient, says):
+    says("<think>irregular rhythm</think><answer>sepsis;  Atrial Fibrillation; sepsis; Gout</answer>")
+    result = diagnose(lab=patient["lab"])
+    assert [(d["label"], d["named"]) for d in result["diseases"]][:3] == [
+        ("Atrial Fibrillation", True),
+        ("Sepsis", True),
+        ("Coronary Artery Disease", False),
+    ]
+    assert result["reasoning"] == "irregular rhythm"
+    assert any("'Gout'" in warning for warning in result["warnings"])
+
+
+def test_scores_are_shares_of_the_sampled_answers(diagnose, patient, says):
+    says(
+        "<think>a</think><answer>Pneumonia</answer>",
+        "<think>b</think><answer>Sepsis; Pneumonia</answer>",
+        "<think>c</think><answer>Pneumonia; Sepsis</answer>",
+        "no answer",
+    )
+    result = diagnose(cxr=patient["cxr"], num_samples=4)
+    scores = {disease["label"]: disease["score"] for disease in result["diseases"]}
+    assert scores["Pneumonia"] == 0.75 and scores["Sepsis"] == 0.5 and scores["Hypertension"] == 0.0
+    assert [disease["label"] for disease in result["diseases"]][:2] == ["Pneumonia", "Sepsis"]
+    assert result["reasoning"] == "b" and result["answer"] == "Sepsis; Pneumonia"
+    assert any("1 of 4" in warning for warning in result["warnings"])
+
+
+@pytest.mark.parametrize(
+    "text, answer, diseases",
+    [
+        ("<answer>Sepsis</answer> trailing", "Sepsis", ("Sepsis",)),
+        ("<answer> </answer>", "", ()),
+        ("<answer>Sepsis", None, ()),
+        ("", None, ()),
+        ("<answer>Sepsis</answer><answer>Pneumonia</answer>", "Sepsis", ("Sepsis",)),
+        ("<answer>\nhypertension ;;\n DIABETES  mellitus</answer>", "hypertension ;;\n DIABETES  mellitus",
+         ("Hypertension", "Diabetes Mellitus")),
+    ],
+)  # fmt: skip
+def test_answer_parser(text, answer, diseases):
+    parsed = parse_answer(text)
+    assert (parsed.answer, parsed.diseases) == (answer, diseases)
+
+
+def test_questions(diagnose, patient, monkeypatch):
+    prompts = []
+    processor_call = type(diagnose.processor).__call__
+
+    def record(self, text=None, **kwargs):
+        prompts.append(text)
+        return processor_call(self, text=text, **kwargs)
+
+    monkeypatch.setattr(type(diagnose.processor), "__call__", record)
+    diagnose(**patient, max_new_tokens=2)
+    diagnose(lab=patient["lab"], max_new_tokens=2)
+    diagnose(ecg=patient["ecg"], question="Is it <ecg> regular?", max_new_tokens=2)
+    diagnose(cxr=patient["cxr"], question="Is the heart large?", max_new_tokens=2)
+    diagnose(question="What is sepsis?", max_new_tokens=2)
+    assert [prompt.removeprefix("<|begin_of_text|>") for prompt in prompts] == [
+        "Can you analyze my ECG <ecg>, CXR <cxr> and lab result <lab> to determine my probable conditions?",
+        "Can you analyze my lab result <lab> to determine my probable conditions?",
+        "Is it <ecg> regular?",
+        "Given my CXR <cxr>: Is the heart large?",
+        "What is sepsis?",
+    ]
+
+
+def test_arrays_and_streaming(diagnose, ecg_array, capsys):
+    leads = diagnose.processor.ecg_feature_extractor.leads
+    result = diagnose(
+        ecg=ecg_array,
+        sampling_rate=500,
+        leads=leads,
+        unit="mV",
+        streamer=TextStreamer(diagnose.processor.tokenizer, skip_prompt=True, skip_special_tokens=True),
+        max_new_tokens=6,
+    )
+    assert capsys.readouterr().out.strip() == result["generated_text"].strip()
+
+
+def test_sampled_answers_follow_the_seed(diagnose, patient):
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(diagnose(**patient, do_sample=True, max_new_tokens=12)["generated_text"])
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_save_pretrained_saves_the_processor_too(diagnose, patient, tmp_path):
+    diagnose.save_pretrained(tmp_path)
+    again = pipeline("medical-diagnosis", model=str(tmp_path))
+    assert again(**patient, max_new_tokens=6) == diagnose(**patient, max_new_tokens=6)
+
+
+def test_default_checkpoint():
+    diagnose = pipeline("medical-diagnosis")
+    assert set(diagnose(lab={"Creatinine": 4.0}, max_new_tokens=4)) == KEYS
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "kwargs, error, match",
+    [
+        ({"ecg": "chest.png"}, ValueError, "chest.png"),
+        ({"cxr": "rec.hea"}, ValueError, "rec.hea"),
+        ({"lab": "chest.png"}, ValueError, "chest.png"),
+        ({"ecg": np.zeros((12, 5000))}, ValueError, "sampling_rate"),
+        ({"lab": {"Sodium": 140}, "max_new_token": 4}, TypeError, "max_new_token; did you mean `max_new_tokens`"),
+        ({"lab": {"Sodium": 140}, "image": "x"}, TypeError, "image"),
+        ({"lab": {"Sodium": 140}, "num_return_sequences": 2}, TypeError, "num_samples"),
+        ({"lab": {"Sodium": 140}, "num_samples": 0}, ValueError, "at least 1"),
+        ({"lab": {"Sodium": 140}, "num_samples": 2, "do_sample": False}, ValueError, "contradicts"),
+        ({"lab": {"Sodium": 140}, "on_error": "ignore"}, ValueError, "'raise' or 'skip'"),
+        ({"question": "Here <ecg>?"}, ValueError, "no `ecg` input"),
+        ({}, ValueError, "Nothing to answer"),
+        ({"inputs": []}, ValueError, "empty list"),
+        ({"inputs": "rec"}, TypeError, "must be a dict"),
+        ({"inputs": [3]}, TypeError, "Item 0: A patient is a dict"),
+        ({"inputs": {"xray": 1}}, TypeError, "'xray'"),
+        ({"inputs": {"lab": {"Sodium": 140}}, "cxr": "a.png"}, TypeError, "not both"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(diagnose, patient, tmp_path, monkeypatch, kwargs, error, match):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(patient["cxr"], "chest.png")
+    for suffix in (".hea", ".dat"):
+        shutil.copy(patient["ecg"].removesuffix(".hea") + suffix, f"rec{suffix}")
+    with pytest.raises(error, match=match):
+        diagnose(**kwargs)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_one_bad_item_is_named_or_skipped(diagnose, patient, batch_size):
+    patients = [patient, {"lab": {"Natrium": 1}}, {"cxr": patient["cxr"]}, {"ecg": "nowhere"}]
+    with pytest.raises(ValueError, match="Item 1: .*Natrium"):
+        diagnose(patients, batch_size=batch_size, max_new_tokens=2)
+    results = diagnose(patients, batch_size=batch_size, max_new_tokens=2, on_error="skip")
+    assert [set(result) == KEYS for result in results] == [True, False, True, False]
+    assert "Item 1" in results[1]["error"] and "Natrium" in results[1]["error"] and "nowhere" in results[3]["error"]
+
+
+def test_folders_that_are_no_medtvt_checkpoint(checkpoint, tmp_path):
+    with pytest.raises((OSError, ValueError), match="nothing"):
+        pipeline("medical-diagnosis", model=str(tmp_path / "nothing"))
+    llama = LlamaConfig(vocab_size=700, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    LlamaForCausalLM(llama).save_pretrained(tmp_path / "llama")
+    tiny_tokenizer().save_pretrained(tmp_path / "llama")
+    with pytest.raises(ValueError, match="of type 'llama'"):
+        pipeline("medical-diagnosis", model=str(tmp_path / "llama"))
+    MedTVTForCausalLM.from_pretrained(checkpoint).save_pretrained(tmp_path / "bare")
+    with pytest.raises((OSError, ValueError), match="bare"):
+        pipeline("medical-diagnosis", model=str(tmp_path / "bare"))
+
+
+def test_processor_and_model_must_agree_on_the_number_of_tokens(checkpoint, diagnose, tmp_path):
+    other = MedTVTForCausalLM.from_pretrained(init_tiny(tmp_path / "k2", num_modality_tokens=2))
+    with pytest.raises(ValueError, match="num_modality_tokens"):
+        pipeline("medical-diagnosis", model=other, processor=diagnose.processor)
