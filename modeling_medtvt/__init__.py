@@ -6,13 +6,13 @@ from pathlib import Path
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # a dummy elsewhere without torchvision
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from processing_medtvt import (
@@ -40,7 +40,10 @@ for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelF
 AutoProcessor.register(MedTVTConfig, MedTVTProcessor)
 AutoFeatureExtractor.register(MedTVTEcgConfig, MedTVTEcgFeatureExtractor)
 AutoFeatureExtractor.register(MedTVTLabConfig, MedTVTLabFeatureExtractor)
-AutoImageProcessor.register(MedTVTConfig, image_processor_classes={"pil": MedTVTImageProcessor})
+# one class for both backends: results must not depend on whether torchvision is installed
+AutoImageProcessor.register(
+    MedTVTConfig, image_processor_classes={"pil": MedTVTImageProcessor, "torchvision": MedTVTImageProcessor}
+)
 # The checkpoint that the package carries
 DEFAULT_CHECKPOINT = str(Path(__file__).parent / "default_checkpoint")
 PIPELINE_REGISTRY.register_pipeline(

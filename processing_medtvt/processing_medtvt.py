@@ -76,6 +76,15 @@ class MedTVTProcessor(ProcessorMixin):
                 return extractor_class
         return ProcessorMixin.get_possibly_dynamic_module(module_name)
 
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        if "ecg_feature_extractor" not in (processor_dict or {}):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds no MedTVT processor (a processor_config.json with an "
+                "`ecg_feature_extractor`). Save one beside the weights with `processor.save_pretrained(folder)`."
+            )
+        return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
+
     def __call__(
         self,
         text: str | list[str] | None = None,
