@@ -9,6 +9,7 @@ from modeling_medtvt import MedTVTForCausalLM
 from training.initialize import init_tiny, tiny_config, tiny_tokenizer
 
 
+torch.set_num_threads(1)  # the suite runs in two processes
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SUBSETS = [(), ("ecg",), ("cxr",), ("lab",), ("ecg", "cxr"), ("ecg", "lab"), ("cxr", "lab"), ("ecg", "cxr", "lab")]
 

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's Python lines, as written, after its commands."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modeling_medtvt import DISEASES
+from training.cli import main
+
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where a reader stands after `make demo` and `medtvt init --tiny medtvt-r1`."""
+    folder = tmp_path_factory.mktemp("reader")
+    assert "medtvt init --tiny medtvt-r1" in README.read_text()
+    for command in (["demo"], ["init", "--tiny", "medtvt-r1"]):
+        medtvt = Path(sys.executable).with_name("medtvt")
+        result = subprocess.run([medtvt, *command], cwd=folder, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def medtvt(folder, monkeypatch, capsys):
+    """The command in that folder: exit code, what it printed, and its errors."""
+
+    def run(*arguments):
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def test_python_blocks_run_as_written(folder):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(blocks) >= 4 and len(re.findall(r"^\S", blocks[0], flags=re.MULTILINE)) <= 10
+    environment = {**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "torch.Size([1, 32, " in result.stdout
+
+
+def test_demo_and_diagnose(folder, medtvt):
+    files = ["--ecg", "demo/ecg.hea", "--cxr", "demo/cxr.png", "--lab", "demo/lab.csv"]
+    code, printed, _ = medtvt("diagnose", "--model", "medtvt-r1", *files, "--max-new-tokens", 4)
+    assert code == 0
+    for words in (*DISEASES, "ecg 0.", "resampled from 500 Hz", "untrained", "Research use only"):
+        assert words in printed
+    code, printed, _ = medtvt("diagnose", *files[4:], "--num-samples", 2, "--seed", 1, "--json")
+    result = json.loads(printed)
+    assert code == 0 and result["notice"].startswith("Research use only") and result["diseases"][0]["score"] is not None
+    code, printed, _ = medtvt("demo", *files[:2])
+    assert code == 0 and "demo/ecg.hea" in printed and "Research use only" in printed and "drawn with" not in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["diagnose", "--ecg", "nowhere.hea"], "nowhere"),
+        (["diagnose", "--model", "demo", "--lab", "demo/lab.csv"], "demo"),
+        (["diagnose", "--lab", "demo/cxr.png"], "cxr.png"),
+        (["diagnose"], "Nothing to answer"),
+        (["init", "--tiny", "demo"], "demo exists"),
+        (["export", "--model", "demo", "--out", "out"], "demo"),
+    ],
+)
+def test_commands_end_in_one_line_on_bad_input(medtvt, arguments, message):
+    code, _, errors = medtvt(*arguments)
+    last = errors.strip().splitlines()[-1]
+    assert code == 2 and last.startswith(f"medtvt {arguments[0]}: error:") and message in last
+
+
+def test_help_is_worth_reading(medtvt, capsys):
+    with pytest.raises(SystemExit):
+        medtvt("--help")
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("demo", "diagnose", "init", "export", "examples", "research"))
