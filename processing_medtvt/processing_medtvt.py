@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs
 
 from .feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor
 from .feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
@@ -130,7 +130,7 @@ class MedTVTProcessor(ProcessorMixin):
             raise TypeError(f"Unknown keyword(s) {', '.join(sorted(unknown))} for {type(self).__name__}.")
         texts = [text] if isinstance(text, str) else text
         rows = self._align(texts, {"ecg": ecg, "cxr": cxr, "lab": lab}, single=isinstance(text, str))
-        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        merged = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
 
         if texts is None and not rows:
             raise ValueError("Nothing to process: pass at least one of `text`, `ecg`, `cxr` and `lab`.")
@@ -243,7 +243,20 @@ class MedTVTProcessor(ProcessorMixin):
         loaded = [load_cxr(item) for item in items]
         images_kwargs.pop("return_tensors", None)
         outputs = self.image_processor([image for image, _ in loaded], return_tensors="np", **images_kwargs)
-        return BatchFeature({"pixel_values": outputs["pixel_values"], "alterations": [found for _, found in loaded]})
+        pixel_values = outputs["pixel_values"]
+        alterations = [[*found, *self._describe_resizing(image, pixel_values.shape[-2:])] for image, found in loaded]
+        return BatchFeature({"pixel_values": pixel_values, "alterations": alterations})
+
+    def _describe_resizing(self, image, size: tuple[int, int]) -> list[str]:
+        """What the image processor takes away from an X-ray, or does to its proportions."""
+        shortest_edge = dict(self.image_processor.size).get("shortest_edge")
+        if shortest_edge is None:
+            stretch = (image.height / size[0]) / (image.width / size[1])
+            changed = not 0.95 < stretch < 1.05
+            return [f"cxr: {image.width} x {image.height} resized to {size[1]} x {size[0]}, proportions changed"] * changed
+        scale = shortest_edge / min(image.size)
+        kept = min(1, size[0] / (image.height * scale)) * min(1, size[1] / (image.width * scale))
+        return [f"cxr: the central crop keeps {kept:.0%} of the picture"] if kept < 0.995 else []
 
     @staticmethod
     def _scatter(values, present: list[int], num_rows: int) -> np.ndarray:

@@ -102,6 +102,15 @@ def test_mixed_batch_equals_singles(either_processor, files):
         assert {note.split(":")[0] for note in batch["alterations"][i]} <= set(subset)
 
 
+def test_what_resizing_takes_away_is_reported(processor, tokenizer, files):
+    notes = processor(cxr=files["cxr"], return_alterations=True)["alterations"][0]
+    assert "cxr: 240 x 300 resized to 224 x 224, proportions changed" in notes
+    cropping = default_processor(tokenizer)
+    cropping.image_processor = MedTVTImageProcessor(size={"shortest_edge": 400}, do_center_crop=True)
+    notes = cropping(cxr=files["cxr"], return_alterations=True)["alterations"][0]
+    assert "cxr: the central crop keeps 25% of the picture" in notes
+
+
 def test_typed_parts_equal_plain_text(processor, files):
     parts = [{"type": "text", "text": "ECG "}, {"type": "ecg", "ecg": files["ecg"], "cxr": None, "text": None}]
     parts += [{"type": "text", "text": ", CXR "}, {"type": "cxr", "cxr": files["cxr"]}, {"type": "text", "text": ", labs "}]
