@@ -106,26 +106,19 @@ class Recipe(NamedTuple):
     function: Callable[..., torch.Tensor]
 
 
-def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], bool]:
+def read_pickled(path: str | os.PathLike) -> object:
     """
-    Opens a checkpoint without reading its tensors: they are mapped from the file and read when used, so an optimizer
-    beside them costs nothing.
-
-    Args:
-        path (`str` or `os.PathLike`): A PT or SFT file, `{"model": state_dict, "optimizer": ..., "args": Namespace}`,
-            or an RFT file, the state dict itself.
-
-    Returns:
-        The state dict without the prefix `module.`, and whether it was the whole file (RFT).
+    Opens a file of `torch.save` without reading its tensors: they are mapped from the file and read when used, so an
+    optimizer beside them costs nothing.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is truncated, no file of `torch.save`, or pickles anything else than tensors and one
-            `argparse.Namespace`.
+        ValueError: it is truncated, no file of `torch.save`, or pickles anything else than tensors, plain containers and
+            an `argparse.Namespace`.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"Checkpoint {path}: no such file. A `.pth` or `.bin` file of the authors is needed.")
+        raise FileNotFoundError(f"Checkpoint {path}: no such file.")
     if not zipfile.is_zipfile(path):
         raise ValueError(
             f"Checkpoint {path}: not a complete file of `torch.save` (a zip archive); truncated or something else."
@@ -145,6 +138,19 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], b
             f"Checkpoint {path}: refused, it pickles {', '.join(sorted(foreign))}. Loading such objects runs code "
             "that the file brings or names; only tensors, plain containers and an `argparse.Namespace` are accepted."
         )
+    return loaded
+
+
+def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], bool]:
+    """
+    Args:
+        path (`str` or `os.PathLike`): A PT or SFT file, `{"model": state_dict, "optimizer": ..., "args": Namespace}`,
+            or an RFT file, the state dict itself. See [`read_pickled`] for what is refused.
+
+    Returns:
+        The state dict without the prefix `module.`, and whether it was the whole file (RFT).
+    """
+    loaded = read_pickled(path)
     is_flat = not (isinstance(loaded, dict) and "model" in loaded)
     state_dict = loaded if is_flat else loaded["model"]
     if not isinstance(state_dict, dict) or not all(
@@ -230,7 +236,7 @@ def build_config(
     stage = ("rft" if is_flat else "sft") if use_perception else "pt"
     return MedTVTConfig(
         text_config=_text_config(state_dict, params, base_vocab_size),
-        ecg_config=_ecg_config(state_dict),
+        ecg_config=ecg_config(state_dict),
         cxr_config=_cxr_config(state_dict),
         lab_config=MedTVTLabConfig(
             num_labs=_shape(state_dict, "lab_encoder.fc1.weight")[1] // 2,
@@ -276,7 +282,8 @@ def _text_config(state_dict: dict[str, torch.Tensor], params: dict, base_vocab_s
     )
 
 
-def _ecg_config(state_dict: dict[str, torch.Tensor]) -> MedTVTEcgConfig:
+def ecg_config(state_dict: dict[str, torch.Tensor]) -> MedTVTEcgConfig:
+    """Depths and widths of an xresnet1d, off the shapes of its `ecg_encoder.*` tensors."""
     stem = [
         _shape(state_dict, f"ecg_encoder.{i}.0.weight", 3) for i in _indices(state_dict, r"ecg_encoder\.(\d+)\.0\.w")
     ]
@@ -335,7 +342,8 @@ def _rotation(target: str, config: MedTVTConfig) -> Callable[[torch.Tensor], tor
     return partial(_rotate_halves, num_heads=num_heads)
 
 
-def _source_name(target: str, config: MedTVTConfig) -> str:
+def source_name(target: str, config: MedTVTConfig) -> str:
+    """The name that a tensor of ours has in the authors' files."""
     block = re.match(r"model\.ecg_encoder\.stages\.(\d+)\.(\d+)\.(convolutions|shortcut)\.", target)
     if block:
         # Stem and its pooling come first; a strided shortcut has its pooling before the convolution
@@ -351,7 +359,7 @@ def _recipe(target: str, shape: torch.Size, config: MedTVTConfig, merge_lora: bo
     if re.search(r"(perception\.absent_embeds|language_model\..*\.[kv]_proj\.bias)$", target):
         # The authors have no such parameters, and at zero they do nothing
         return Recipe((), lambda: torch.zeros(shape))
-    source = _source_name(target, config)
+    source = source_name(target, config)
     in_proj = re.search(r"perception\.attention\.([qkv])_proj", target)
     if in_proj:
         return Recipe((source,), lambda tensor: tensor.unflatten(0, (3, -1))["qkv".index(in_proj[1])])
@@ -376,7 +384,7 @@ def _adapter_recipes(
     """Recipes and shapes of a PEFT adapter's tensors."""
     recipes, adapter_shapes = {}, {}
     for target in filter(LORA_TARGETS.fullmatch, shapes):
-        first, second = _lora_sources(_source_name(target, config))
+        first, second = _lora_sources(source_name(target, config))
         name = f"base_model.model.{target.removesuffix('.weight')}"
         recipes[f"{name}.lora_A.weight"] = Recipe((first,), lambda a: a)
         recipes[f"{name}.lora_B.weight"] = Recipe((second,), _rotation(target, config))

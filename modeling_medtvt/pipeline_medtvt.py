@@ -108,7 +108,9 @@ class MedicalDiagnosisPipeline(Pipeline):
         """
         item = {key: kwargs.pop(key) for key in INPUT_KEYS if key in kwargs and key != "question"}
         if inputs is not None and item:
-            raise TypeError(f"Pass patients as `inputs` or one as keywords, not both (got `inputs` and {', '.join(item)}).")
+            raise TypeError(
+                f"Pass patients as `inputs` or one as keywords, not both (got `inputs` and {', '.join(item)})."
+            )
         if inputs is None or isinstance(inputs, Mapping):
             return super().__call__({"index": None, "item": item if inputs is None else inputs}, **kwargs)
         if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
@@ -137,10 +139,14 @@ class MedicalDiagnosisPipeline(Pipeline):
 
     def _process(self, item, question) -> dict:
         if not isinstance(item, Mapping):
-            raise TypeError(f"A patient is a dict with the keys {', '.join(INPUT_KEYS[:4])}, got {type(item).__name__}.")
+            raise TypeError(
+                f"A patient is a dict with the keys {', '.join(INPUT_KEYS[:4])}, got {type(item).__name__}."
+            )
         unknown = set(item) - {*INPUT_KEYS, *ROW_KEYS}
         if unknown:
-            raise TypeError(f"Unknown key(s) {', '.join(map(repr, sorted(unknown)))}; accepted are {', '.join(INPUT_KEYS)}.")
+            raise TypeError(
+                f"Unknown key(s) {', '.join(map(repr, sorted(unknown)))}; accepted are {', '.join(INPUT_KEYS)}."
+            )
         given = {modality: item[modality] for modality in MODALITIES if item.get(modality) is not None}
         text = self._prompt(list(given), item.get("question") or question)
         prompt = self.processor.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)

@@ -123,7 +123,9 @@ class MedTVTProcessor(ProcessorMixin):
                 modality, or a placeholder twice.
         """
         if not (images is None and videos is None and audio is None):
-            raise ValueError("This processor takes `ecg`, `cxr` and `lab`; pass a chest X-ray as `cxr`, not as `images`.")
+            raise ValueError(
+                "This processor takes `ecg`, `cxr` and `lab`; pass a chest X-ray as `cxr`, not as `images`."
+            )
         unknown = set(kwargs) - set(TextKwargs.__annotations__) - set(ImagesKwargs.__annotations__)
         unknown -= {"text_kwargs", "images_kwargs", "common_kwargs", "return_text_replacement_offsets"}
         if unknown:
@@ -253,7 +255,9 @@ class MedTVTProcessor(ProcessorMixin):
         if shortest_edge is None:
             stretch = (image.height / size[0]) / (image.width / size[1])
             changed = not 0.95 < stretch < 1.05
-            return [f"cxr: {image.width} x {image.height} resized to {size[1]} x {size[0]}, proportions changed"] * changed
+            return [
+                f"cxr: {image.width} x {image.height} resized to {size[1]} x {size[0]}, proportions changed"
+            ] * changed
         scale = shortest_edge / min(image.size)
         kept = min(1, size[0] / (image.height * scale)) * min(1, size[1] / (image.width * scale))
         return [f"cxr: the central crop keeps {kept:.0%} of the picture"] if kept < 0.995 else []

@@ -91,5 +91,13 @@ def ecg_array():
     rng = np.random.default_rng(0)
     lead_i, lead_ii, *chest = rng.normal(size=(8, 5000)).cumsum(axis=1) / 50
     return np.stack(
-        [lead_i, lead_ii, lead_ii - lead_i, -(lead_i + lead_ii) / 2, lead_ii - lead_i / 2, lead_i - lead_ii / 2, *chest]
+        [
+            lead_i,
+            lead_ii,
+            lead_ii - lead_i,
+            -(lead_i + lead_ii) / 2,
+            lead_ii - lead_i / 2,
+            lead_i - lead_ii / 2,
+            *chest,
+        ]
     )

@@ -62,7 +62,9 @@ def test_demo_and_diagnose(folder, medtvt):
         assert words in printed
     code, printed, _ = medtvt("diagnose", *files[4:], "--num-samples", 2, "--seed", 1, "--json")
     result = json.loads(printed)
-    assert code == 0 and result["notice"].startswith("Research use only") and result["diseases"][0]["score"] is not None
+    assert (
+        code == 0 and result["notice"].startswith("Research use only") and result["diseases"][0]["score"] is not None
+    )
     code, printed, _ = medtvt("demo", *files[:2])
     assert code == 0 and "demo/ecg.hea" in printed and "Research use only" in printed and "drawn with" not in printed
 

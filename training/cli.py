@@ -9,7 +9,8 @@ import sys
 COMMANDS = {
     "demo": ("training.demo", "draw an example patient and run a model on it, or on your own files"),
     "diagnose": ("training.diagnose", "run a model on one patient's files, any subset of ECG, X-ray and labs"),
-    "init": ("training.initialize", "write a fresh model folder"),
+    "init": ("training.initialize", "write a fresh model folder, tiny or from pretrained parts"),
+    "convert": ("modeling_medtvt.convert_medtvt_weights_to_hf", "turn a checkpoint of the authors into a folder"),
     "export": ("training.export", "write a folder that loads anywhere, with its code inside"),
 }
 
@@ -24,6 +25,8 @@ examples:
   medtvt init --tiny my-model                           a small random model to build on
   medtvt diagnose --model my-model --ecg record.hea --cxr chest.png --lab labs.csv
   medtvt diagnose --model my-model --lab labs.csv --num-samples 8 --json
+  medtvt init --text DIR --cxr DIR --ecg F --lab F --out my-model    a model from pretrained parts
+  medtvt convert --checkpoint F --params params.json --tokenizer tokenizer.model --lab-means F --out medtvt-r1
   medtvt export --model my-model --out for-the-hub
 
 `medtvt COMMAND --help` explains a command."""

@@ -7,9 +7,18 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from modeling_medtvt import DISEASES, MedTVTConfig, MedTVTForCausalLM
+from modeling_medtvt.convert_medtvt_encoders import load_ecg_encoder, load_lab_encoder
 from processing_medtvt import (
     LAB_DEFINITIONS,
     MedTVTEcgFeatureExtractor,
@@ -25,15 +34,32 @@ BOS, EOS, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 
 def add_arguments(parser):
     """Arguments of `medtvt init`."""
-    parser.add_argument("out", help="folder to write; it must not exist, or be empty")
-    parser.add_argument("--tiny", action="store_true", required=True, help="random weights, 3 MB, for tests and demos")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--tiny", metavar="OUT", help="write a tiny model with random weights, 2 MB, for first steps")
+    target.add_argument("--out", help="folder for a model from the parts below; what is not named is drawn at random")
+    parser.add_argument("--text", help="decoder LM: a Hub id, a folder, or a folder with one .gguf file")
+    parser.add_argument("--cxr", help="X-ray encoder: a Hub id or folder of a ViT or of a timm backbone")
+    parser.add_argument("--ecg", help="ECG encoder: a file of ECGFM-KED (`ecg_model`)")
+    parser.add_argument("--lab", help="laboratory encoder: a checkpoint of Symile (`labs_encoder.*`)")
+    parser.add_argument("--num-modality-tokens", type=int, default=1, help="embeddings a modality (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
 
 
 def run(args):
     """Entry point of `medtvt init`."""
-    init_tiny(args.out, seed=args.seed)
-    print(f"{args.out}: a tiny MedTVT-R1 with random weights. Its answers mean nothing until it is trained.")
+    parts = {"text": args.text, "cxr": args.cxr, "ecg": args.ecg, "lab": args.lab}
+    if args.tiny:
+        if given := [f"--{name}" for name, part in parts.items() if part]:
+            raise ValueError(f"--tiny draws every part at random; leave out {', '.join(given)}, or use --out.")
+        init_tiny(args.tiny, seed=args.seed, num_modality_tokens=args.num_modality_tokens)
+        print(f"{args.tiny}: a tiny MedTVT-R1 with random weights. Its answers mean nothing until it is trained.")
+        return
+    init_from_parts(args.out, **parts, num_modality_tokens=args.num_modality_tokens, seed=args.seed)
+    for name, part in parts.items():
+        print(f"{name:<5}{part or 'random weights'}")
+    print(
+        f"{args.out}: projectors and perception layer have random weights. Its answers mean nothing until it is trained."
+    )
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -125,9 +151,7 @@ def init_tiny(output_dir: str | os.PathLike, seed: int = 0, **config_kwargs) -> 
     Raises:
         FileExistsError: if the folder exists and is not empty.
     """
-    output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(f"{output_dir} exists and is not an empty folder; choose another name or remove it.")
+    _check_output(output_dir)
     tokenizer = tiny_tokenizer()
     config = tiny_config(tokenizer, **config_kwargs)
     with torch.random.fork_rng(devices=[]):
@@ -139,10 +163,123 @@ def init_tiny(output_dir: str | os.PathLike, seed: int = 0, **config_kwargs) -> 
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=64,
     )
+    return _save(model, default_processor(tokenizer, config.num_modality_tokens), output_dir)
+
+
+def init_from_parts(
+    output_dir: str | os.PathLike,
+    text: str | None = None,
+    cxr: str | None = None,
+    ecg: str | os.PathLike | None = None,
+    lab: str | os.PathLike | None = None,
+    num_modality_tokens: int = 1,
+    seed: int = 0,
+) -> Path:
+    """
+    Writes a fresh model from pretrained parts, with the three placeholder tokens added to the tokenizer and the
+    processor matched to the parts. A part that is not given has the paper's shape and random weights; projectors and
+    perception layer are always random.
+
+    Args:
+        output_dir (`str` or `os.PathLike`): Folder to write. It appears only when it is complete.
+        text (`str`, *optional*): Decoder LM of transformers, Hub id or folder; a folder may hold one `.gguf` file.
+            Without it, the tokenizer is the tiny one.
+        cxr (`str`, *optional*): ViT, or a timm backbone's folder (extra `timm`), Hub id or folder.
+        ecg (`str` or `os.PathLike`, *optional*): File of ECGFM-KED.
+        lab (`str` or `os.PathLike`, *optional*): Lightning checkpoint of Symile.
+        num_modality_tokens (`int`): Embeddings (k) that a modality takes in the prompt.
+        seed (`int`): Seed of what is random.
+
+    Raises:
+        FileExistsError: if the folder exists and is not empty.
+        ValueError: if a part is not what it should be.
+    """
+    _check_output(output_dir)
+    tokenizer, language_model = _load_text(text) if text else (tiny_tokenizer(), None)
+    cxr_encoder, image_processor = _load_cxr_encoder(cxr) if cxr else (None, MedTVTImageProcessor())
+    ecg_encoder = load_ecg_encoder(ecg) if ecg else None
+    lab_encoder = load_lab_encoder(lab) if lab else None
+    if text:
+        text_config = language_model.config
+    else:
+        text_config = MedTVTConfig().text_config
+        text_config.update(
+            {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        )
+    encoders = {"ecg": ecg_encoder, "cxr": cxr_encoder, "lab": lab_encoder}
+    config = MedTVTConfig(
+        text_config=text_config,
+        **{f"{name}_config": encoder.config for name, encoder in encoders.items() if encoder is not None},
+        **{f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS},
+        num_modality_tokens=num_modality_tokens,
+    )
+    if config.lab_config.num_labs != len(LAB_DEFINITIONS):
+        raise ValueError(f"{lab}: takes {config.lab_config.num_labs} labs, but {len(LAB_DEFINITIONS)} are defined.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MedTVTForCausalLM(config)
+    for name, encoder in encoders.items():
+        if encoder is not None:
+            getattr(model.model, f"{name}_encoder").load_state_dict(encoder.state_dict())
+    if text:
+        model.model.language_model.load_state_dict(language_model.base_model.state_dict())
+        model.lm_head.load_state_dict(language_model.get_output_embeddings().state_dict())
+        model.generation_config = language_model.generation_config
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    processor = default_processor(tokenizer, num_modality_tokens)
+    processor.image_processor = image_processor
+    if tokenizer.chat_template:
+        processor.chat_template = {"default": tokenizer.chat_template, "plain": processor.default_chat_template}
+    return _save(model, processor, output_dir)
+
+
+def _check_output(output_dir: str | os.PathLike):
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise FileExistsError(f"{output_dir} exists and is not an empty folder; choose another name or remove it.")
+
+
+def _save(model: MedTVTForCausalLM, processor: MedTVTProcessor, output_dir: str | os.PathLike) -> Path:
+    output_dir = Path(output_dir)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir.parent) as folder:
         complete = Path(folder) / "checkpoint"
         model.save_pretrained(complete)
-        default_processor(tokenizer, config.num_modality_tokens).save_pretrained(complete)
+        processor.save_pretrained(complete)
         complete.rename(output_dir)
     return output_dir
+
+
+def _load_text(text: str):
+    """Tokenizer with the placeholders, and the decoder with rows for them; ties are kept."""
+    files = sorted(file.name for file in Path(text).glob("*.gguf"))
+    if len(files) > 1:
+        raise ValueError(f"{text} holds several .gguf files ({', '.join(files)}); leave the one to use.")
+    kwargs = {"gguf_file": files[0]} if files else {}
+    tokenizer = AutoTokenizer.from_pretrained(text, **kwargs)
+    model = AutoModelForCausalLM.from_pretrained(text, dtype=torch.float32, **kwargs)
+    tokenizer.add_special_tokens({"additional_special_tokens": PLACEHOLDERS})
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer, model
+
+
+def _load_cxr_encoder(cxr: str):
+    """The encoder, and an image processor with the size and the statistics that it was trained with."""
+    config = AutoConfig.from_pretrained(cxr)
+    pooler = {"add_pooling_layer": False} if config.model_type == "vit" else {}
+    encoder = AutoModel.from_pretrained(cxr, dtype=torch.float32, **pooler)
+    if config.model_type == "timm_wrapper":
+        trained = config.pretrained_cfg
+        height, width = trained["input_size"][1:]
+        mean, std = trained["mean"], trained["std"]
+    else:
+        height = width = config.image_size
+        source = AutoImageProcessor.from_pretrained(cxr)
+        mean, std = source.image_mean, source.image_std
+    size = {"height": height, "width": width}
+    return encoder, MedTVTImageProcessor(size=size, crop_size=size, image_mean=list(mean), image_std=list(std))

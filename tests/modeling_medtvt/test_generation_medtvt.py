@@ -56,9 +56,7 @@ def test_greedy_equals_the_cache_free_oracle(either_model, kwargs):
 def test_prompt_lookup_equals_the_oracle(either_model):
     inputs = build_inputs(either_model, [ALL])
     inputs["input_ids"][:, 1:4] = inputs["input_ids"][:, -3:]  # something to look up
-    assert torch.equal(
-        generate(either_model, inputs, prompt_lookup_num_tokens=2), greedy_oracle(either_model, inputs)
-    )
+    assert torch.equal(generate(either_model, inputs, prompt_lookup_num_tokens=2), greedy_oracle(either_model, inputs))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -165,5 +163,7 @@ def test_text_alone(model):
 def test_inputs_embeds(model):
     inputs = build_inputs(model, [()])
     embeds = model.get_input_embeddings()(inputs["input_ids"])
-    tokens = model.generate(inputs_embeds=embeds, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
+    tokens = model.generate(
+        inputs_embeds=embeds, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False
+    )
     assert torch.equal(tokens, greedy_oracle(model, inputs))

@@ -228,7 +228,11 @@ def test_cyclic_attention_rounds(model_k3):
     embeds = torch.randn(2, 3, 3, 64)
     rounds = []
     for q, k, v in [(0, 1, 2), (1, 2, 0), (2, 0, 1)]:
-        query, key, value = attention.q_proj(embeds[:, q]), attention.k_proj(embeds[:, k]), attention.v_proj(embeds[:, v])
+        query, key, value = (
+            attention.q_proj(embeds[:, q]),
+            attention.k_proj(embeds[:, k]),
+            attention.v_proj(embeds[:, v]),
+        )
         heads = [x.view(2, 3, 4, 16).transpose(1, 2) for x in (query, key, value)]
         weights = (heads[0] @ heads[1].transpose(-1, -2) / 4).softmax(-1)
         rounds.append(attention.o_proj((weights @ heads[2]).transpose(1, 2).reshape(2, 3, 64)))
@@ -332,7 +336,9 @@ def test_missing_parts_are_initialised_as_in_a_fresh_model(tokenizer, tmp_path, 
         elif value.is_floating_point():
             assert torch.isfinite(value).all(), name
             expected = fresh[name].std().item() if value.numel() > 1 else 0.1
-            assert value.std().item() == pytest.approx(expected, rel=0.5, abs=0.02) if value.numel() > 1 else True, name
+            assert value.std().item() == pytest.approx(expected, rel=0.5, abs=0.02) if value.numel() > 1 else True, (
+                name
+            )
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -483,7 +489,9 @@ def test_timm_backbones(tokenizer, tmp_path, architecture):
 
 
 def test_any_decoder_is_a_backbone(tokenizer):
-    ids = {name: value for name, value in build_model(tokenizer).config.to_dict().items() if name.endswith("_token_id")}
+    ids = {
+        name: value for name, value in build_model(tokenizer).config.to_dict().items() if name.endswith("_token_id")
+    }
     ids = {name: ids[name] for name in ("ecg_token_id", "cxr_token_id", "lab_token_id")}
     text = {
         "model_type": "qwen3",

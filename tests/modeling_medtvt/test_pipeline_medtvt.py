@@ -60,17 +60,24 @@ def test_keywords_give_one_dict(diagnose, patient):
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("kind", ["list", "generator", "dataset"])
 def test_batches_of_mixed_modalities_equal_singles(diagnose, patient, batch_size, kind):
-    patients = [{m: patient[m] for m in subset} | {"question": f"What is it{'?' * i}"} for i, subset in enumerate(SUBSETS)]
+    patients = [
+        {m: patient[m] for m in subset} | {"question": f"What is it{'?' * i}"} for i, subset in enumerate(SUBSETS)
+    ]
     singles = [diagnose(item, max_new_tokens=6) for item in patients]
     if kind == "dataset":
         columns = ("ecg", "cxr", "lab", "question")
-        inputs = datasets.Dataset.from_dict({"id": range(8), **{c: [item.get(c) for item in patients] for c in columns}})
+        inputs = datasets.Dataset.from_dict(
+            {"id": range(8), **{c: [item.get(c) for item in patients] for c in columns}}
+        )
     else:
         inputs = patients if kind == "list" else (item for item in patients)
     outputs = diagnose(inputs, batch_size=batch_size, max_new_tokens=6)
     assert isinstance(outputs, list) == (kind == "list")
     for subset, output, single in zip(SUBSETS, outputs, singles, strict=True):
-        expected = {**single, "contributions": {m: pytest.approx(single["contributions"][m], rel=1e-5) for m in subset}}
+        expected = {
+            **single,
+            "contributions": {m: pytest.approx(single["contributions"][m], rel=1e-5) for m in subset},
+        }
         contributions = {m: value for m, value in output["contributions"].items() if value is not None}
         assert {**output, "contributions": contributions} == expected
 
@@ -227,7 +234,9 @@ def test_one_bad_item_is_named_or_skipped(diagnose, patient, batch_size):
 def test_folders_that_are_no_medtvt_checkpoint(checkpoint, tmp_path):
     with pytest.raises((OSError, ValueError), match="nothing"):
         pipeline("medical-diagnosis", model=str(tmp_path / "nothing"))
-    llama = LlamaConfig(vocab_size=700, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    llama = LlamaConfig(
+        vocab_size=700, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
     LlamaForCausalLM(llama).save_pretrained(tmp_path / "llama")
     tiny_tokenizer().save_pretrained(tmp_path / "llama")
     with pytest.raises((TypeError, ValueError), match="processor|of type 'llama'"):

@@ -73,7 +73,11 @@ def test_kinds_of_the_same_input_agree(processor, files, ecg_array):
     for ecg, cxr, lab in [
         (wfdb.rdrecord(files["ecg"]), image, LAB),
         ({"signal": ecg_array, **META}, np.asarray(image), table.iloc[0]),
-        ({"signal": torch.tensor(ecg_array.T), **META}, torch.tensor(np.asarray(image)), {"2160-0": 2.3, 50971: "5.9"}),
+        (
+            {"signal": torch.tensor(ecg_array.T), **META},
+            torch.tensor(np.asarray(image)),
+            {"2160-0": 2.3, 50971: "5.9"},
+        ),
     ]:
         other = processor(text=PROMPT, ecg=ecg, cxr=cxr, lab=lab, return_tensors="np")
         np.testing.assert_allclose(other["ecg_values"], from_files["ecg_values"], atol=1e-3)  # 1 uV steps in the file
@@ -113,7 +117,11 @@ def test_what_resizing_takes_away_is_reported(processor, tokenizer, files):
 
 def test_typed_parts_equal_plain_text(processor, files):
     parts = [{"type": "text", "text": "ECG "}, {"type": "ecg", "ecg": files["ecg"], "cxr": None, "text": None}]
-    parts += [{"type": "text", "text": ", CXR "}, {"type": "cxr", "cxr": files["cxr"]}, {"type": "text", "text": ", labs "}]
+    parts += [
+        {"type": "text", "text": ", CXR "},
+        {"type": "cxr", "cxr": files["cxr"]},
+        {"type": "text", "text": ", labs "},
+    ]
     parts += [{"type": "lab", "lab": LAB}, {"type": "text", "text": "?"}]
     conversation = [{"role": "user", "content": parts}]
     assert processor.apply_chat_template(conversation, add_generation_prompt=True) == "<|begin_of_text|>" + PROMPT
@@ -202,7 +210,9 @@ assert type(processor).__module__.startswith("processing_medtvt")
 def test_keywords(processor, files):
     padded = processor(text=PROMPT, **files, padding="max_length", max_length=64, return_tensors="pt")
     assert padded["input_ids"].shape == (1, 64)
-    nested = processor(text=PROMPT, **files, text_kwargs={"padding": "max_length", "max_length": 64}, return_tensors="pt")
+    nested = processor(
+        text=PROMPT, **files, text_kwargs={"padding": "max_length", "max_length": 64}, return_tensors="pt"
+    )
     assert torch.equal(nested["input_ids"], padded["input_ids"])
     cropped = processor(cxr=files["cxr"], images_kwargs={"size": {"height": 64, "width": 64}}, return_tensors="pt")
     assert cropped["pixel_values"].shape == (1, 3, 64, 64)
