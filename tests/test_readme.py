@@ -51,7 +51,7 @@ def test_python_blocks_run_as_written(folder):
         [sys.executable, "-c", "\n".join(blocks)], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert "torch.Size([1, 32, " in result.stdout
+    assert "torch.Size([1, 1, " in result.stdout
 
 
 def test_demo_and_diagnose(folder, medtvt):
