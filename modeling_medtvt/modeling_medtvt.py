@@ -30,6 +30,10 @@ from .modeling_medtvt_perception import MedTVTPerceptionLayer
 RAW_INPUT_NAMES = ("ecg_values", "pixel_values", "lab_values")
 FEATURE_INPUT_NAMES = ("ecg_features", "cxr_features", "lab_features")
 PLACEHOLDERS = ("<ecg>", "<cxr>", "<lab>")
+KEPT_IN_FP32 = (
+    *("ecg_encoder", "cxr_encoder", "lab_encoder"),
+    *("ecg_projector", "cxr_projector", "lab_projector", "perception"),
+)
 # sigmoid(4) = 0.98: an untrained gate lets its modality through
 GATE_BIAS_AT_START = 4.0
 
@@ -85,11 +89,8 @@ class MedTVTPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["MedTVTEcgProjector", "MedTVTCxrProjector", "MedTVTLabProjector", "MedTVTPerceptionLayer"]
     _skip_keys_device_placement = ["past_key_values"]
-    # Also what 4- and 8-bit loading leaves alone
-    _keep_in_fp32_modules = [
-        *("ecg_encoder", "cxr_encoder", "lab_encoder"),
-        *("ecg_projector", "cxr_projector", "lab_projector", "perception"),
-    ]
+    # Also what 4- and 8-bit loading leaves alone, which asks for names from the root
+    _keep_in_fp32_modules = [prefix + name for prefix in ("", "model.") for name in KEPT_IN_FP32]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

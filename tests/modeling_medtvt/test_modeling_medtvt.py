@@ -480,7 +480,10 @@ def test_timm_backbones(tokenizer, tmp_path, architecture):
     config = build_model(tokenizer).config.to_dict()
     for name in ("cxr_config", "cxr_hidden_size", "cxr_sequence_length"):
         config.pop(name)
-    timm_config = TimmWrapperConfig.from_dict({"architecture": architecture, "do_pooling": False})
+    pretrained_cfg = {"input_size": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3}
+    timm_config = TimmWrapperConfig.from_dict(
+        {"architecture": architecture, "num_classes": 10, "do_pooling": False, "pretrained_cfg": pretrained_cfg}
+    )
     model = MedTVTForCausalLM(MedTVTConfig(**config, cxr_config=timm_config)).eval()
     inputs = build_inputs(model, SUBSETS)
     model.save_pretrained(tmp_path)
