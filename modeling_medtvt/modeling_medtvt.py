@@ -275,17 +275,14 @@ class MedTVTModel(MedTVTPreTrainedModel):
         for i, (tensor, encode, project) in enumerate(zip(inputs, encoders, projectors)):
             rows = presence[:, i].nonzero().flatten()
             if len(rows):
-                # an index only where it selects: most batches are uniform
-                selected = tensor if len(rows) == len(tensor) else tensor[rows.to(tensor.device)]
+                whole = len(rows) == len(tensor)  # most batches are uniform and need no index
+                selected = tensor if whole else tensor[rows.to(tensor.device)]
                 selected = selected if features[i] is not None else encode(selected)
                 tokens = project(selected.to(project.linear.weight.dtype))
-                whole = len(rows) == len(tensor)
                 embeds[i] = tokens if whole else tokens.new_zeros(shape).index_copy(0, rows.to(tokens.device), tokens)
-        # modalities may come from different devices, and from encoders of different precision
-        like = next((tokens for tokens in embeds if tokens is not None), None)
-        if like is None:
-            given = next(tensor for tensor in inputs if tensor is not None)
-            like = torch.empty(0, dtype=self.ecg_projector.linear.weight.dtype, device=given.device)
+        # modalities may come from different devices, and from parts of different precision
+        found = [tokens for tokens in embeds if tokens is not None]
+        like = found[0] if found else torch.empty(0, device=presence.device, dtype=self.dtype)
         return torch.stack([like.new_zeros(shape) if t is None else t.to(like.device, like.dtype) for t in embeds], 1)
 
     def _merge(
