@@ -172,6 +172,11 @@ class MedTVTEcgFeatureExtractor(FeatureExtractionMixin):
                 f"{name}: lead {', '.join(absent)} is missing and cannot be derived from other leads; found "
                 f"{', '.join(map(str, recording.leads))}; required {', '.join(self.leads)} (limb leads: any two)."
             )
+        for lead, values in signals.items():
+            missing = np.count_nonzero(~np.isfinite(values[:window]))
+            if missing > values[:window].size / 2:
+                # more would be invented than was recorded
+                signals[lead] = np.full_like(values, np.nan)
         spans = {lead: value_range(values[:window]) for lead, values in signals.items()}
         empty = [lead for lead, span in spans.items() if span is None]
         constant = [lead for lead, span in spans.items() if span == 0]

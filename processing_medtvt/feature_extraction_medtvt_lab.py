@@ -181,6 +181,21 @@ def _check_plausible(lab, values, rows, names):
         )
 
 
+def _note_doubtful_units(lab, values, rows, notes):
+    """A value without a unit that is abnormal in the lab's own unit and normal in another may well be in that one."""
+    if lab.reference_low is None:
+        return
+    low, high = lab.reference_low, lab.reference_high
+    for other, factor in lab.units.items():
+        with np.errstate(invalid="ignore"):
+            normal_elsewhere = (
+                (low <= values / factor) & (values / factor <= high) & ~((low <= values) & (values <= high))
+            )
+        for row in np.flatnonzero(rows & normal_elsewhere):
+            notes[row].append(f"lab: {lab.name} {values[row]:g} taken as {lab.unit}; it would be normal in {other}")
+        rows = rows & ~normal_elsewhere
+
+
 def _absent(column):
     if column.dtype != object:
         return np.isnan(column)
@@ -526,6 +541,7 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         """Numbers of one lab in its own unit, NaN where absent, and which of them were given as percentiles."""
         lab = self._definitions[position]
         values, is_percentile = column, np.zeros(len(column), dtype=bool)
+        without_unit = np.ones(len(column), dtype=bool)
         if column.dtype == object:
             values = np.full(len(column), np.nan)
             for row, cell in enumerate(column):
@@ -536,6 +552,7 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
                 values[row] = _to_number(value, where)
                 if unit is None:
                     continue
+                without_unit[row] = False
                 unit_key = normalize_unit(unit)
                 is_percentile[row] = unit_key == "percentile"
                 if not is_percentile[row] and unit_key not in unit_factors:
@@ -549,6 +566,8 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         if infinite.any():
             row = infinite.argmax()
             raise ValueError(f"{names[row]}: {lab.name}: {values[row]} is not a finite number.")
+        if unit_factors:
+            _note_doubtful_units(lab, values, without_unit, notes)
         return values, is_percentile
 
     def _to_percentiles(self, raw, given, names, notes):

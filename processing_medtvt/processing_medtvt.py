@@ -170,7 +170,7 @@ class MedTVTProcessor(ProcessorMixin):
         for modality, value in inputs.items():
             if value is None:
                 continue
-            if isinstance(value, (list, tuple)):
+            if isinstance(value, (list, tuple)) and not (modality == "ecg" and np.ndim(_first(value)) == 1):
                 rows[modality] = list(value)
             elif type(value).__name__ == "DataFrame":
                 rows[modality] = [value.iloc[i] for i in range(len(value))]
@@ -277,7 +277,9 @@ class MedTVTProcessor(ProcessorMixin):
         `{"type": "lab", "lab": ...}` and `{"type": "text", "text": ...}`. Each part becomes its placeholder where it
         stands; with `tokenize=True` its input is processed too. Keys of a part that hold None are ignored.
         """
-        is_batched = isinstance(conversation, (list, tuple)) and isinstance(conversation[0], (list, tuple))
+        if not conversation:
+            raise ValueError("The conversation is empty; it needs at least one message.")
+        is_batched = isinstance(conversation[0], (list, tuple))
         flattened, inputs = [], {modality: [] for modality in MODALITIES}
         for messages in conversation if is_batched else [conversation]:
             found = {}
@@ -293,6 +295,12 @@ class MedTVTProcessor(ProcessorMixin):
             processor_kwargs=processor_kwargs,
             **kwargs,
         )
+
+
+def _first(value):
+    """What tells a list of ECGs from one ECG as nested lists: the latter begins with a row of numbers."""
+    first = value[0] if len(value) else None
+    return first if isinstance(first, (list, tuple, np.ndarray)) else None
 
 
 def _flatten(content, found: dict) -> str:

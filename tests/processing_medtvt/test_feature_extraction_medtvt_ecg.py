@@ -189,6 +189,16 @@ def test_six_dead_leads_are_accepted_and_seven_refused(extractor, value, dead):
         extractor(signal, **MV)
 
 
+def test_a_lead_that_is_mostly_missing_counts_as_not_recorded(extractor):
+    signal = ecg()
+    signal[8, 2000:] = np.nan
+    values, notes = run(extractor, signal, **MV)
+    assert not values[8].any() and "ecg: lead V3 not recorded, set to zero" in notes
+    signal[:, 2000:] = np.nan
+    with pytest.raises(ValueError, match="no finite sample|leads are constant or not recorded"):
+        extractor(signal, **MV)
+
+
 def test_a_lead_is_judged_by_the_part_that_is_used(extractor):
     signal = ecg(20)
     signal[7, :5000], signal[8, :5000] = 0.5, np.nan

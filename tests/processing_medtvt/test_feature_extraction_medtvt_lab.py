@@ -417,3 +417,14 @@ def test_fit_on_real_labevents(tmp_path):
     expected = sodium.rank(method="max") / sodium.count()
     np.testing.assert_allclose(values[:, NAMES.index("Sodium")][sodium.notna()], expected.dropna(), atol=1e-6)
     assert extractor.mean_percentiles["Sodium"] == pytest.approx(expected.mean())
+
+
+@pytest.mark.parametrize(
+    "lab, doubtful",
+    [({"Glucose": 5.5}, "mmol/L"), ({"BUN": "5"}, "mmol/L"), ({"Glucose": (5.5, "mmol/L")}, None), ({"Glucose": 95}, None),
+     ({"Glucose_percentile": 0.5}, None), ({"Potassium": 6.5}, None)],
+)  # fmt: skip
+def test_a_value_that_would_be_normal_in_another_unit_is_reported(lab, doubtful):
+    notes = MedTVTLabFeatureExtractor()(lab, return_alterations=True)["alterations"][0]
+    found = [note for note in notes if "it would be normal in" in note]
+    assert len(found) == (doubtful is not None) and all(doubtful in note for note in found)

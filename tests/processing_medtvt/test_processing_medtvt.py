@@ -84,6 +84,8 @@ def test_kinds_of_the_same_input_agree(processor, files, ecg_array):
         np.testing.assert_allclose(other["pixel_values"], from_files["pixel_values"], atol=1e-6)
         np.testing.assert_allclose(other["lab_values"], from_files["lab_values"], atol=1e-6)
     array = processor(ecg=ecg_array, **META, return_tensors="np")
+    nested = processor(ecg=ecg_array.tolist(), **META, return_tensors="np")
+    assert np.array_equal(nested["ecg_values"], array["ecg_values"])
     np.testing.assert_allclose(array["ecg_values"], from_files["ecg_values"], atol=1e-3)
 
 
@@ -255,6 +257,11 @@ def test_bad_input_gets_one_clear_error(processor, kwargs, error, match):
 def test_bad_conversations(processor, content, match):
     with pytest.raises(ValueError, match=match):
         processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True, return_dict=True)
+
+
+def test_empty_conversation(processor):
+    with pytest.raises(ValueError, match="empty"):
+        processor.apply_chat_template([])
 
 
 def test_tokenizer_without_placeholders_is_refused(tokenizer):
