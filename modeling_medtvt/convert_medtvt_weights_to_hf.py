@@ -41,7 +41,7 @@ logger = logging.get_logger(__name__)
 
 # Bounds the converted tensors held in memory at once
 MAX_SHARD_SIZE = "2GB"
-ADAPTER_FOLDER = "adapter"
+BASE_FOLDER = "base"
 # All linear layers of the language model but its head. Anchored: the ViT has layers of the same names
 LORA_MODULES = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 LORA_TARGETS = re.compile(LORA_MODULES + r"\.weight")
@@ -118,7 +118,7 @@ def read_pickled(path: str | os.PathLike) -> object:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"Checkpoint {path}: no such file.")
+        raise FileNotFoundError(f"Checkpoint {path}: {'a folder, not a file' if path.is_dir() else 'no such file'}.")
     if not zipfile.is_zipfile(path):
         raise ValueError(
             f"Checkpoint {path}: not a complete file of `torch.save` (a zip archive); truncated or something else."
@@ -511,7 +511,8 @@ def convert_checkpoint(
         tokenizer (`str` or `os.PathLike`): Meta's `tokenizer.model` of Llama 3.
         lab_means (`str` or `os.PathLike`): The authors' `labs_means.json`: labs and their mean percentiles.
         output_dir (`str` or `os.PathLike`): Folder to make; it must not exist or be empty.
-        keep_lora (`bool`): Whether LoRA becomes a PEFT adapter, `output_dir/adapter`, instead of being merged.
+        keep_lora (`bool`): Whether `output_dir` becomes a PEFT adapter that names its base, `output_dir/base`, instead
+            of a model with LoRA merged. PEFT keeps the base's absolute path: a folder that moves must be told again.
         require_perception (`bool`): Whether to refuse a PT file, which has no perception layer.
 
     Returns:
@@ -551,12 +552,16 @@ def convert_checkpoint(
     with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as temporary:
         folder = Path(temporary) / output_dir.name
         folder.mkdir()
-        _write_weights(recipes, reference, state_dict, folder)
+        # An adapter's folder holds its base, not the other way round: opened as a model, it must not lack its LoRA
+        base_folder = folder / BASE_FOLDER if keep_lora else folder
+        base_folder.mkdir(exist_ok=True)
+        _write_weights(recipes, reference, state_dict, base_folder)
+        config.save_pretrained(base_folder)
+        build_generation_config(tokenizer).save_pretrained(base_folder)
+        processor.save_pretrained(base_folder)
         if keep_lora:
-            _write_adapter(adapter, rank, state_dict, folder / ADAPTER_FOLDER, output_dir)
-        config.save_pretrained(folder)
-        build_generation_config(tokenizer).save_pretrained(folder)
-        processor.save_pretrained(folder)
+            _write_adapter(adapter, rank, state_dict, folder, output_dir / BASE_FOLDER)
+            processor.save_pretrained(folder)
         folder.replace(output_dir)
     return dropped
 
@@ -589,7 +594,7 @@ def run(arguments: argparse.Namespace):
         print(f"Left out, {reason}: {len(names)} tensors")
         for name in names:
             print(f"  {name}")
-    lora = f"kept in {Path(arguments.out) / ADAPTER_FOLDER}" if arguments.keep_lora else "merged"
+    lora = f"kept as an adapter on {Path(arguments.out) / BASE_FOLDER}" if arguments.keep_lora else "merged"
     print(f"Every other tensor was converted, LoRA {lora}. Written to {arguments.out}")
 
 

@@ -49,7 +49,7 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
 
     Raises:
         FileExistsError: if `output_dir` exists and is not empty.
-        ValueError: if `model_dir` is no MedTVT checkpoint.
+        ValueError: if `model_dir` is no MedTVT checkpoint, or an adapter that is not merged.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
@@ -58,6 +58,11 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
     processor = AutoProcessor.from_pretrained(model_dir, trust_remote_code=False)
     if model.config.model_type != "medtvt":
         raise ValueError(f"{model_dir} holds a model of type {model.config.model_type!r}, not a MedTVT checkpoint.")
+    if (Path(model_dir) / "adapter_config.json").exists():
+        raise ValueError(
+            f"{model_dir} holds an adapter. Merge it first: `AutoPeftModelForCausalLM.from_pretrained(folder)"
+            ".merge_and_unload().save_pretrained(merged)`, and the processor beside it."
+        )
 
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir.parent) as folder:

@@ -147,8 +147,14 @@ class MedTVTModel(MedTVTPreTrainedModel):
 
     @torch.no_grad()
     def _measure_cxr_features(self) -> tuple[int, int]:
-        """Sequence length and width of a backbone whose config does not state them (timm)."""
-        size = self.config.cxr_config.pretrained_cfg["input_size"]
+        """Sequence length and width of a backbone whose config does not state them."""
+        config = self.config.cxr_config
+        if hasattr(config, "pretrained_cfg"):  # timm
+            size = config.pretrained_cfg["input_size"]
+        elif hasattr(config, "image_size"):
+            size = (getattr(config, "num_channels", 3), config.image_size, config.image_size)
+        else:
+            raise ValueError(f"`cxr_config` is of type {config.model_type!r}, which is no image backbone.")
         if self.cxr_encoder.device.type == "meta":
             raise ValueError("`cxr_sequence_length` and `cxr_hidden_size` are missing from this checkpoint's config.")
         return tuple(self._encode_cxr(torch.zeros(1, *size, dtype=self.cxr_encoder.dtype)).shape[1:])
@@ -374,6 +380,10 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = MedTVTModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        # not every decoder calls its embedding `embed_tokens`
+        embeddings = self.model.language_model.get_input_embeddings()
+        name = next(name for name, module in self.model.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:

@@ -21,7 +21,6 @@ MODALITY_NAMES = {"ecg": "ECG", "cxr": "CXR", "lab": "lab result"}
 GENERATE_KEYWORDS = {
     *(name for name in vars(GenerationConfig()) if not name.startswith("_")),
     *("generation_config", "streamer", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"),
-    *("assistant_model", "past_key_values"),
 }
 
 
@@ -132,7 +131,9 @@ class MedicalDiagnosisPipeline(Pipeline):
         except (ValueError, TypeError, OSError, ImportError) as caught:
             where = "" if numbered["index"] is None else f"Item {numbered['index']}: "
             if on_error != "skip":
-                raise type(caught)(f"{where}{caught}") from caught
+                # subclasses such as UnicodeDecodeError cannot be made from a text
+                kinds = (FileNotFoundError, OSError, ImportError, TypeError, ValueError)
+                raise next(kind for kind in kinds if isinstance(caught, kind))(f"{where}{caught}") from caught
             error = f"{where}{caught}"
             features = self._process({"question": " "}, None)
         return {**features, "error": error}
@@ -229,17 +230,24 @@ class MedicalDiagnosisPipeline(Pipeline):
             "reasoning": answer.reasoning,
             "answer": answer.answer,
             "contributions": {m: None if value != value else value for m, value in zip(MODALITIES, contributions)},
-            "warnings": [*model_outputs["warnings"], *self._warnings(answers)],
+            "warnings": [*model_outputs["warnings"], *self._warnings(answers, model_outputs["new_tokens"][0])],
             "generated_text": texts[chosen],
         }
 
-    def _warnings(self, answers) -> list[str]:
+    def _warnings(self, answers, new_tokens) -> list[str]:
         warnings = []
         if self.model.config.stage is None:
             warnings.append("model: the weights are untrained, the answer means nothing")
         unparsed = sum(answer.answer is None for answer in answers)
         if unparsed:
             warnings.append(f"answer: {unparsed} of {len(answers)} generated texts have no <answer> block")
+        config = self.model.generation_config
+        stop_ids = [config.eos_token_id] if isinstance(config.eos_token_id, int) else config.eos_token_id or []
+        cut = (~torch.isin(new_tokens[:, -1], torch.tensor([*stop_ids, self.processor.tokenizer.pad_token_id]))).sum()
+        if cut:
+            warnings.append(
+                f"answer: {cut} of {len(answers)} generated texts were cut at {new_tokens.shape[1]} tokens"
+            )
         unknown = sorted({label for answer in answers for label in answer.unknown})
         if unknown:
             warnings.append(f"answer: {', '.join(map(repr, unknown))} are none of the seven diseases")

@@ -30,6 +30,6 @@ def run(args):
         if path is not None:
             print(f"  {modality}  {path}")
     print(f"  model {args.model}\n")
-    print(format_result(load_pipeline(args.model)(**files, max_new_tokens=128)))
+    print(format_result(load_pipeline(args.model)(**files)))
     if diseases is not None:
         print(f"The example patient was drawn with: {'; '.join(diseases)}.")

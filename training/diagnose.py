@@ -4,7 +4,7 @@
 import json
 import textwrap
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, set_seed
+from transformers import AutoModelForCausalLM, AutoProcessor, set_seed
 
 from modeling_medtvt import DEFAULT_CHECKPOINT, MedicalDiagnosisPipeline
 
@@ -39,10 +39,9 @@ def run(args):
 
 def load_pipeline(folder: str) -> MedicalDiagnosisPipeline:
     """The pipeline on a checkpoint folder, with the installed code even where the folder brings its own."""
-    model_type = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
-    if model_type != "medtvt":
-        raise ValueError(f"{folder} holds a model of type {model_type!r}, not a MedTVT checkpoint.")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False)
+    if model.config.model_type != "medtvt":
+        raise ValueError(f"{folder} holds a model of type {model.config.model_type!r}, not a MedTVT checkpoint.")
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     return MedicalDiagnosisPipeline(model=model, processor=processor, task="medical-diagnosis")
 

@@ -29,6 +29,8 @@ from processing_medtvt import (
 
 
 PLACEHOLDERS = ["<ecg>", "<cxr>", "<lab>"]
+# Room for the evidence and the answer; the authors' limit
+MAX_NEW_TOKENS = 600
 BOS, EOS, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 
 
@@ -183,7 +185,8 @@ def init_from_parts(
     Args:
         output_dir (`str` or `os.PathLike`): Folder to write. It appears only when it is complete.
         text (`str`, *optional*): Decoder LM of transformers, Hub id or folder; a folder may hold one `.gguf` file.
-            Without it, the tokenizer is the tiny one.
+            Its head must be linear, as in Llama, Qwen, Mistral and their like. Without it, a Llama-3.2-1B with random
+            weights comes with the tiny tokenizer.
         cxr (`str`, *optional*): ViT, or a timm backbone's folder (extra `timm`), Hub id or folder.
         ecg (`str` or `os.PathLike`, *optional*): File of ECGFM-KED.
         lab (`str` or `os.PathLike`, *optional*): Lightning checkpoint of Symile.
@@ -222,10 +225,11 @@ def init_from_parts(
         if encoder is not None:
             getattr(model.model, f"{name}_encoder").load_state_dict(encoder.state_dict())
     if text:
-        model.model.language_model.load_state_dict(language_model.base_model.state_dict())
-        model.lm_head.load_state_dict(language_model.get_output_embeddings().state_dict())
+        _copy_text(text, language_model, model)
         model.generation_config = language_model.generation_config
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if model.generation_config.max_new_tokens is None:
+        model.generation_config.max_new_tokens = MAX_NEW_TOKENS
     processor = default_processor(tokenizer, num_modality_tokens)
     processor.image_processor = image_processor
     if tokenizer.chat_template:
@@ -268,9 +272,30 @@ def _load_text(text: str):
     return tokenizer, model
 
 
+@torch.no_grad()
+def _copy_text(text: str, language_model, model: MedTVTForCausalLM):
+    """Copies the decoder, and makes sure that it still says what it said: some scale or cap their logits."""
+    try:
+        model.model.language_model.load_state_dict(language_model.base_model.state_dict())
+        model.lm_head.load_state_dict(language_model.get_output_embeddings().state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"{text}: {language_model.config.model_type!r} does not fit as a backbone. {error}"
+        ) from error
+    ids = torch.arange(3, 11)[None] % language_model.config.vocab_size
+    difference = (model.eval()(ids).logits - language_model.eval()(ids).logits).abs().max().item()
+    if difference > 1e-3:
+        raise ValueError(
+            f"{text}: {language_model.config.model_type!r} does more between its last hidden state and its logits than a "
+            f"linear head (they differ by {difference:.2g}), so it cannot be a backbone. Llama-like decoders can."
+        )
+
+
 def _load_cxr_encoder(cxr: str):
     """The encoder, and an image processor with the size and the statistics that it was trained with."""
     config = AutoConfig.from_pretrained(cxr)
+    if not hasattr(config, "image_size") and config.model_type != "timm_wrapper":
+        raise ValueError(f"{cxr}: {config.model_type!r} is no image backbone; a ViT or a timm backbone is needed.")
     pooler = {"add_pooling_layer": False} if config.model_type == "vit" else {}
     encoder = AutoModel.from_pretrained(cxr, dtype=torch.float32, **pooler)
     if config.model_type == "timm_wrapper":

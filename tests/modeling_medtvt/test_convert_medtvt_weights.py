@@ -11,9 +11,11 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, pipeline
 
+from modeling_medtvt import export_for_hub
 from modeling_medtvt.convert_medtvt_weights_to_hf import convert_checkpoint, main
+from training.diagnose import load_pipeline
 
 from . import parity
 from .parity import make_hollow_state_dict, make_state_dict, save_pt, save_rft
@@ -274,10 +276,10 @@ def test_grouped_query_attention_is_read_off_wk(state_dict, files, tmp_path):
 
 def test_kept_lora_gives_the_same_logits(converted, inputs, expected):
     batch = {"input_ids": inputs["input_ids"], **modalities(inputs)}
-    base = AutoModelForCausalLM.from_pretrained(converted / "lora")
+    base = AutoModelForCausalLM.from_pretrained(converted / "lora" / "base")
     with torch.no_grad():
         unadapted = base(**batch).logits[:, :-1]
-        adapted = PeftModel.from_pretrained(base, converted / "lora" / "adapter")
+        adapted = PeftModel.from_pretrained(base, converted / "lora")
         logits = adapted(**batch).logits[:, :-1]
     assert (unadapted - expected["s3.logits"]).abs().max() > 1
     assert_within_tolerance("s3.logits", logits, expected["s3.logits"])
@@ -289,10 +291,23 @@ def test_kept_lora_gives_the_same_logits(converted, inputs, expected):
 
 
 def test_kept_lora_opens_by_its_own_folder_and_merges(converted, sft_model):
-    adapted = AutoPeftModelForCausalLM.from_pretrained(converted / "lora" / "adapter")
+    adapted = AutoPeftModelForCausalLM.from_pretrained(converted / "lora")
     merged = adapted.merge_and_unload().state_dict()
     for name, tensor in sft_model.state_dict().items():
         torch.testing.assert_close(merged[name], tensor, atol=1e-6, rtol=1e-6)
+
+
+def test_a_folder_with_kept_lora_is_never_opened_without_it(converted, inputs, expected, tmp_path):
+    batch = {"input_ids": inputs["input_ids"], **modalities(inputs)}
+    for model in (
+        AutoModelForCausalLM.from_pretrained(converted / "lora"),
+        pipeline("medical-diagnosis", model=str(converted / "lora")).model,
+        load_pipeline(converted / "lora").model,
+    ):
+        with torch.no_grad():
+            assert_within_tolerance("s3.logits", model(**batch).logits[:, :-1], expected["s3.logits"])
+    with pytest.raises(ValueError, match="holds an adapter. Merge it first"):
+        export_for_hub(converted / "lora", tmp_path / "out")
 
 
 # Processor

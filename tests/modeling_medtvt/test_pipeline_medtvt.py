@@ -54,6 +54,7 @@ def test_keywords_give_one_dict(diagnose, patient):
     assert all(0 < result["contributions"][modality] < 1 for modality in patient)
     assert "ecg: resampled from 500 Hz to 100 Hz" in result["warnings"]
     assert any("untrained" in warning for warning in result["warnings"])
+    assert "answer: 1 of 1 generated texts were cut at 8 tokens" in result["warnings"]
     assert diagnose(patient, max_new_tokens=8) == result
 
 

@@ -6,8 +6,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoProcessor,
+    AutoTokenizer,
+    Dinov2Config,
+    Dinov2Model,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -164,6 +168,59 @@ def test_bad_parts_get_one_line_and_leave_nothing(tmp_path, capsys, part, conten
 
     assert re.search(match, capsys.readouterr().err)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def backbone(model_type, **kwargs):
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    if model_type == "gpt2":
+        size = {"n_embd": 32, "n_layer": 1, "n_head": 4}
+    config = CONFIG_MAPPING[model_type](vocab_size=256, bos_token_id=1, eos_token_id=2, **size, **kwargs)
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize(
+    "model_type, kwargs, refused",
+    [
+        ("qwen3", {"head_dim": 8, "num_key_value_heads": 2}, None),
+        ("mistral", {"num_key_value_heads": 2}, None),
+        ("gpt2", {}, None),
+        ("granite", {"logits_scaling": 8.0}, "more between its last hidden state"),
+        ("phi", {}, "does not fit as a backbone"),
+    ],
+)
+def test_a_backbone_says_what_it_said_or_is_refused(parts, tmp_path, model_type, kwargs, refused):
+    folder, *_ = parts
+    source = backbone(model_type, **kwargs)
+    source.save_pretrained(tmp_path / "text")
+    AutoTokenizer.from_pretrained(folder / "text").save_pretrained(tmp_path / "text")
+    if refused:
+        with pytest.raises(ValueError, match=refused):
+            init_from_parts(tmp_path / "out", tmp_path / "text", ecg=folder / "ked.pt", lab=folder / "symile.ckpt")
+        assert not (tmp_path / "out").exists()
+        return
+    init_from_parts(tmp_path / "out", tmp_path / "text", folder / "cxr", folder / "ked.pt", folder / "symile.ckpt")
+    model = MedTVTForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.randint(3, 200, (2, 8))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits[..., :256], source.eval()(ids).logits)
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == source.config.tie_word_embeddings
+    assert model.generation_config.max_new_tokens == 600
+
+
+def test_other_vits_are_measured_and_no_image_backbone_is_refused(parts, tmp_path):
+    folder, *_ = parts
+    torch.manual_seed(0)
+    config = Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14)
+    Dinov2Model(config).save_pretrained(tmp_path / "dino")
+    ViTImageProcessorPil().save_pretrained(tmp_path / "dino")
+    out = init_from_parts(
+        tmp_path / "out", folder / "text", tmp_path / "dino", folder / "ked.pt", folder / "symile.ckpt"
+    )
+    model = MedTVTForCausalLM.from_pretrained(out)
+    assert (model.config.cxr_sequence_length, model.config.cxr_hidden_size) == (17, 32)
+    with pytest.raises(ValueError, match="'llama' is no image backbone"):
+        init_from_parts(tmp_path / "bad", cxr=folder / "text")
 
 
 def test_tiny_takes_no_parts(tmp_path, capsys):
