@@ -115,11 +115,24 @@ class MedTVTPreTrainedModel(PreTrainedModel):
                 init.constant_(module.gate.bias, GATE_BIAS_AT_START)
                 init.zeros_(module.absent_embeds)
 
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers. A perception layer that the checkpoint lacks is fitted to the checkpoint's projectors."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        if any(name.endswith("perception.layer_norm.weight") for name in info["missing_keys"]):
+            getattr(model, "model", model).calibrate_perception()
+        return (model, info) if output_loading_info else model
+
     def save_pretrained(self, save_directory, save_original_format: bool = False, **kwargs):
         """
         As in transformers, but weights keep their run-time names by default: a `Trainer` that resumes reads them with
-        `load_state_dict`, which knows nothing of the old names that transformers gives a ViT on disk.
+        `load_state_dict`, which knows nothing of the old names that transformers gives a ViT on disk. The folder is plain:
+        a config that came from an exported folder does not go on naming code that is not saved here.
         """
+        names = ["custom_pipelines"] if self._auto_class else ["custom_pipelines", "auto_map"]
+        for name in names:
+            if hasattr(self.config, name):
+                delattr(self.config, name)
         return super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
 
 
@@ -145,19 +158,46 @@ class MedTVTModel(MedTVTPreTrainedModel):
         self.post_init()
         self.train(self.training)
 
+    def _cxr_input_size(self) -> tuple[int, int, int]:
+        config = self.config.cxr_config
+        if hasattr(config, "pretrained_cfg"):  # timm
+            return tuple(config.pretrained_cfg["input_size"])
+        if hasattr(config, "image_size"):
+            return getattr(config, "num_channels", 3), config.image_size, config.image_size
+        raise ValueError(f"`cxr_config` is of type {config.model_type!r}, which is no image backbone.")
+
     @torch.no_grad()
     def _measure_cxr_features(self) -> tuple[int, int]:
         """Sequence length and width of a backbone whose config does not state them."""
-        config = self.config.cxr_config
-        if hasattr(config, "pretrained_cfg"):  # timm
-            size = config.pretrained_cfg["input_size"]
-        elif hasattr(config, "image_size"):
-            size = (getattr(config, "num_channels", 3), config.image_size, config.image_size)
-        else:
-            raise ValueError(f"`cxr_config` is of type {config.model_type!r}, which is no image backbone.")
+        size = self._cxr_input_size()
         if self.cxr_encoder.device.type == "meta":
             raise ValueError("`cxr_sequence_length` and `cxr_hidden_size` are missing from this checkpoint's config.")
         return tuple(self._encode_cxr(torch.zeros(1, *size, dtype=self.cxr_encoder.dtype)).shape[1:])
+
+    @torch.no_grad()
+    def calibrate_perception(self, **modality_inputs: torch.Tensor):
+        """
+        Sets the layer norm of a fresh perception layer to the scale of what the projectors put out, so that SFT begins
+        where PT ended.
+
+        Args:
+            **modality_inputs (`torch.Tensor`): As for [`~MedTVTModel.get_modality_embeds`], patients with all three
+                modalities. Without any, the scale is measured on noise.
+        """
+        weight = self.perception.layer_norm.weight
+        if weight.is_meta or not weight.numel():  # offloaded or partitioned: not here to be set
+            return
+        if not modality_inputs:
+            generator = torch.Generator().manual_seed(0)
+            num_labs = self.config.lab_config.num_labs
+            modality_inputs = {
+                "ecg_values": torch.randn(4, self.config.ecg_config.num_leads, 1000, generator=generator) / 5,
+                "pixel_values": torch.randn(4, *self._cxr_input_size(), generator=generator),
+                "lab_values": torch.cat([torch.rand(4, num_labs, generator=generator), torch.ones(4, num_labs)], 1),
+            }
+            modality_inputs = {name: tensor.to(weight.device) for name, tensor in modality_inputs.items()}
+        embeds, presence = self._project_modalities(**modality_inputs)
+        weight.fill_(embeds[presence.to(embeds.device)].float().pow(2).mean().sqrt())
 
     def train(self, mode: bool = True):
         """
@@ -245,6 +285,25 @@ class MedTVTModel(MedTVTPreTrainedModel):
                 (batch, 3, 224, 224) and (batch, 100). Rows without the placeholder are ignored.
             ecg_features, cxr_features, lab_features (`torch.Tensor`, *optional*): The encoders' outputs, in their place.
         """
+        embeds, presence = self._project_modalities(
+            input_ids, ecg_values, pixel_values, lab_values, ecg_features, cxr_features, lab_features
+        )
+        gates = None
+        if self.perception is not None:
+            embeds, gates = self.perception(embeds, presence.to(embeds.device))
+        return MedTVTModalityOutput(embeds=embeds, gates=gates, presence=presence)
+
+    def _project_modalities(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        ecg_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        lab_values: torch.Tensor | None = None,
+        ecg_features: torch.Tensor | None = None,
+        cxr_features: torch.Tensor | None = None,
+        lab_features: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, 3, k, d) embeddings before the perception layer, and (batch, 3) presence."""
         values, features = (ecg_values, pixel_values, lab_values), (ecg_features, cxr_features, lab_features)
         inputs = [value if feature is None else feature for value, feature in zip(values, features)]
         for i, (value, feature) in enumerate(zip(values, features)):
@@ -260,6 +319,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
                     f"`{name}` has {len(tensor)} rows for a batch of {batch_size}: modality tensors have one row a "
                     "sample, whatever stands where a sample lacks the modality."
                 )
+        self._check_features(features)
         is_given = [tensor is not None for tensor in inputs]
         if input_ids is None:
             presence = torch.tensor(is_given).expand(batch_size, 3)
@@ -269,10 +329,21 @@ class MedTVTModel(MedTVTPreTrainedModel):
         encoders = (self.get_ecg_features, self.get_cxr_features, self.get_lab_features)
         projectors = (self.ecg_projector, self.cxr_projector, self.lab_projector)
         embeds = self._project_rows(inputs, features, encoders, projectors, presence)
-        gates = None
-        if self.perception is not None:
-            embeds, gates = self.perception(embeds, presence.to(embeds.device))
-        return MedTVTModalityOutput(embeds=embeds, gates=gates, presence=presence)
+        return embeds, presence
+
+    def _check_features(self, features):
+        expected = (
+            (None, self.config.ecg_config.hidden_size),
+            (self.config.cxr_sequence_length, self.config.cxr_hidden_size),
+            (1, self.config.lab_config.hidden_size),
+        )
+        for name, tensor, (length, size) in zip(FEATURE_INPUT_NAMES, features, expected):
+            if tensor is None:
+                continue
+            if tensor.ndim != 3 or tensor.shape[2] != size or length not in (None, tensor.shape[1]):
+                raise ValueError(
+                    f"`{name}` must be (batch, {length or 'time steps'}, {size}), got {tuple(tensor.shape)}."
+                )
 
     def _project_rows(self, inputs, features, encoders, projectors, presence) -> torch.Tensor:
         """(batch, 3, k, d): each modality's projected embeddings, zero in rows that lack it."""
@@ -352,6 +423,9 @@ class MedTVTModel(MedTVTPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if modality_embeds is not None:
+            expected = (len(input_ids), 3, self.config.num_modality_tokens, inputs_embeds.shape[-1])
+            if tuple(modality_embeds.shape) != expected:
+                raise ValueError(f"`modality_embeds` must be {expected}, got {tuple(modality_embeds.shape)}.")
             modality_embeds = modality_embeds.to(inputs_embeds.device, inputs_embeds.dtype)
             inputs_embeds = self._merge(input_ids.to(inputs_embeds.device), inputs_embeds, modality_embeds)
 
@@ -480,6 +554,11 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
                 raise ValueError(
                     "`prefill_chunk_size` cannot be used with modality inputs: a chunk would see only part of the "
                     "placeholders. Leave it out; a prompt of this model is short."
+                )
+            if kwargs.get("assistant_model") is not None:
+                raise ValueError(
+                    "`assistant_model` cannot be used with modality inputs: transformers does not pass them on to it. "
+                    "`prompt_lookup_num_tokens` works."
                 )
         if modality_inputs:
             if input_ids is None:

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """`pipeline("medical-diagnosis")`. For research only: not a medical device, not for the care of patients."""
 
+import copy
 import difflib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 from transformers import GenerationConfig, Pipeline
+from transformers.dynamic_module_utils import custom_object_save
 
 from .answers_medtvt import DISEASES, parse_answer
 
@@ -19,9 +24,26 @@ INPUT_KEYS = (*MODALITIES, "question", "sampling_rate", "leads", "unit")
 ROW_KEYS = ("id", "subject_id", "stage", "modalities", "prompt", "completion", "diseases")
 MODALITY_NAMES = {"ecg": "ECG", "cxr": "CXR", "lab": "lab result"}
 GENERATE_KEYWORDS = {
-    *(name for name in vars(GenerationConfig()) if not name.startswith("_")),
+    *(
+        name
+        for name in vars(GenerationConfig())
+        if not name.startswith(("_", "output_", "return_dict", "transformers_"))
+    ),
     *("generation_config", "streamer", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"),
 }
+
+
+class NumberedPatients(Dataset):
+    """Patients of a dataset with their numbers, which errors name."""
+
+    def __init__(self, patients):
+        self.patients = patients
+
+    def __len__(self):
+        return len(self.patients)
+
+    def __getitem__(self, index):
+        return {"index": index, "item": self.patients[index]}
 
 
 class MedicalDiagnosisPipeline(Pipeline):
@@ -47,10 +69,10 @@ class MedicalDiagnosisPipeline(Pipeline):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.model.config.model_type != "medtvt":
+        if self.model.config.model_type != "medtvt" or not self.model.can_generate():
             raise ValueError(
-                f"This pipeline runs MedTVT checkpoints, but {self.model.config.name_or_path or 'the model'!r} is of type "
-                f"{self.model.config.model_type!r}."
+                f"This pipeline runs a MedTVTForCausalLM, but {self.model.config.name_or_path or 'the model'!r} is a "
+                f"{type(self.model).__name__} of type {self.model.config.model_type!r}."
             )
         if not hasattr(self.processor, "ecg_feature_extractor"):
             raise ValueError(
@@ -62,6 +84,9 @@ class MedicalDiagnosisPipeline(Pipeline):
                 f"The processor writes {self.processor.num_modality_tokens} placeholder tokens a modality, the model takes "
                 f"{self.model.config.num_modality_tokens}: `num_modality_tokens` must agree."
             )
+        # a batch is padded on the left, whatever side the processor pads on for training
+        self.tokenizer = copy.copy(self.processor.tokenizer)
+        self.tokenizer.padding_side = "left"
 
     def _sanitize_parameters(self, question=None, on_error=None, num_samples=None, **generate_kwargs):
         unknown = sorted(set(generate_kwargs) - GENERATE_KEYWORDS)
@@ -76,10 +101,8 @@ class MedicalDiagnosisPipeline(Pipeline):
         if on_error not in (None, "raise", "skip"):
             raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}.")
         if num_samples is not None:
-            if num_samples < 1:
-                raise ValueError(f"`num_samples` must be at least 1, got {num_samples}.")
-            if num_samples > 1 and generate_kwargs.get("do_sample") is False:
-                raise ValueError("`num_samples` > 1 draws answers, which contradicts `do_sample=False`.")
+            if not isinstance(num_samples, int) or num_samples < 1:
+                raise ValueError(f"`num_samples` must be a whole number of at least 1, got {num_samples!r}.")
             generate_kwargs["num_samples"] = num_samples
         preprocess_kwargs = {"question": question, "on_error": on_error}
         return {k: v for k, v in preprocess_kwargs.items() if v is not None}, generate_kwargs, {}
@@ -112,17 +135,19 @@ class MedicalDiagnosisPipeline(Pipeline):
             )
         if inputs is None or isinstance(inputs, Mapping):
             return super().__call__({"index": None, "item": item if inputs is None else inputs}, **kwargs)
-        if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
+        is_dataset = hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__")
+        if isinstance(inputs, (str, bytes)) or not (is_dataset or isinstance(inputs, Iterable)):
             raise TypeError(
                 f"`inputs` must be a dict with the keys {', '.join(INPUT_KEYS[:4])}, or a list, generator or dataset of "
                 f"such dicts, got {type(inputs).__name__}."
             )
-        numbered = ({"index": i, "item": item} for i, item in enumerate(inputs))
         if isinstance(inputs, (list, tuple)):
             if not inputs:
                 raise ValueError("`inputs` is an empty list; pass at least one patient.")
-            return super().__call__(list(numbered), **kwargs)
-        return super().__call__(numbered, **kwargs)
+            return super().__call__([{"index": i, "item": item} for i, item in enumerate(inputs)], **kwargs)
+        if is_dataset:
+            return super().__call__(NumberedPatients(inputs), **kwargs)
+        return super().__call__(({"index": i, "item": item} for i, item in enumerate(inputs)), **kwargs)
 
     def preprocess(self, numbered, question=None, on_error="raise"):
         error = None
@@ -149,7 +174,10 @@ class MedicalDiagnosisPipeline(Pipeline):
                 f"Unknown key(s) {', '.join(map(repr, sorted(unknown)))}; accepted are {', '.join(INPUT_KEYS)}."
             )
         given = {modality: item[modality] for modality in MODALITIES if item.get(modality) is not None}
-        text = self._prompt(list(given), item.get("question") or question)
+        asked = item.get("question") or question
+        if not isinstance(asked, str | None):
+            raise TypeError(f"`question` must be a string, got {type(asked).__name__}.")
+        text = self._prompt(list(given), asked)
         prompt = self.processor.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
         meta = {key: item[key] for key in ("sampling_rate", "leads", "unit") if item.get(key) is not None}
         bos = self.processor.tokenizer.bos_token
@@ -191,11 +219,17 @@ class MedicalDiagnosisPipeline(Pipeline):
         input_ids, attention_mask = model_inputs["input_ids"], model_inputs["attention_mask"]
         modalities = self.model.get_modality_embeds(input_ids, **{name: model_inputs[name] for name in TENSOR_NAMES})
         if num_samples > 1:
-            generate_kwargs = {**generate_kwargs, "do_sample": True, "num_return_sequences": num_samples}
+            if generate_kwargs.get("do_sample") is False:
+                raise ValueError("`num_samples` > 1 draws answers, which contradicts `do_sample=False`.")
+            generate_kwargs = {**generate_kwargs, "do_sample": True}
+        if generate_kwargs.get("stop_strings"):
+            generate_kwargs = {**generate_kwargs, "tokenizer": self.tokenizer}
         generated = self.model.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
             modality_embeds=modalities.embeds,
+            num_return_sequences=num_samples,
+            return_dict_in_generate=False,
             **generate_kwargs,
         )
         new_tokens = generated[:, input_ids.shape[1] :].unflatten(0, (len(input_ids), num_samples))
@@ -254,9 +288,16 @@ class MedicalDiagnosisPipeline(Pipeline):
         return warnings
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Saves model and processor to a folder that the pipeline opens again."""
+        """Saves model and processor to a folder that the pipeline opens again, with its code where that was remote."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+        if self.model._auto_class is not None:
+            custom_object_save(self, save_directory)
+            config_file = Path(save_directory) / "config.json"
+            impl = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
+            custom = {"medical-diagnosis": {"impl": impl, "pt": ["AutoModelForCausalLM"], "type": "multimodal"}}
+            config = {**json.loads(config_file.read_text()), "custom_pipelines": custom}
+            config_file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 __all__ = ["MedicalDiagnosisPipeline"]

@@ -134,7 +134,7 @@ class MedTVTProcessor(ProcessorMixin):
         rows = self._align(texts, {"ecg": ecg, "cxr": cxr, "lab": lab}, single=isinstance(text, str))
         merged = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
 
-        if texts is None and not rows:
+        if (texts is None and not rows) or texts == []:
             raise ValueError("Nothing to process: pass at least one of `text`, `ecg`, `cxr` and `lab`.")
         num_samples = len(texts) if texts is not None else len(next(iter(rows.values())))
         data, alterations = {}, [[] for _ in range(num_samples)]
@@ -232,6 +232,11 @@ class MedTVTProcessor(ProcessorMixin):
                         f"Truncation to {text_kwargs.get('max_length')} tokens cuts off the <{modality}> placeholder of "
                         f"prompt {i}; raise `max_length` or shorten the text."
                     )
+            if text_kwargs.get("truncation") and "</answer>" in text and "</answer>" not in self.tokenizer.decode(ids):
+                raise ValueError(
+                    f"Truncation to {text_kwargs.get('max_length')} tokens cuts off the answer block of prompt {i}; raise "
+                    "`max_length`, or leave the sample out."
+                )
         if return_offsets:
             encoded["text_replacement_offsets"] = offsets
         return encoded
@@ -277,8 +282,8 @@ class MedTVTProcessor(ProcessorMixin):
         `{"type": "lab", "lab": ...}` and `{"type": "text", "text": ...}`. Each part becomes its placeholder where it
         stands; with `tokenize=True` its input is processed too. Keys of a part that hold None are ignored.
         """
-        if not conversation:
-            raise ValueError("The conversation is empty; it needs at least one message.")
+        if isinstance(conversation, str) or not conversation:
+            raise ValueError(f"A conversation is a list of messages, at least one; got {conversation!r}.")
         is_batched = isinstance(conversation[0], (list, tuple))
         flattened, inputs = [], {modality: [] for modality in MODALITIES}
         for messages in conversation if is_batched else [conversation]:

@@ -4,6 +4,7 @@
 import json
 import textwrap
 
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoProcessor, set_seed
 
 from modeling_medtvt import DEFAULT_CHECKPOINT, MedicalDiagnosisPipeline
@@ -39,10 +40,13 @@ def run(args):
 
 def load_pipeline(folder: str) -> MedicalDiagnosisPipeline:
     """The pipeline on a checkpoint folder, with the installed code even where the folder brings its own."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder} does not open as a MedTVT checkpoint. {error}") from error
     if model.config.model_type != "medtvt":
         raise ValueError(f"{folder} holds a model of type {model.config.model_type!r}, not a MedTVT checkpoint.")
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     return MedicalDiagnosisPipeline(model=model, processor=processor, task="medical-diagnosis")
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
 from modeling_medtvt import MedTVTForCausalLM, export_for_hub
 
@@ -36,6 +36,9 @@ for auto in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMult
 assert type(AutoModel.from_pretrained(folder, **kwargs)).__name__ == "MedTVTModel"
 diagnose = pipeline("medical-diagnosis", model=folder, **kwargs)
 result = diagnose(lab={{"Creatinine": 4.0}}, max_new_tokens=4)
+diagnose.save_pretrained("again")
+again = pipeline("medical-diagnosis", model="again", **kwargs)
+assert again(lab={{"Creatinine": 4.0}}, max_new_tokens=4) == result
 assert len(result["diseases"]) == 7 and result["contributions"]["lab"] is not None
 ours = [name for name in sys.modules if name.split(".")[0] in ("modeling_medtvt", "processing_medtvt", "training")]
 assert bool(ours) == {installed}, ours
@@ -55,8 +58,6 @@ def run(code, tmp_path, without_package):
 
 @pytest.fixture(scope="module")
 def expected(checkpoint, tmp_path_factory):
-    from transformers import AutoProcessor
-
     processor = AutoProcessor.from_pretrained(checkpoint)
     features = processor(text="Labs <lab>?", lab={"Creatinine": 4.0}, return_tensors="pt")
     path = tmp_path_factory.mktemp("expected") / "logits.pt"
@@ -91,6 +92,15 @@ def test_exported_folder_holds_no_machine_paths_and_exports_again(checkpoint, tm
         text = file.read_text()
         assert str(checkpoint) not in text and str(tmp_path) not in text and os.path.expanduser("~") not in text, file
     assert json.loads((first / "config.json").read_text()) == json.loads((second / "config.json").read_text())
+
+
+def test_what_is_saved_of_an_exported_folder_is_plain(checkpoint, tmp_path):
+    folder = export_for_hub(checkpoint, tmp_path / "exported")
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "plain")
+    AutoProcessor.from_pretrained(folder).save_pretrained(tmp_path / "plain")
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert "auto_map" not in config and "custom_pipelines" not in config
+    assert pipeline("medical-diagnosis", model=str(tmp_path / "plain"))(question="?", max_new_tokens=2)
 
 
 def test_export_refuses_to_overwrite_and_leaves_nothing_behind(checkpoint, tmp_path):

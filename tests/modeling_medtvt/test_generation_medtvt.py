@@ -137,6 +137,8 @@ def test_what_cannot_carry_modalities_is_refused(model):
     inputs = build_inputs(model, [ALL])
     with pytest.raises(ValueError, match="prefill_chunk_size"):
         generate(model, inputs, prefill_chunk_size=4)
+    with pytest.raises(ValueError, match="assistant_model"):
+        generate(model, inputs, assistant_model=model)
     with pytest.raises(ValueError, match="token ids only"):
         model.generate_batch(inputs["input_ids"].tolist())
     with pytest.raises(ValueError, match="token ids only"):

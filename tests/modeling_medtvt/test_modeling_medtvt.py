@@ -16,6 +16,7 @@ from modeling_medtvt import (
     MedTVTLabConfig,
     MedTVTLabEncoder,
 )
+from training.initialize import tiny_config
 
 from ..conftest import SUBSETS, build_inputs, build_model
 
@@ -179,6 +180,14 @@ def test_presence_without_ids_is_what_was_passed(model):
         (lambda m, i: i.update(lab_values=i["lab_values"][:, :50]), r"\(batch, 100\).*got \(2, 50\)"),
         (lambda m, i: i.update(pixel_values=i["pixel_values"][:, 0]), r"got \(2, 224, 224\)"),
         (lambda m, i: i.update(inputs_embeds=torch.zeros(2, 9, 64)), "exactly one of"),
+        (
+            lambda m, i: [i.pop("lab_values"), i.update(lab_features=torch.zeros(2, 2, 64))],
+            r"`lab_features` must be \(batch, 1, 64\), got \(2, 2, 64\)",
+        ),
+        (
+            lambda m, i: [[i.pop(name) for name in RAW], i.update(modality_embeds=torch.zeros(7, 3, 1, 64))],
+            r"`modality_embeds` must be \(2, 3, 1, 64\), got \(7, 3, 1, 64\)",
+        ),
         (lambda m, i: i.update(inputs_embeds=torch.zeros(2, 9, 64), input_ids=None), "need `input_ids`"),
     ],
 )
@@ -240,22 +249,31 @@ def test_cyclic_attention_rounds(model_k3):
 
 
 @torch.no_grad()
-def test_fresh_perception_layer_starts_near_the_identity(tokenizer, tmp_path):
-    """SFT begins where PT ended: a PT folder (no perception layer) opened with a fresh one."""
+@pytest.mark.parametrize("scale", [1, 20, 200])
+def test_fresh_perception_layer_starts_near_the_identity(tokenizer, tmp_path, scale):
+    """SFT begins where PT ended, however much PT has scaled the projectors."""
     torch.manual_seed(0)
-    from training.initialize import tiny_config
-
     before = MedTVTForCausalLM(tiny_config(tokenizer, use_perception=False)).eval()
+    for projector in (before.model.ecg_projector, before.model.cxr_projector, before.model.lab_projector):
+        projector.linear.weight.mul_(scale)
     before.save_pretrained(tmp_path)
     after = MedTVTForCausalLM.from_pretrained(tmp_path, use_perception=True)
     inputs = build_inputs(before, [ALL] * 4)
     raw = {name: inputs[name] for name in RAW}
     flat, perceived = (m.get_modality_embeds(**raw).embeds.flatten(0, 2) for m in (before, after))
-    similarity = torch.nn.functional.cosine_similarity(flat, perceived, dim=-1)
     # what is left is the mean that the norm takes away; it shrinks with the width, here 64
-    assert similarity.min() > 0.9
-    ratio = perceived.norm(dim=-1) / flat.norm(dim=-1)
-    assert 0.5 < ratio.min() and ratio.max() < 2
+    assert torch.nn.functional.cosine_similarity(flat, perceived, dim=-1).min() > 0.9
+    assert perceived.norm() / flat.norm() == pytest.approx(1, abs=0.2)
+
+
+@torch.no_grad()
+def test_perception_is_calibrated_on_patients_too(tokenizer):
+    model = build_model(tokenizer)
+    inputs = build_inputs(model, [ALL] * 4)
+    model.model.calibrate_perception(**{name: inputs[name] for name in RAW})
+    weight = model.model.perception.layer_norm.weight
+    flat = model.model._project_modalities(**{name: inputs[name] for name in RAW})[0]
+    assert_close(weight, flat.pow(2).mean().sqrt().expand_as(weight))
 
 
 # Frozen encoders

@@ -5,7 +5,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, TextStreamer, pipeline
+from transformers import AutoProcessor, GenerationConfig, LlamaConfig, LlamaForCausalLM, TextStreamer, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline, MedTVTForCausalLM, parse_answer
 from training.initialize import init_tiny, tiny_tokenizer
@@ -59,13 +60,15 @@ def test_keywords_give_one_dict(diagnose, patient):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-@pytest.mark.parametrize("kind", ["list", "generator", "dataset"])
+@pytest.mark.parametrize("kind", ["list", "generator", "dataset", "torch dataset"])
 def test_batches_of_mixed_modalities_equal_singles(diagnose, patient, batch_size, kind):
     patients = [
         {m: patient[m] for m in subset} | {"question": f"What is it{'?' * i}"} for i, subset in enumerate(SUBSETS)
     ]
     singles = [diagnose(item, max_new_tokens=6) for item in patients]
-    if kind == "dataset":
+    if kind == "torch dataset":
+        inputs = KeyDataset([{"patient": item} for item in patients], "patient")
+    elif kind == "dataset":
         columns = ("ecg", "cxr", "lab", "question")
         inputs = datasets.Dataset.from_dict(
             {"id": range(8), **{c: [item.get(c) for item in patients] for c in columns}}
@@ -177,6 +180,24 @@ def test_sampled_answers_follow_the_seed(diagnose, patient):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_batches_are_padded_on_the_left_whatever_the_tokenizer_says(checkpoint, diagnose):
+    questions = [{"question": "What is it?"}, {"question": "What is it, and why is it not something else?"}]
+    right = AutoProcessor.from_pretrained(checkpoint)
+    right.tokenizer.padding_side = "right"
+    padded = pipeline("medical-diagnosis", model=diagnose.model, processor=right)
+    assert padded(questions, batch_size=2, max_new_tokens=8) == [diagnose(q, max_new_tokens=8) for q in questions]
+    assert right.tokenizer.padding_side == "right"
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"generation_config": GenerationConfig(max_new_tokens=3, num_return_sequences=2, do_sample=True)},
+     {"stop_strings": ["zzz"], "max_new_tokens": 3}, {"num_beams": 2, "max_new_tokens": 3}],
+)  # fmt: skip
+def test_generation_keywords_are_forwarded(diagnose, kwargs):
+    assert set(diagnose(question="What is it?", **kwargs)) == KEYS
+
+
 def test_save_pretrained_saves_the_processor_too(diagnose, patient, tmp_path):
     diagnose.save_pretrained(tmp_path)
     again = pipeline("medical-diagnosis", model=str(tmp_path))
@@ -202,6 +223,9 @@ def test_default_checkpoint():
         ({"lab": {"Sodium": 140}, "image": "x"}, TypeError, "image"),
         ({"lab": {"Sodium": 140}, "num_return_sequences": 2}, TypeError, "num_samples"),
         ({"lab": {"Sodium": 140}, "num_samples": 0}, ValueError, "at least 1"),
+        ({"lab": {"Sodium": 140}, "num_samples": "3"}, ValueError, "whole number"),
+        ({"lab": {"Sodium": 140}, "return_dict_in_generate": True}, TypeError, "return_dict_in_generate"),
+        ({"inputs": {"lab": {"Sodium": 140}, "question": ["a"]}}, TypeError, "`question` must be a string"),
         ({"lab": {"Sodium": 140}, "num_samples": 2, "do_sample": False}, ValueError, "contradicts"),
         ({"lab": {"Sodium": 140}, "on_error": "ignore"}, ValueError, "'raise' or 'skip'"),
         ({"question": "Here <ecg>?"}, ValueError, "no `ecg` input"),
@@ -224,11 +248,11 @@ def test_bad_input_gets_one_clear_error(diagnose, patient, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_one_bad_item_is_named_or_skipped(diagnose, patient, batch_size):
-    patients = [patient, {"lab": {"Natrium": 1}}, {"cxr": patient["cxr"]}, {"ecg": "nowhere"}]
+    patients = [patient, {"lab": {"Natrium": 1}}, {"cxr": patient["cxr"]}, {"ecg": "nowhere"}, {"question": 3}]
     with pytest.raises(ValueError, match="Item 1: .*Natrium"):
         diagnose(patients, batch_size=batch_size, max_new_tokens=2)
     results = diagnose(patients, batch_size=batch_size, max_new_tokens=2, on_error="skip")
-    assert [set(result) == KEYS for result in results] == [True, False, True, False]
+    assert [set(result) == KEYS for result in results] == [True, False, True, False, False]
     assert "Item 1" in results[1]["error"] and "Natrium" in results[1]["error"] and "nowhere" in results[3]["error"]
 
 

@@ -236,6 +236,7 @@ def test_keywords(processor, files):
         ({"text": "a", "padd": True}, TypeError, "padd"),
         ({"text": "a", "images": 1}, ValueError, "as `cxr`, not as `images`"),
         ({}, ValueError, "Nothing to process"),
+        ({"text": []}, ValueError, "Nothing to process"),
         ({"text": "<ecg>", "ecg": np.zeros((12, 5000))}, ValueError, "sampling_rate"),
         ({"text": "<lab>", "lab": {"Creatinin": 1}}, ValueError, "Creatinine"),
         ({"text": "<cxr>", "cxr": "missing.png"}, FileNotFoundError, "missing.png"),
@@ -259,9 +260,17 @@ def test_bad_conversations(processor, content, match):
         processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True, return_dict=True)
 
 
-def test_empty_conversation(processor):
-    with pytest.raises(ValueError, match="empty"):
-        processor.apply_chat_template([])
+@pytest.mark.parametrize("conversation", [[], "hello"])
+def test_what_is_no_conversation(processor, conversation):
+    with pytest.raises(ValueError, match="list of messages"):
+        processor.apply_chat_template(conversation)
+
+
+def test_truncation_never_takes_the_answer_in_silence(processor):
+    text = "<lab>? <think>potassium is raised</think><answer>Sepsis</answer>"
+    full = processor(text=text, lab=LAB)
+    with pytest.raises(ValueError, match="cuts off the answer block"):
+        processor(text=text, lab=LAB, truncation=True, max_length=len(full["input_ids"][0]) - 3)
 
 
 def test_tokenizer_without_placeholders_is_refused(tokenizer):
