@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -35,6 +34,7 @@ from .convert_medtvt_tokenizer import (
     convert_tokenizer,
 )
 from .modeling_medtvt import MedTVTForCausalLM
+from .output_folder import check_new_folder, new_folder
 
 
 logger = logging.get_logger(__name__)
@@ -524,9 +524,7 @@ def convert_checkpoint(
         FileExistsError: `output_dir` is a file or holds something.
         ImportError: `keep_lora` without PEFT.
     """
-    output_dir = Path(output_dir).absolute()
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(f"Output folder {output_dir}: exists and is not empty. Name a new or an empty folder.")
+    check_new_folder(output_dir)
     if keep_lora and not is_peft_available():
         raise ImportError("Keeping LoRA as an adapter needs PEFT: pip install peft. Without it, LoRA can be merged.")
     params = read_params(params)
@@ -548,10 +546,7 @@ def convert_checkpoint(
     dropped = _check_recipes({**recipes, **adapter}, {**shapes, **adapter_shapes}, state_dict)
     _warn_of_duplicates(state_dict)
 
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as temporary:
-        folder = Path(temporary) / output_dir.name
-        folder.mkdir()
+    with new_folder(output_dir) as folder:
         # An adapter's folder holds its base, not the other way round: opened as a model, it must not lack its LoRA
         base_folder = folder / BASE_FOLDER if keep_lora else folder
         base_folder.mkdir(exist_ok=True)
@@ -560,9 +555,8 @@ def convert_checkpoint(
         build_generation_config(tokenizer).save_pretrained(base_folder)
         processor.save_pretrained(base_folder)
         if keep_lora:
-            _write_adapter(adapter, rank, state_dict, folder, output_dir / BASE_FOLDER)
+            _write_adapter(adapter, rank, state_dict, folder, Path(output_dir).absolute() / BASE_FOLDER)
             processor.save_pretrained(folder)
-        folder.replace(output_dir)
     return dropped
 
 

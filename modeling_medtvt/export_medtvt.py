@@ -5,11 +5,11 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoProcessor
 
+from .output_folder import check_new_folder, new_folder
 from .pipeline_medtvt import MedicalDiagnosisPipeline
 
 
@@ -51,9 +51,7 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
         FileExistsError: if `output_dir` exists and is not empty.
         ValueError: if `model_dir` is no MedTVT checkpoint, or an adapter that is not merged.
     """
-    output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(f"{output_dir} exists and is not an empty folder; choose another name or remove it.")
+    check_new_folder(output_dir)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto", trust_remote_code=False)
     processor = AutoProcessor.from_pretrained(model_dir, trust_remote_code=False)
     if model.config.model_type != "medtvt":
@@ -64,17 +62,15 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
             ".merge_and_unload().save_pretrained(merged)`, and the processor beside it."
         )
 
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent) as folder:
-        complete = Path(folder) / "checkpoint"
-        model.save_pretrained(complete)
-        processor.save_pretrained(complete)
+    with new_folder(output_dir) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
         for module in (sys.modules[type(model).__module__], sys.modules[type(processor).__module__]):
             for file in sorted(Path(module.__file__).parent.glob("*.py")):
                 if file.name.startswith(CODE_PREFIXES):
-                    shutil.copy(file, complete)
-        _update_json(complete / "config.json", auto_map=MODEL_AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
-        processor_file = complete / "processor_config.json"
+                    shutil.copy(file, folder)
+        _update_json(folder / "config.json", auto_map=MODEL_AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
+        processor_file = folder / "processor_config.json"
         image_processor = json.loads(processor_file.read_text())["image_processor"]
         if image_processor["image_processor_type"].startswith("MedTVT"):
             image_processor["auto_map"] = {"AutoImageProcessor": "image_processing_medtvt.MedTVTImageProcessor"}
@@ -83,8 +79,7 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
             auto_map={"AutoProcessor": MODEL_AUTO_MAP["AutoProcessor"]},
             image_processor=image_processor,
         )
-        complete.rename(output_dir)
-    return output_dir
+    return Path(output_dir)
 
 
 def _update_json(path: Path, **entries):

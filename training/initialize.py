@@ -2,7 +2,6 @@
 """`medtvt init`: writes a fresh checkpoint folder, model and processor."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from modeling_medtvt import DISEASES, MedTVTConfig, MedTVTForCausalLM
 from modeling_medtvt.convert_medtvt_encoders import load_ecg_encoder, load_lab_encoder
+from modeling_medtvt.output_folder import check_new_folder, new_folder
 from processing_medtvt import (
     LAB_DEFINITIONS,
     MedTVTEcgFeatureExtractor,
@@ -153,7 +153,6 @@ def init_tiny(output_dir: str | os.PathLike, seed: int = 0, **config_kwargs) -> 
     Raises:
         FileExistsError: if the folder exists and is not empty.
     """
-    _check_output(output_dir)
     tokenizer = tiny_tokenizer()
     config = tiny_config(tokenizer, **config_kwargs)
     with torch.random.fork_rng(devices=[]):
@@ -197,7 +196,7 @@ def init_from_parts(
         FileExistsError: if the folder exists and is not empty.
         ValueError: if a part is not what it should be.
     """
-    _check_output(output_dir)
+    check_new_folder(output_dir)
     tokenizer, language_model = _load_text(text) if text else (tiny_tokenizer(), None)
     cxr_encoder, image_processor = _load_cxr_encoder(cxr) if cxr else (None, MedTVTImageProcessor())
     ecg_encoder = load_ecg_encoder(ecg) if ecg else None
@@ -237,21 +236,11 @@ def init_from_parts(
     return _save(model, processor, output_dir)
 
 
-def _check_output(output_dir: str | os.PathLike):
-    output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(f"{output_dir} exists and is not an empty folder; choose another name or remove it.")
-
-
 def _save(model: MedTVTForCausalLM, processor: MedTVTProcessor, output_dir: str | os.PathLike) -> Path:
-    output_dir = Path(output_dir)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent) as folder:
-        complete = Path(folder) / "checkpoint"
-        model.save_pretrained(complete)
-        processor.save_pretrained(complete)
-        complete.rename(output_dir)
-    return output_dir
+    with new_folder(output_dir) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return Path(output_dir)
 
 
 def _load_text(text: str):

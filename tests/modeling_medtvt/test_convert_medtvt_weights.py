@@ -614,4 +614,4 @@ def test_output_folder_is_never_overwritten_and_never_half_written(hollow, files
         refuse(checkpoint, files, tmp_path, "division", ZeroDivisionError)
     (tmp_path / "out").mkdir()
     convert_checkpoint(checkpoint, **files, output_dir=tmp_path / "out")
-    refuse(checkpoint, files, tmp_path, "out: exists and is not empty", FileExistsError)
+    refuse(checkpoint, files, tmp_path, "out exists and is not an empty folder", FileExistsError)
