@@ -182,18 +182,15 @@ def _check_plausible(lab, values, rows, names):
 
 
 def _note_doubtful_units(lab, values, rows, notes):
-    """A value without a unit that is abnormal in the lab's own unit and normal in another may well be in that one."""
-    if lab.reference_low is None:
+    """A value without a unit that is abnormal in the lab's own unit and normal in the SI unit may well be in that one."""
+    if lab.reference_low is None or lab.si_factor is None:
         return
     low, high = lab.reference_low, lab.reference_high
-    for other, factor in lab.units.items():
-        with np.errstate(invalid="ignore"):
-            normal_elsewhere = (
-                (low <= values / factor) & (values / factor <= high) & ~((low <= values) & (values <= high))
-            )
-        for row in np.flatnonzero(rows & normal_elsewhere):
-            notes[row].append(f"lab: {lab.name} {values[row]:g} taken as {lab.unit}; it would be normal in {other}")
-        rows = rows & ~normal_elsewhere
+    in_si = values / lab.si_factor
+    with np.errstate(invalid="ignore"):
+        doubtful = rows & (low <= in_si) & (in_si <= high) & ~((low <= values) & (values <= high))
+    for row in np.flatnonzero(doubtful):
+        notes[row].append(f"lab: {lab.name} {values[row]:g} taken as {lab.unit}; it would be normal in {lab.si_unit}")
 
 
 def _absent(column):

@@ -422,7 +422,7 @@ def test_fit_on_real_labevents(tmp_path):
 @pytest.mark.parametrize(
     "lab, doubtful",
     [({"Glucose": 5.5}, "mmol/L"), ({"BUN": "5"}, "mmol/L"), ({"Glucose": (5.5, "mmol/L")}, None), ({"Glucose": 95}, None),
-     ({"Glucose_percentile": 0.5}, None), ({"Potassium": 6.5}, None)],
+     ({"Glucose_percentile": 0.5}, None), ({"Potassium": 6.5}, None), ({"Hemoglobin": 10}, None)],
 )  # fmt: skip
 def test_a_value_that_would_be_normal_in_another_unit_is_reported(lab, doubtful):
     notes = MedTVTLabFeatureExtractor()(lab, return_alterations=True)["alterations"][0]
