@@ -20,6 +20,8 @@ style: $(VENV)/dev  ## lint and format
 $(VENV)/core: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable .
+# byte code of what a run imports, and not of the rest: a third of a gigabyte less, and the first run as fast as the next
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import training.demo, scipy.signal, wfdb"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/core
