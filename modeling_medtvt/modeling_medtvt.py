@@ -175,29 +175,30 @@ class MedTVTModel(MedTVTPreTrainedModel):
         return tuple(self._encode_cxr(torch.zeros(1, *size, dtype=self.cxr_encoder.dtype)).shape[1:])
 
     @torch.no_grad()
-    def calibrate_perception(self, **modality_inputs: torch.Tensor):
+    def calibrate_perception(self, ecg_values=None, pixel_values=None, lab_values=None):
         """
         Sets the layer norm of a fresh perception layer to the scale of what the projectors put out, so that SFT begins
         where PT ended.
 
         Args:
-            **modality_inputs (`torch.Tensor`): As for [`~MedTVTModel.get_modality_embeds`], patients with all three
-                modalities. Without any, the scale is measured on noise.
+            ecg_values, pixel_values, lab_values (`torch.Tensor`, *optional*): As for
+                [`~MedTVTModel.get_modality_embeds`], of patients with all three. Noise stands in for what is missing.
         """
         weight = self.perception.layer_norm.weight
         if weight.is_meta or not weight.numel():  # offloaded or partitioned: not here to be set
             return
-        if not modality_inputs:
-            generator = torch.Generator().manual_seed(0)
-            num_labs = self.config.lab_config.num_labs
-            modality_inputs = {
-                "ecg_values": torch.randn(4, self.config.ecg_config.num_leads, 1000, generator=generator) / 5,
-                "pixel_values": torch.randn(4, *self._cxr_input_size(), generator=generator),
-                "lab_values": torch.cat([torch.rand(4, num_labs, generator=generator), torch.ones(4, num_labs)], 1),
-            }
-            modality_inputs = {name: tensor.to(weight.device) for name, tensor in modality_inputs.items()}
-        embeds, presence = self._project_modalities(**modality_inputs)
-        weight.fill_(embeds[presence.to(embeds.device)].float().pow(2).mean().sqrt())
+        generator = torch.Generator().manual_seed(0)
+        n = next((len(tensor) for tensor in (ecg_values, pixel_values, lab_values) if tensor is not None), 4)
+        if ecg_values is None:
+            ecg_values = torch.randn(n, self.config.ecg_config.num_leads, 1000, generator=generator) / 5
+        if pixel_values is None:
+            pixel_values = torch.randn(n, *self._cxr_input_size(), generator=generator)
+        if lab_values is None:
+            percentiles = torch.rand(n, self.config.lab_config.num_labs, generator=generator)
+            lab_values = torch.cat([percentiles, torch.ones_like(percentiles)], 1)
+        values = tuple(tensor.to(weight.device) for tensor in (ecg_values, pixel_values, lab_values))
+        embeds, _ = self._project_modalities(values=values)
+        weight.fill_(embeds.float().pow(2).mean().sqrt())
 
     def train(self, mode: bool = True):
         """
@@ -286,25 +287,17 @@ class MedTVTModel(MedTVTPreTrainedModel):
             ecg_features, cxr_features, lab_features (`torch.Tensor`, *optional*): The encoders' outputs, in their place.
         """
         embeds, presence = self._project_modalities(
-            input_ids, ecg_values, pixel_values, lab_values, ecg_features, cxr_features, lab_features
+            input_ids,
+            values=(ecg_values, pixel_values, lab_values),
+            features=(ecg_features, cxr_features, lab_features),
         )
         gates = None
         if self.perception is not None:
             embeds, gates = self.perception(embeds, presence.to(embeds.device))
         return MedTVTModalityOutput(embeds=embeds, gates=gates, presence=presence)
 
-    def _project_modalities(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        ecg_values: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        lab_values: torch.Tensor | None = None,
-        ecg_features: torch.Tensor | None = None,
-        cxr_features: torch.Tensor | None = None,
-        lab_features: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _project_modalities(self, input_ids=None, values=(None,) * 3, features=(None,) * 3):
         """(batch, 3, k, d) embeddings before the perception layer, and (batch, 3) presence."""
-        values, features = (ecg_values, pixel_values, lab_values), (ecg_features, cxr_features, lab_features)
         inputs = [value if feature is None else feature for value, feature in zip(values, features)]
         for i, (value, feature) in enumerate(zip(values, features)):
             if value is not None and feature is not None:

@@ -272,8 +272,12 @@ def test_perception_is_calibrated_on_patients_too(tokenizer):
     inputs = build_inputs(model, [ALL] * 4)
     model.model.calibrate_perception(**{name: inputs[name] for name in RAW})
     weight = model.model.perception.layer_norm.weight
-    flat = model.model._project_modalities(**{name: inputs[name] for name in RAW})[0]
-    assert_close(weight, flat.pow(2).mean().sqrt().expand_as(weight))
+    on_patients = weight.clone()
+    model.model.calibrate_perception()
+    assert not torch.equal(weight, on_patients) and weight.unique().numel() == 1
+    model.model.perception = None
+    flat = model.get_modality_embeds(**{name: inputs[name] for name in RAW}).embeds
+    assert_close(on_patients, flat.pow(2).mean().sqrt().expand_as(weight))
 
 
 # Frozen encoders
