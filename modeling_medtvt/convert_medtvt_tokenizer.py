@@ -18,10 +18,10 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from .configuration_medtvt import MedTVTConfig, MedTVTEcgConfig, MedTVTLabConfig
+from .modeling_medtvt import PLACEHOLDERS
 
 
 BOS, EOS, END_OF_TURN = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
-PLACEHOLDERS = ("<ecg>", "<cxr>", "<lab>")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 HEADERS = ("<|start_header_id|>", "<|end_header_id|>")
 RESERVED = tuple(f"<|reserved_special_token_{i}|>" for i in range(7, 249))

@@ -27,13 +27,12 @@ from .configuration_medtvt import MedTVTConfig, MedTVTEcgConfig, MedTVTLabConfig
 from .convert_medtvt_tokenizer import (
     MAX_LENGTH,
     NUM_SPECIAL_ROWS,
-    PLACEHOLDERS,
     SPECIAL_TOKENS,
     build_generation_config,
     build_processor,
     convert_tokenizer,
 )
-from .modeling_medtvt import MedTVTForCausalLM
+from .modeling_medtvt import PLACEHOLDERS, MedTVTForCausalLM
 from .output_folder import check_new_folder, new_folder
 
 

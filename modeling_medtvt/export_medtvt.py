@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from .output_folder import check_new_folder, new_folder
-from .pipeline_medtvt import MedicalDiagnosisPipeline
+from .pipeline_medtvt import CUSTOM_PIPELINES
 
 
 MODEL_AUTO_MAP = {
@@ -20,13 +20,6 @@ MODEL_AUTO_MAP = {
     "AutoModelForImageTextToText": "modeling_medtvt.MedTVTForCausalLM",
     "AutoModelForMultimodalLM": "modeling_medtvt.MedTVTForCausalLM",
     "AutoProcessor": "processing_medtvt.MedTVTProcessor",
-}
-CUSTOM_PIPELINES = {
-    "medical-diagnosis": {
-        "impl": f"pipeline_medtvt.{MedicalDiagnosisPipeline.__name__}",
-        "pt": ["AutoModelForCausalLM"],
-        "type": "multimodal",
-    }
 }
 # Files of the two packages that a folder needs: models and processors, not converters or this export
 CODE_PREFIXES = (

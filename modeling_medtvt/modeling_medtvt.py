@@ -183,7 +183,12 @@ class MedTVTModel(MedTVTPreTrainedModel):
         Args:
             ecg_values, pixel_values, lab_values (`torch.Tensor`, *optional*): As for
                 [`~MedTVTModel.get_modality_embeds`], of patients with all three. Noise stands in for what is missing.
+
+        Raises:
+            ValueError: if the model has no perception layer, or one without the cyclic attention and its norm.
         """
+        if self.perception is None or self.perception.layer_norm is None:
+            raise ValueError("Nothing to calibrate: `use_perception` or `use_cyclic_attention` is off in the config.")
         weight = self.perception.layer_norm.weight
         if weight.is_meta or not weight.numel():  # offloaded or partitioned: not here to be set
             return

@@ -33,6 +33,16 @@ GENERATE_KEYWORDS = {
 }
 
 
+# What the config of a folder with this file says of it
+CUSTOM_PIPELINES = {
+    "medical-diagnosis": {
+        "impl": "pipeline_medtvt.MedicalDiagnosisPipeline",
+        "pt": ["AutoModelForCausalLM"],
+        "type": "multimodal",
+    }
+}
+
+
 class NumberedPatients(Dataset):
     """Patients of a dataset with their numbers, which errors name."""
 
@@ -160,6 +170,7 @@ class MedicalDiagnosisPipeline(Pipeline):
                 kinds = (FileNotFoundError, OSError, ImportError, TypeError, ValueError)
                 raise next(kind for kind in kinds if isinstance(caught, kind))(f"{where}{caught}") from caught
             error = f"{where}{caught}"
+            # something stands in its place, or the batch would have a hole
             features = self._process({"question": " "}, None)
         return {**features, "error": error}
 
@@ -294,9 +305,7 @@ class MedicalDiagnosisPipeline(Pipeline):
         if self.model._auto_class is not None:
             custom_object_save(self, save_directory)
             config_file = Path(save_directory) / "config.json"
-            impl = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-            custom = {"medical-diagnosis": {"impl": impl, "pt": ["AutoModelForCausalLM"], "type": "multimodal"}}
-            config = {**json.loads(config_file.read_text()), "custom_pipelines": custom}
+            config = {**json.loads(config_file.read_text()), "custom_pipelines": CUSTOM_PIPELINES}
             config_file.write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -18,6 +18,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from modeling_medtvt import DISEASES, MedTVTConfig, MedTVTForCausalLM
 from modeling_medtvt.convert_medtvt_encoders import load_ecg_encoder, load_lab_encoder
+from modeling_medtvt.modeling_medtvt import PLACEHOLDERS
 from modeling_medtvt.output_folder import check_new_folder, new_folder
 from processing_medtvt import (
     LAB_DEFINITIONS,
@@ -28,7 +29,6 @@ from processing_medtvt import (
 )
 
 
-PLACEHOLDERS = ["<ecg>", "<cxr>", "<lab>"]
 # Room for the evidence and the answer; the authors' limit
 MAX_NEW_TOKENS = 600
 BOS, EOS, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
@@ -91,7 +91,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
-        additional_special_tokens=PLACEHOLDERS,
+        additional_special_tokens=list(PLACEHOLDERS),
         padding_side="left",
         model_max_length=2048,
     )
@@ -251,7 +251,7 @@ def _load_text(text: str):
     kwargs = {"gguf_file": files[0]} if files else {}
     tokenizer = AutoTokenizer.from_pretrained(text, **kwargs)
     model = AutoModelForCausalLM.from_pretrained(text, dtype=torch.float32, **kwargs)
-    tokenizer.add_special_tokens({"additional_special_tokens": PLACEHOLDERS})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(PLACEHOLDERS)})
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
