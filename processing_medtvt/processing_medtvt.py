@@ -208,6 +208,19 @@ class MedTVTProcessor(ProcessorMixin):
                     problem = f"an `{modality}` input but no" if given else f"no `{modality}` input but a"
                     raise ValueError(f"Prompt {i} has {problem} <{modality}> placeholder; each needs the other.")
 
+    def encode_text(self, text: str | list[str], **kwargs) -> BatchFeature:
+        r"""
+        `input_ids` and `attention_mask` of text alone, each placeholder k times: for modalities that reach the model by
+        another way, such as cached features.
+
+        Args:
+            text (`str` or `list[str]`): One text gives flat lists, several texts a batch, padded as the tokenizer says.
+            **kwargs: Keywords of the tokenizer.
+        """
+        if isinstance(text, str):
+            return BatchFeature({name: rows[0] for name, rows in self._tokenize([text], kwargs).items()})
+        return BatchFeature(self._tokenize(text, kwargs))
+
     def _tokenize(self, texts: list[str], text_kwargs: dict) -> dict:
         return_offsets = text_kwargs.pop("return_text_replacement_offsets", False)
         text_kwargs.pop("return_mm_token_type_ids", None)

@@ -11,6 +11,7 @@ COMMANDS = {
     "diagnose": ("training.diagnose", "run a model on one patient's files, any subset of ECG, X-ray and labs"),
     "init": ("training.initialize", "write a fresh model folder, tiny or from pretrained parts"),
     "convert": ("modeling_medtvt.convert_medtvt_weights_to_hf", "turn a checkpoint of the authors into a folder"),
+    "synthesize": ("training.synthesize", "write a cohort of imaginary patients with known causes, as MedTVT-QA"),
     "export": ("training.export", "write a folder that loads anywhere, with its code inside"),
 }
 

@@ -37,7 +37,8 @@ FEATURES = Features(
         "cxr": Value("string"),
         "lab": {name: Value("float64") for name in LAB_NAMES},
         "diseases": List(Value("string")),
-        # names of the findings that the data of this row show, where they are known (the synthetic cohort)
+        # What the data of this row show, where it is known (the synthetic cohort). A name begins with its modality,
+        # as in "ecg: sinus rhythm".
         "findings": List(Value("string")),
     }
 )
@@ -95,7 +96,9 @@ def withhold(row: dict, modality: str) -> dict:
         }
         for message in row["completion"]
     ]
-    return {**row, "modalities": kept, "prompt": prompt, "completion": completion}
+    # names of findings begin with the modality that shows them
+    findings = row.get("findings") and [name for name in row["findings"] if not name.startswith(f"{modality}:")]
+    return {**row, "modalities": kept, "prompt": prompt, "completion": completion, "findings": findings}
 
 
 __all__ = ["DISEASES", "FEATURES", "LAB_NAMES", "MODALITIES", "SPLITS", "STAGES", "list_modalities", "withhold"]
