@@ -12,6 +12,14 @@ COMMANDS = {
     "init": ("training.initialize", "write a fresh model folder, tiny or from pretrained parts"),
     "convert": ("modeling_medtvt.convert_medtvt_weights_to_hf", "turn a checkpoint of the authors into a folder"),
     "synthesize": ("training.synthesize", "write a cohort of imaginary patients with known causes, as MedTVT-QA"),
+    "train-encoders": ("training.train_encoders", "teach the encoders the findings of their modality"),
+    "pretrain": ("training.pretrain", "PT: projectors and language model learn to describe one modality"),
+    "finetune": ("training.finetune", "SFT: perception layer and language model learn to diagnose with evidence"),
+    "reinforce": ("training.reinforce", "RFT: GRPO with the format and Jaccard rewards"),
+    "merge": ("training.merge", "fold a LoRA adapter into its model"),
+    "evaluate": ("training.evaluate", "answer a dataset's questions and measure the answers"),
+    "metrics": ("training.recompute_metrics", "measure answers that are already there"),
+    "baseline": ("training.baseline", "the same measurements for another model, or for gradient boosting"),
     "export": ("training.export", "write a folder that loads anywhere, with its code inside"),
 }
 
@@ -29,6 +37,9 @@ examples:
   medtvt init --text DIR --cxr DIR --ecg F --lab F --out my-model    a model from pretrained parts
   medtvt convert --checkpoint F --params params.json --tokenizer tokenizer.model --lab-means F --out medtvt-r1
   medtvt export --model my-model --out for-the-hub
+  medtvt synthesize --patients 1000 --out cohort --report            a cohort to train and test on
+  medtvt finetune --config tiny --data cohort --model pt/final --output_dir sft
+  medtvt evaluate --model sft/final --data cohort --split test --out results
 
 `medtvt COMMAND --help` explains a command."""
 
@@ -52,7 +63,12 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand. Input errors end in one line and exit code 2; bugs keep their traceback."""
     argv = sys.argv[1:] if argv is None else argv
-    args = build_parser(argv[0] if argv else None).parse_args(argv)
+    parser = build_parser(argv[0] if argv else None)
+    args, rest = parser.parse_known_args(argv)
+    if hasattr(args, "overrides"):  # arguments of a training stage, which its recipe's dataclasses define
+        args.overrides = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         importlib.import_module(COMMANDS[args.command][0]).run(args)
     except (ValueError, OSError, ImportError) as error:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`medtvt demo`: an example patient, drawn by the package, through the pipeline."""
 
+import textwrap
+
 from modeling_medtvt import DEFAULT_CHECKPOINT
 
 from .diagnose import RESEARCH_USE, format_result, load_pipeline
@@ -20,16 +22,31 @@ def run(args):
     """Entry point of `medtvt demo`."""
     print(f"MedTVT-R1 demo. {RESEARCH_USE}\n")
     files = {"ecg": args.ecg, "cxr": args.cxr, "lab": args.lab}
-    diseases = None
+    patient = None
     if not any(files.values()):
         patient = write_example_patient(args.out)
-        diseases = patient.pop("diseases")
-        files = patient
+        files = {modality: patient[modality] for modality in files}
         print(f"An example patient, drawn for this demo, not a real one, is in {args.out}/:")
     for modality, path in files.items():
         if path is not None:
             print(f"  {modality}  {path}")
     print(f"  model {args.model}\n")
     print(format_result(load_pipeline(args.model)(**files)))
-    if diseases is not None:
-        print(f"The example patient was drawn with: {'; '.join(diseases)}.")
+    if patient is not None:
+        print(format_truth(patient))
+
+
+def format_truth(patient: dict) -> str:
+    """What the example patient was drawn with, to hold against the answer."""
+    lines = [
+        "",
+        "The truth: the example patient was drawn with",
+        f"  {'; '.join(patient['diseases'])}",
+        "whose data show",
+    ]
+    for modality in ("ecg", "cxr", "lab"):
+        shown = [name.split(": ")[1] for name in patient["findings"] if name.startswith(modality)]
+        lines.append(
+            textwrap.fill(f"{modality}: {', '.join(shown)}", 100, initial_indent="  ", subsequent_indent="       ")
+        )
+    return "\n".join(lines)

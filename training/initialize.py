@@ -28,6 +28,8 @@ from processing_medtvt import (
     MedTVTProcessor,
 )
 
+from .synthetic.vocabulary import answer_vocabulary
+
 
 # Room for the evidence and the answer; the authors' limit
 MAX_NEW_TOKENS = 600
@@ -65,19 +67,20 @@ def run(args):
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on the package's own vocabulary of diseases, labs and modalities."""
+    """A byte-level BPE tokenizer trained on the words of the synthetic cohort's answers, and on the names of the labs."""
     corpus = [
-        *DISEASES,
         *(lab.name for lab in LAB_DEFINITIONS),
-        "Can you analyze my ECG, CXR and lab result to determine my probable conditions?",
-        "<think>From the electrocardiogram, the chest radiograph and the blood test</think><answer>; </answer>",
-        "sinus rhythm atrial fibrillation tachycardia ischemia opacity effusion cardiomegaly raised reduced normal",
+        *answer_vocabulary(),
+        *["Can you analyze my ECG, CXR and lab result to determine my probable conditions?"] * 5,
+        # these recur in every answer
+        *[f"<answer>{disease}; {disease}</answer>" for disease in DISEASES] * 20,
+        *["<think>ECG: x.\nCXR: x.\nLabs: x.\n</think>"] * 40,
     ]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1024,
+        vocab_size=1280,
         special_tokens=[PAD, BOS, EOS, *PLACEHOLDERS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -98,15 +101,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_config(tokenizer, **kwargs) -> MedTVTConfig:
-    """A model of under a million parameters with every part of the full one."""
+    """A model of two million parameters with every part of the full one."""
     ids = {f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS}
     return MedTVTConfig(
         text_config={
             "model_type": "llama",
             "vocab_size": len(tokenizer),
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 2048,
@@ -115,15 +118,17 @@ def tiny_config(tokenizer, **kwargs) -> MedTVTConfig:
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         },
-        ecg_config={"stem_sizes": (8, 8, 16), "stage_sizes": (8, 16, 16, 24), "depths": (1, 1, 2, 1)},
+        ecg_config={"stem_sizes": (16, 16, 32), "stage_sizes": (16, 24, 32, 48), "depths": (1, 1, 2, 1)},
+        # a convolutional network learns more than a ViT from a few thousand films
         cxr_config={
-            "hidden_size": 48,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "patch_size": 32,
+            "model_type": "resnet",
+            "image_size": 224,
+            "embedding_size": 16,
+            "hidden_sizes": [16, 32, 64, 96],
+            "depths": [1, 1, 2, 1],
+            "layer_type": "basic",
         },
-        lab_config={"intermediate_size": 64, "hidden_size": 64},
+        lab_config={"intermediate_size": 128, "hidden_size": 128},
         ecg_pooling_size=64,
         **ids,
         **kwargs,

@@ -11,13 +11,17 @@ def add_arguments(parser):
     """Arguments of `medtvt synthesize`."""
     parser.add_argument("--patients", type=int, default=1000, help="how many (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed; different seeds share no patient (default: 0)")
-    parser.add_argument("--out", required=True, help="folder to write; with --report or --preview it may be there already")
+    parser.add_argument(
+        "--out", required=True, help="folder to write; with --report or --preview it may be there already"
+    )
     parser.add_argument(
         "--setting",
         choices=list(SETTINGS),
         help="how plainly causes show; realistic: as often as published (default: clear)",
     )
-    parser.add_argument("--first", type=int, default=0, help="index of the first patient, to draw some alone (default: 0)")
+    parser.add_argument(
+        "--first", type=int, default=0, help="index of the first patient, to draw some alone (default: 0)"
+    )
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     parser.add_argument("--report", action="store_true", help="measure whether the cohort is a fair problem")
     parser.add_argument("--preview", action="store_true", help="draw a contact sheet for each disease")

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from ..qa.schema import MODALITIES, list_modalities, text_part
+from ..qa.conversation import MODALITIES, list_modalities, text_part
 from .causes import DISEASE_OF_CODE, Causes
 from .findings import FINDINGS, GROUPS
 
@@ -120,7 +120,9 @@ def _chain_of_evidence(causes: Causes, findings: list[str], choose) -> list[dict
 
 def _supports(name: str, causes: Causes, findings: list[str]) -> list[str]:
     codes = [code for code in FINDINGS[name].supports if code in causes.diseases]
-    if name.endswith("effusion") and not any(other.endswith(("zone opacity", "interstitial opacity")) for other in findings):
+    if name.endswith("effusion") and not any(
+        other.endswith(("zone opacity", "interstitial opacity")) for other in findings
+    ):
         return []  # beside an opacity it belongs to pneumonia, alone it says nothing
     return codes
 

@@ -11,10 +11,9 @@ import json
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,88 +23,23 @@ from modeling_medtvt.output_folder import check_new_folder, new_folder
 
 from ..qa.schema import FEATURES, LAB_NAMES, SPLITS, STAGES
 from .answers import make_rows
-from .causes import DISEASE_OF_CODE, SETTINGS, Causes, draw_causes
-from .cxr import draw_cxr, write_cxr
-from .ecg import draw_ecg, write_ecg
-from .effects import draw_ecg_signs, draw_film_signs
-from .findings import read_findings
-from .labs import draw_labs
-from .signs import EcgSigns, FilmSigns
+from .causes import DISEASE_OF_CODE
+from .patient import draw_patient, generators, subject_id, write_patient
 
 
 BYTES_A_PATIENT = 400_000
 CHUNK = 32
 
 
-@dataclass(frozen=True)
-class Patient:
-    """
-    An imaginary patient before anything is drawn.
-
-    Args:
-        subject_id (`str`): seed and index.
-        split (`str`): train, validation or test; 80, 10 and 10 of a hundred, by index.
-        causes (`Causes`), ecg (`EcgSigns`), film (`FilmSigns`): what lies behind, and what will be seen.
-        lab (`dict[str, float | None]`): the fifty values, None where not measured.
-        findings (`list[str]`): names of `training.synthetic.findings.FINDINGS` that the data show.
-    """
-
-    subject_id: str
-    split: str
-    causes: Causes
-    ecg: EcgSigns
-    film: FilmSigns
-    lab: dict[str, float | None]
-    findings: list[str]
-
-
-def _generators(seed: int, index: int) -> list[np.random.Generator]:
-    """One generator a part, so that a change in one leaves the others as they were."""
-    return [np.random.default_rng([seed, index, part]) for part in range(7)]
-
-
-def draw_patient(seed: int, index: int, setting: str = "clear") -> Patient:
-    """
-    Draws patient `index` of the cohort `seed`; the same whatever else is drawn.
-
-    Raises:
-        ValueError: if the setting is unknown, or a number is negative.
-    """
-    if setting not in SETTINGS:
-        raise ValueError(f"`setting` must be one of {', '.join(SETTINGS)}, got {setting!r}.")
-    if seed < 0 or index < 0:
-        raise ValueError(f"`seed` and `index` must not be negative, got {seed} and {index}.")
-    of_causes, of_labs, of_ecg, of_film, *_ = _generators(seed, index)
-    causes = draw_causes(of_causes, SETTINGS[setting])
-    lab, blood = draw_labs(of_labs, causes)
-    ecg = draw_ecg_signs(of_ecg, causes, blood, SETTINGS[setting])
-    film = draw_film_signs(of_film, causes, SETTINGS[setting])
-    split = {8: "validation", 9: "test"}.get(index % 10, "train")
-    return Patient(f"{seed}-{index:06d}", split, causes, ecg, film, lab, read_findings(ecg, film, lab))
-
-
-def write_patient(folder: Path, seed: int, index: int, setting: str = "clear") -> tuple[Patient, dict[str, str]]:
-    """Draws a patient's ECG and film into the cohort folder; returns the patient and the relative paths."""
-    patient = draw_patient(seed, index, setting)
-    *_, of_signal, of_image, _ = _generators(seed, index)
-    # at most a thousand patients a folder
-    files = {
-        "ecg": f"records/{index // 1000:03d}/{patient.subject_id}.hea",
-        "cxr": f"films/{index // 1000:03d}/{patient.subject_id}.png",
-    }
-    for path in files.values():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    write_ecg((folder / files["ecg"]).with_suffix(""), draw_ecg(patient.ecg, of_signal))
-    write_cxr(folder / files["cxr"], draw_cxr(patient.film, of_image))
-    return patient, files
-
-
 def _write_chunk(folder: Path, seed: int, indices: range, setting: str) -> tuple[list[dict], list[dict]]:
     """Question rows and causes of a few patients; their files are written."""
     rows, causes = [], []
     for index in indices:
-        patient, files = write_patient(folder, seed, index, setting)
-        wording = _generators(seed, index)[6]
+        # at most a thousand patients a folder
+        name = f"{index // 1000:03d}/{subject_id(seed, index)}"
+        files = {"ecg": f"records/{name}.hea", "cxr": f"films/{name}.png"}
+        patient = write_patient(folder, files, seed, index, setting)
+        wording = generators(seed, index)[6]
         for row in make_rows(patient.subject_id, patient.causes, patient.findings, files, patient.lab, wording):
             rows.append({"split": patient.split, **row})
         causes.append(
@@ -153,7 +87,9 @@ def write_cohort(
     parent = next(folder for folder in Path(output_dir).absolute().parents if folder.exists())
     needed, free = patients * BYTES_A_PATIENT, shutil.disk_usage(parent).free
     if needed > free:
-        raise OSError(f"{patients} patients take about {needed / 1e9:.1f} GB, but {parent} has {free / 1e9:.1f} GB left.")
+        raise OSError(
+            f"{patients} patients take about {needed / 1e9:.1f} GB, but {parent} has {free / 1e9:.1f} GB left."
+        )
     chunks = [range(start, min(start + CHUNK, first + patients)) for start in range(first, first + patients, CHUNK)]
     rows, causes = [], []
     with new_folder(output_dir) as folder, tqdm(total=patients, unit="patient", disable=not progress) as bar:

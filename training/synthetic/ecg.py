@@ -206,7 +206,7 @@ def _qrs(signs, rng):
             heights[:4] += share * (heights[neighbour] - heights[:4])
     # R grows up to V4, and S outweighs it in V1
     chest_r[:4] = np.maximum.accumulate(np.maximum(chest_r[:4], [0.06, 0.2, 0.45, 0.7]))
-    chest_r[0] = min(chest_r[0], 0.5 * chest_s[0])
+    chest_r[0], chest_r[3] = min(chest_r[0], 0.5 * chest_s[0]), max(chest_r[3], 1.05 * chest_r[2])
     if signs.poor_r_progression:
         chest_r[:3] = (0.08, 0.13, 0.17) + small * (0.06, 0.08, 0.1)
 
@@ -261,7 +261,7 @@ def _narrow_waves(signs, limb_r, chest_q, chest_r, chest_s, angles, small, old_q
         leads = np.array([60, 120, 90])
         down = np.maximum(np.cos(np.radians(signs.axis + turns[:, None] - leads)), 0)
         deep = old_q * limb_r * (down / np.cos(np.radians(100 - leads))).max(axis=1)
-        vectors[0] = (np.maximum(0.2, deep), -80)
+        vectors[0] = (np.maximum(0.25 * limb_r, deep), -80)
     across = limb_r * widths[1] * np.sin(np.radians(turns))
     for wave, (length, angle) in vectors.items():
         across = across + length * widths[wave] * np.sin(np.radians(angle - signs.axis))
@@ -380,7 +380,7 @@ def _complex(qrs, st, t, u, qrs_ms, qt, signs=None):
     end = peak + (qt - peak) / 0.818  # where the tangent to the falling limb meets the baseline is the end of T
     rising, falling = _bumps(times, start, 2 * peak - start) ** 1.7, _bumps(times, 2 * peak - end, end)
     wave = np.where(times < peak, rising, falling)
-    rise = np.sin(0.5 * np.pi * np.clip((times - qrs_ms + 26) / 26, 0, 1)) ** 2
+    rise = np.sin(0.5 * np.pi * np.clip((times - qrs_ms + 16) / 16, 0, 1)) ** 2
     climb = rise * (0.65 + 0.35 * np.sin(0.5 * np.pi * np.clip((times - qrs_ms) / 70, 0, 1)))
     hold = max(qrs_ms + 84, start)
     fall = np.cos(0.5 * np.pi * np.clip((times - hold) / max(qt - hold, 20), 0, 1)) ** 2
@@ -599,7 +599,7 @@ def _median_beat(signal, beats, usable):
     """Median of the beats (12, 525) with the level before QRS as zero; onset and offset of QRS."""
     inside = beats[(beats >= BEFORE) & (beats < signal.shape[1] - AFTER)]
     stack = np.stack([signal[:, beat - BEFORE : beat + AFTER] for beat in inside])
-    stack = stack - np.nanmedian(stack[:, :, BEFORE - 70 : BEFORE - 40], axis=2, keepdims=True)
+    stack = stack - np.median(stack[:, :, BEFORE - 70 : BEFORE - 40], axis=2, keepdims=True)  # a gap there: all NaN
     with_gaps = np.isnan(stack).any(axis=(0, 2)) & usable
     beat = np.median(stack, axis=0)
     if with_gaps.any():

@@ -109,7 +109,7 @@ def draw_ecg_signs(rng: np.random.Generator, causes: Causes, blood: dict, settin
     if 5.5 <= potassium:
         tented = 1 - (1 - tented) ** setting.sign_gain
     signs["tented_t"] = bool(rng.random() < tented) and narrow and not signs["strain"]
-    signs["flat_t_u"] = bool(potassium < 3.0) and narrow
+    signs["flat_t_u"] = bool(potassium < 3.0) and narrow and not signs["tented_t"]
     widened = potassium > 7 and rng.random() < 0.3
     signs["qrs_ms"] = {"lbbb": rng.uniform(125, 165), "rbbb": rng.uniform(122, 155)}.get(
         (block or "")[:4], rng.uniform(140, 175) if paced else rng.normal(91, 7.5)
@@ -120,9 +120,13 @@ def draw_ecg_signs(rng: np.random.Generator, causes: Causes, blood: dict, settin
     p_ms = rng.normal(95, 8) + 1.5 * causes.decades + 3 * ("HTN" in causes) + 5 * ("AF" in causes)
     signs["p_ms"] = rng.uniform(121, 140) if signs["left_atrium"] else float(np.clip(p_ms, 80, 117))
     long_pr = chance("long_pr", ECG_SIGNS)
-    signs["pr_ms"] = rng.uniform(205, 260) if long_pr else float(np.clip(rng.normal(158 + 4 * causes.decades, 18), 122, 198))
+    signs["pr_ms"] = (
+        rng.uniform(205, 260) if long_pr else float(np.clip(rng.normal(158 + 4 * causes.decades, 18), 122, 198))
+    )
     acts = [(causes.active("SEP"), 8), ("HF" in causes, 8), (causes.active("ARF"), 6), ("DM" in causes, 5)]
-    qtc = rng.normal(429 + 2 * causes.decades, 25) + sum(shift for is_so, shift in [*acts, ("CAD" in causes, 5)] if is_so)
+    qtc = rng.normal(429 + 2 * causes.decades, 25) + sum(
+        shift for is_so, shift in [*acts, ("CAD" in causes, 5)] if is_so
+    )
     qtc += 20 * max(0.0, 8.4 - blood["Calcium, Total"]) + max(0.0, signs["qrs_ms"] - 110) * 0.5
     signs["qtc_ms"] = float(np.clip(qtc, 360, 580))
     # T waves grow with potassium long before they are tented
@@ -130,7 +134,9 @@ def draw_ecg_signs(rng: np.random.Generator, causes: Causes, blood: dict, settin
     size *= 0.95 if "HTN" in causes else 1
     signs["t_scale"] = float(np.clip(size, 0.5, 1.8)) * 0.9 ** (("CAD" in causes) + ("HF" in causes))
     signs["pacs"] = int(rng.integers(1, 4)) if chance("pac", ECG_SIGNS) and signs["rhythm"] == "sinus" else 0
-    signs["pvcs"] = int(rng.integers(1, 4)) if chance("pvc", ECG_SIGNS) and not paced else 0
+    # ten seconds hold three at most
+    most = 3 - signs["pacs"]
+    signs["pvcs"] = min(most, int(rng.integers(1, 4))) if chance("pvc", ECG_SIGNS) and not paced else 0
     signs["poor_r_progression"] = (
         chance("poor_r_progression", ECG_SIGNS) and narrow and signs["infarct"] is None and not signs["lvh"]
     )
@@ -143,7 +149,10 @@ def _rate(rng, chance, causes: Causes, rhythm: str) -> dict:
     fast, slow = chance("tachycardia", ECG_SIGNS), chance("bradycardia", ECG_SIGNS)
     if rhythm == "af":
         rate = rng.normal(95, 22) - 8 * ("RATE_CONTROL" in causes.treated) + 12 * causes.s("SEP")
-        return {"rate": float(np.clip(rate, 45, 175)), "rr_variation": float(np.clip(rng.normal(0.19, 0.025), 0.13, 0.26))}
+        return {
+            "rate": float(np.clip(rate, 45, 175)),
+            "rr_variation": float(np.clip(rng.normal(0.19, 0.025), 0.13, 0.26)),
+        }
     if rhythm == "flutter":
         return {"rate": 150.0, "rr_variation": 0.005}
     if rhythm == "paced":
@@ -155,7 +164,9 @@ def _rate(rng, chance, causes: Causes, rhythm: str) -> dict:
         rate = rng.uniform(44, 59)
     else:
         rate = np.clip(rng.normal(78, 10) + 2 * ("DM" in causes), 60, 99.5)
-    variation = float(np.clip(0.024 * np.exp(0.42 * rng.normal() - 0.15 * causes.decades), 0.006, 0.077)) * (0.8 if "DM" in causes else 1)
+    variation = float(np.clip(0.024 * np.exp(0.42 * rng.normal() - 0.15 * causes.decades), 0.006, 0.077)) * (
+        0.8 if "DM" in causes else 1
+    )
     return {"rate": float(min(rate, 160)), "rr_variation": variation}
 
 
@@ -219,7 +230,9 @@ def draw_film_signs(rng: np.random.Generator, causes: Causes, setting: Setting) 
     signs |= {"tube": tube, "line": line}
     for sign in ("pacemaker", "wires", "aorta", "hyperinflation"):
         signs[sign] = chance(sign, FILM_SIGNS)
-    signs["poor_inspiration"] = bool(rng.random() < 0.17 + 0.12 * ("OBESITY" in causes)) and not signs["hyperinflation"]
+    signs["poor_inspiration"] = (
+        bool(rng.random() < 0.17 + 0.12 * ("OBESITY" in causes)) and not signs["hyperinflation"]
+    )
     signs |= _opacity(rng, chance, causes, late_pneumonia)
     if chance("oedema", FILM_SIGNS):
         signs["oedema"] = float(rng.uniform(0.3, 1.0))
@@ -241,7 +254,9 @@ def _heart(rng, causes: Causes, signs: dict) -> float:
     """Cardiothoracic ratio as it measures on the film."""
     hypertension = 0.003 if "HTN" in causes.treated else 0.01
     shifts = {"OBESITY": 0.01, "HF": 0.05, "AF": 0.02, "CKD": 0.015, "HTN": hypertension, "CAD": 0.01, "COPD": -0.03}
-    ratio = rng.normal(0.449 + 0.006 * causes.decades, 0.038) + sum(shift for cause, shift in shifts.items() if cause in causes)
+    ratio = rng.normal(0.449 + 0.006 * causes.decades, 0.038) + sum(
+        shift for cause, shift in shifts.items() if cause in causes
+    )
     return float(np.clip(ratio + 0.035 * (signs["view"] == "AP") + 0.03 * signs["poor_inspiration"], 0.36, 0.68))
 
 

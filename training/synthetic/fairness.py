@@ -25,7 +25,7 @@ from modeling_medtvt import DISEASES
 from ..data import load_medtvt_qa, text_of
 from ..gradient_boosting import measure_row
 from ..qa.schema import LAB_NAMES, MODALITIES, SPLITS
-from .cohort import draw_patient
+from .patient import draw_patient
 
 
 # Linear probes on drawn signs, AUROC of ECG, CXR, LAB and all (the project's table of physiology, section 3)
@@ -122,10 +122,7 @@ def _sign_tables(patients) -> dict[str, np.ndarray]:
     present = lab.notna()
     lab[list(LOGARITHMIC)] = np.log(lab[list(LOGARITHMIC)].clip(lower=0.05))
     lab = pd.concat([lab.fillna(lab.mean()).fillna(0), present], axis=1)
-    tables = {
-        modality: pd.get_dummies(table).to_numpy(float)
-        for modality, table in zip(MODALITIES, (ecg, film, lab))
-    }
+    tables = {modality: pd.get_dummies(table).to_numpy(float) for modality, table in zip(MODALITIES, (ecg, film, lab))}
     return {**tables, "all": np.concatenate(list(tables.values()), axis=1)}
 
 
@@ -223,7 +220,11 @@ def format_fairness(report: dict) -> str:
             for value, known in zip(aurocs.values(), PUBLISHED_AUROC[disease])
         )
         lines += ["", f"Largest difference: {gap:.3f}."]
-    lines += ["", "| measured on normal ECGs | median | central 95 % | normal adults | inside |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| measured on normal ECGs | median | central 95 % | normal adults | inside |",
+        "|---|---|---|---|---|",
+    ]
     for name, value in report["measured"].items():
         low, high = value["central_95"]
         lines.append(

@@ -49,7 +49,9 @@ FINDINGS = {
     "ecg: paced": Finding("rhythm", ("ventricular pacing", "paced rhythm")),
     "ecg: premature atrial beats": Finding("rhythm", ("premature atrial beats", "early atrial beats"), ("AF",)),
     "ecg: premature ventricular beats": Finding("rhythm", ("premature ventricular beats", "wide early beats")),
-    "ecg: left atrial enlargement": Finding("conduction and axis", ("broad P waves of the left atrium", "P terminal force in V1")),
+    "ecg: left atrial enlargement": Finding(
+        "conduction and axis", ("broad P waves of the left atrium", "P terminal force in V1")
+    ),
     "ecg: prolonged PR": Finding("conduction and axis", ("PR above 200 ms", "first degree AV delay")),
     "ecg: left bundle branch block": Finding("conduction and axis", ("left bundle branch block", "LBBB")),
     "ecg: right bundle branch block": Finding("conduction and axis", ("right bundle branch block", "RBBB")),
@@ -107,7 +109,9 @@ FINDINGS = {
     "lab: high glucose": Finding("glucose", ("glucose above 200", "frank hyperglycaemia"), ("DM",)),
     "lab: raised glucose": Finding("glucose", ("glucose of 140 to 200", "moderate hyperglycaemia"), ("DM",)),
     "lab: normal glucose": Finding("glucose", ("glucose below 140", "no hyperglycaemia")),
-    "lab: low bicarbonate": Finding("acid-base and perfusion", ("low bicarbonate", "bicarbonate below 20"), ("SEP", "ARF")),
+    "lab: low bicarbonate": Finding(
+        "acid-base and perfusion", ("low bicarbonate", "bicarbonate below 20"), ("SEP", "ARF")
+    ),
     "lab: wide gap": Finding("acid-base and perfusion", ("wide anion gap", "anion gap above 20"), ("ARF",)),
     "lab: high lactate": Finding("acid-base and perfusion", ("raised lactate", "lactate above 2"), ("SEP",)),
     "lab: low pH": Finding("acid-base and perfusion", ("acidaemia", "pH below 7.30")),
@@ -125,9 +129,7 @@ FINDINGS = {
     "lab: high CK": Finding("liver and clotting", ("raised creatine kinase", "creatine kinase above 400"), ("CAD",)),
 }
 NORMAL = {
-    name
-    for name in FINDINGS
-    if name.startswith(("ecg: sinus rhythm", "cxr: normal", "cxr: clear", "lab: normal"))
+    name for name in FINDINGS if name.startswith(("ecg: sinus rhythm", "cxr: normal", "cxr: clear", "lab: normal"))
 }
 _NAME_OF_PHRASE = {phrase.lower(): name for name, finding in FINDINGS.items() for phrase in finding.phrases}
 # longest first, so that a phrase is never taken for a part of it

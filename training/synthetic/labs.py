@@ -85,7 +85,9 @@ def draw_labs(rng: np.random.Generator, causes: Causes) -> tuple[dict[str, float
         missing.add("Alkaline Phosphatase")
     if rng.random() < 0.01:  # nothing but a gas, or a clotted tube
         missing.update(rng.permutation([lab.name for lab in LAB_DEFINITIONS])[:20])
-    return {lab.name: None if lab.name in missing else _print(lab, measured[lab.name]) for lab in LAB_DEFINITIONS}, blood
+    return {
+        lab.name: None if lab.name in missing else _print(lab, measured[lab.name]) for lab in LAB_DEFINITIONS
+    }, blood
 
 
 def _print(lab, value: float) -> float:
@@ -111,7 +113,14 @@ def _blood(rng: np.random.Generator, causes: Causes) -> dict[str, float]:
     inflamed = max(sep, 0.85 * causes.s("INF"))
     creatinine = ln(0.92 if causes.male else 0.74, 0.24) * 1.03**decades * np.exp((0.35 if esrd else 1.15) * arf)
     creatinine *= (1.5 if ckd else 1) * (3.2 if esrd else 1) * (1.13 if dry else 1)
-    urea = 14.5 * 1.05**decades * (creatinine / 0.85) ** 0.65 * ln(1, 0.3) * (1.28 if dry else 1) * (1.2 if "HF" in causes else 1)
+    urea = (
+        14.5
+        * 1.05**decades
+        * (creatinine / 0.85) ** 0.65
+        * ln(1, 0.3)
+        * (1.28 if dry else 1)
+        * (1.2 if "HF" in causes else 1)
+    )
     renal = max(np.log(creatinine), 0)
     z_potassium = next(normal)
     potassium = 4.1 + 0.45 * z_potassium + 0.2 * max(z_potassium, 0) ** 2
