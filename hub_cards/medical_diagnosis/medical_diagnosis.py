@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers of the form `<think>evidence</think><answer>Disease A; Disease B</answer>`, scored in two modes."""
+
+import datasets
+import evaluate
+
+from modeling_medtvt import DISEASES, parse_answer
+from training.recompute_metrics import TextResources, score_records
+
+
+_DESCRIPTION = """\
+Metrics of MedTVT-R1 (arXiv 2506.18512) for answers about seven diseases. `paper` computes what the authors' script
+computes, `strict` counts unparsed answers as empty ones and averages over records, over diseases and pooled.
+"""
+
+_INPUTS = """
+Args:
+    predictions (`list[str]`): completions.
+    references (`list[str]`): reference texts; the answer block holds the true diseases.
+    subject_ids (`list[str]`, *optional*): patients, the unit of the bootstrap; each record is its own by default.
+    resamples (`int`): bootstrap resamples; with some, `intervals` are returned too.
+    seed (`int`): seed of the bootstrap.
+    wordnet, encoder (`str`, *optional*): folders for METEOR and BERTScore, which are None without.
+    encoder_layer (`int`, *optional*): layer of the encoder.
+Returns:
+    `dict` with `paper` and `strict`: fractions by name, None where undefined; and `intervals`.
+"""
+
+
+class MedicalDiagnosis(evaluate.Metric):
+    """The metric that `evaluate.load(".../medical_diagnosis")` gives."""
+
+    def _info(self):
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="arXiv 2506.18512",
+            inputs_description=_INPUTS,
+            features=datasets.Features({"predictions": text, "references": text}),
+        )
+
+    def _compute(
+        self,
+        predictions,
+        references,
+        subject_ids=None,
+        resamples=0,
+        seed=0,
+        wordnet=None,
+        encoder=None,
+        encoder_layer=None,
+    ):
+        if subject_ids is not None and len(subject_ids) != len(predictions):
+            raise ValueError(f"`subject_ids` has {len(subject_ids)} entries for {len(predictions)} predictions.")
+        records = []
+        for i, (completion, reference) in enumerate(zip(predictions, references)):
+            answer = parse_answer(reference)
+            if answer.unknown:
+                raise ValueError(f"Reference {i} names {answer.unknown}; known are {', '.join(DISEASES)}.")
+            subject = str(i) if subject_ids is None else subject_ids[i]
+            record = {"id": str(i), "subject_id": subject, "diseases": list(answer.diseases)}
+            records.append({**record, "reference": reference, "completion": completion})
+        results = score_records(records, TextResources(wordnet, encoder, encoder_layer), resamples, seed)
+        kept = ("paper", "strict", "intervals") if resamples else ("paper", "strict")
+        return {name: results[name] for name in kept}

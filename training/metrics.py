@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The metrics of MedTVT-R1, in two modes: `paper` computes what the authors' script computes, `strict` what one would want
+to know. A metric is a function of the records' weights, so that a bootstrap is one call with many rows of weights.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modeling_medtvt import DISEASES, parse_answer
+
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+ECE_BINS = 10
+# Resamples at a time: bounds the memory of a bootstrap
+_CHUNK = 2_000_000
+
+
+@dataclass(frozen=True)
+class Metric:
+    """
+    Args:
+        compute: Weights of the records, (resamples, records), to values, (resamples,), NaN where undefined.
+        undefined (`str`): Why there is no value, where there is none.
+    """
+
+    compute: Callable[[np.ndarray], np.ndarray]
+    undefined: str = "no record"
+
+
+def mean_metric(values, defined=None, undefined: str = "no record") -> Metric:
+    """The mean of (records,) values over those that are defined."""
+    values = np.asarray(values, dtype=float)
+    defined = np.ones(len(values), dtype=bool) if defined is None else np.asarray(defined)
+    return ratio_metric(np.where(defined, values, 0), defined, undefined)
+
+
+def ratio_metric(numerators, denominators, undefined: str = "no record") -> Metric:
+    """The sum of (records,) numerators over that of (records,) denominators."""
+    numerators, denominators = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    return Metric(lambda weights: _ratio(weights @ numerators, weights @ denominators), undefined)
+
+
+def undefined_metric(reason: str) -> Metric:
+    """One without a value."""
+    return Metric(lambda weights: np.full(len(weights), np.nan), reason)
+
+
+def restrict(metric: Metric, rows: np.ndarray) -> Metric:
+    """The metric of some of its records, (records,) of bool: the others have no weight."""
+    return Metric(lambda weights: metric.compute(weights * rows), metric.undefined)
+
+
+def _ratio(numerator, denominator):
+    """NaN where the denominator is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(denominator > 0, numerator / denominator, np.nan)
+
+
+def _nanmean(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Over the first axis; NaN where nothing is defined."""
+    columns = np.asarray(columns)
+    defined = ~np.isnan(columns)
+    return _ratio(np.where(defined, columns, 0).sum(0), defined.sum(0))
+
+
+def as_label_array(label_sets: Sequence) -> np.ndarray:
+    """(records, 7) of bool, in the order of `DISEASES`."""
+    return np.array([[disease in labels for disease in DISEASES] for labels in label_sets], dtype=bool).reshape(-1, 7)
+
+
+# --- paper mode ---
+
+
+def paper_labels(text: str) -> set[str] | None:
+    """The labels that the authors read: entries of the first answer block as they are written; None without a block."""
+    answer = parse_answer(text).answer
+    return None if answer is None else {entry.strip() for entry in answer.split(";") if entry.strip()}
+
+
+def paper_label_metrics(references: Sequence[str], completions: Sequence[str]) -> dict[str, Metric]:
+    """
+    Precision, recall and F1 averaged over the records whose completion and reference both have an answer block; an
+    empty set has 0. AUC of 0/1 predictions: (sensitivity + specificity) / 2, over all seven diseases pooled, and each.
+    """
+    named = [paper_labels(text) for text in completions]
+    true = [paper_labels(text) for text in references]
+    parsed = np.array([a is not None and b is not None for a, b in zip(named, true)], dtype=bool)
+    named, true = ([labels or set() for labels in side] for side in (named, true))
+    hits = np.array([len(a & b) for a, b in zip(named, true)], dtype=float)
+    sizes, true_sizes = (np.array([len(labels) for labels in side], dtype=float) for side in (named, true))
+    precision, recall = hits / np.maximum(sizes, 1), hits / np.maximum(true_sizes, 1)
+    f1 = 2 * precision * recall / np.where(hits > 0, precision + recall, 1)
+    reason = "no record has an answer block in both completion and reference"
+    metrics = {
+        name: mean_metric(values, parsed, reason)
+        for name, values in (("precision", precision), ("recall", recall), ("f1", f1))
+    }
+    kept = parsed[:, None]
+    metrics |= _hard_auc(as_label_array(true), as_label_array(named), kept)
+    return metrics
+
+
+def _hard_auc(truth, named, kept) -> dict[str, Metric]:
+    positive, hit = truth & kept, truth & named & kept
+    negative, spared = ~truth & kept, ~truth & ~named & kept
+
+    def area(weights, column):
+        parts = [(weights @ part)[:, column].sum(1) for part in (hit, positive, spared, negative)]
+        return (_ratio(parts[0], parts[1]) + _ratio(parts[2], parts[3])) / 2
+
+    metrics = {"auc": Metric(lambda weights: area(weights, slice(None)), "one of the two classes is absent")}
+    for i, disease in enumerate(DISEASES):
+        metrics[f"per_disease/{disease}/auc"] = Metric(
+            lambda weights, i=i: area(weights, slice(i, i + 1)),
+            "no parsed record has the disease, or all have it",
+        )
+    return metrics
+
+
+# --- strict mode ---
+
+
+def label_metrics(truth: np.ndarray, named: np.ndarray) -> dict[str, Metric]:
+    """
+    Set metrics of (records, 7) labels. Averaged over records (`_samples`: two empty sets agree fully; else an empty
+    answer has precision 0, an empty truth recall 0), over diseases (`_macro`: a disease that no record has is left out)
+    and pooled (`_micro`); exact match of the sets, and the Hamming loss.
+    """
+    hit, false, missed = truth & named, ~truth & named, truth & ~named
+    sums = [part.sum(1).astype(float) for part in (hit, false, missed)]
+    agree_on_none = (sums[0] + sums[1] + sums[2]) == 0
+    metrics = {}
+    for name, formula in _SET_FORMULAS.items():
+        values = np.where(agree_on_none, 1, np.nan_to_num(formula(*sums)))
+        metrics[f"{name}_samples"] = mean_metric(values)
+        metrics[f"{name}_macro"] = Metric(
+            lambda weights, formula=formula: _nanmean(_per_disease(weights, formula, hit, false, missed).T),
+            "no record has any of the seven diseases",
+        )
+        metrics[f"{name}_micro"] = Metric(
+            lambda weights, formula=formula: formula(*((weights @ part).sum(1) for part in (hit, false, missed))),
+            "no disease is present or named",
+        )
+    metrics["exact_match"] = mean_metric((truth == named).all(1))
+    metrics["hamming_loss"] = mean_metric((truth != named).mean(1))
+    for i, disease in enumerate(DISEASES):
+        metrics[f"per_disease/{disease}/prevalence"] = mean_metric(truth[:, i])
+        metrics[f"per_disease/{disease}/named"] = mean_metric(named[:, i])
+        for name, formula in _SET_FORMULAS.items():
+            metrics[f"per_disease/{disease}/{name}"] = Metric(
+                lambda weights, i=i, formula=formula: _per_disease(
+                    weights, formula, *(part[:, i : i + 1] for part in (hit, false, missed))
+                )[:, 0],
+                "no record has the disease",
+            )
+    return metrics
+
+
+_SET_FORMULAS = {
+    "precision": lambda hit, false, missed: _ratio(hit, hit + false),
+    "recall": lambda hit, false, missed: _ratio(hit, hit + missed),
+    "f1": lambda hit, false, missed: _ratio(2 * hit, 2 * hit + false + missed),
+    "jaccard": lambda hit, false, missed: _ratio(hit, hit + false + missed),
+}
+
+
+def _per_disease(weights, formula, hit, false, missed):
+    """(resamples, diseases): 0 where a disease that occurs is never named, NaN where it does not occur."""
+    sums = [weights @ part for part in (hit, false, missed)]
+    return np.where(sums[0] + sums[2] > 0, np.nan_to_num(formula(*sums)), np.nan)
+
+
+def probability_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, Metric]:
+    """
+    AUROC, AUPRC (average precision), Brier score and expected calibration error (ten bins of equal width) of (records, 7)
+    probabilities, each disease and their mean over the diseases for which it is defined.
+    """
+    functions = {"auroc": _auroc, "auprc": _auprc, "brier": _brier, "ece": _ece}
+    reasons = {"auroc": "no record has the disease, or all have it", "auprc": "no record has the disease"}
+    metrics = {}
+    for name, function in functions.items():
+        columns = [function(truth[:, i], probabilities[:, i]) for i in range(len(DISEASES))]
+        metrics[f"{name}_macro"] = Metric(
+            lambda weights, columns=columns: _nanmean([column(weights) for column in columns]),
+            "undefined for all seven diseases",
+        )
+        for disease, column in zip(DISEASES, columns):
+            metrics[f"per_disease/{disease}/{name}"] = Metric(column, reasons.get(name, "no record"))
+    return metrics
+
+
+def _by_level(truth, scores):
+    """Function from weights to those of positives and of negatives at each distinct score, from the highest down."""
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+    truth = truth[order]
+
+    def sums(weights):
+        weights = weights[:, order]
+        return tuple(np.add.reduceat(weights * side, starts, axis=1) for side in (truth, ~truth))
+
+    return sums
+
+
+def _auroc(truth, scores):
+    sums = _by_level(truth, scores)
+
+    def area(weights):
+        positive, negative = sums(weights)
+        below = negative.sum(1, keepdims=True) - negative.cumsum(1)
+        return _ratio((positive * (below + negative / 2)).sum(1), positive.sum(1) * negative.sum(1))
+
+    return area
+
+
+def _auprc(truth, scores):
+    sums = _by_level(truth, scores)
+
+    def area(weights):
+        positive, negative = sums(weights)
+        named = (positive + negative).cumsum(1)
+        precision = np.divide(positive.cumsum(1), named, out=np.zeros_like(named), where=named > 0)
+        return _ratio((positive * precision).sum(1), positive.sum(1))
+
+    return area
+
+
+def _brier(truth, scores):
+    return mean_metric((scores - truth) ** 2).compute
+
+
+def _ece(truth, scores):
+    bins = np.minimum((scores * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = (scores - truth)[:, None] * (bins[:, None] == np.arange(ECE_BINS))
+    return lambda weights: _ratio(np.abs(weights @ gaps).sum(1), weights.sum(1))
+
+
+# --- weights and intervals ---
+
+
+def patient_weights(subject_ids: Sequence[str], resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """
+    Bootstrap weights, some (rows, records) at a time: each row draws as many patients as there are, with replacement,
+    and a record counts as often as its patient was drawn. The same patients and seed give the same draws.
+    """
+    _, patient = np.unique(np.asarray(subject_ids, dtype=str), return_inverse=True)
+    count = patient.max() + 1
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // max(len(patient), count))
+    for start in range(0, resamples, rows):
+        draws = rng.multinomial(count, np.full(count, 1 / count), size=min(rows, resamples - start))
+        yield draws[:, patient].astype(float)
+
+
+def evaluate_metrics(
+    metrics: Mapping[str, Metric], subject_ids: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[dict[str, float | None], dict[str, list[float] | None], dict[str, str]]:
+    """
+    Values, 95 % intervals (percentiles over resampled patients) and, for the undefined ones, reasons, each by metric
+    name. An undefined metric is None, in values and intervals. Without `resamples` there are no intervals.
+    """
+    ones = np.ones((1, len(subject_ids)))
+    values = {name: _number(metric.compute(ones)[0]) for name, metric in metrics.items()}
+    reasons = {name: metrics[name].undefined for name, value in values.items() if value is None}
+    drawn = resample(metrics, subject_ids, resamples, seed) if resamples else {}
+    intervals = {name: None if values[name] is None else interval(draws) for name, draws in drawn.items()}
+    return values, intervals, reasons
+
+
+def resample(metrics, subject_ids, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """Values of each metric over resampled patients, (resamples,)."""
+    chunks = {name: [] for name in metrics}
+    for weights in patient_weights(subject_ids, resamples, seed):
+        for name, metric in metrics.items():
+            chunks[name].append(metric.compute(weights))
+    return {name: np.concatenate(parts) for name, parts in chunks.items()}
+
+
+def interval(draws: np.ndarray) -> list[float] | None:
+    """The central 95 % of the draws in which the metric is defined."""
+    defined = draws[~np.isnan(draws)]
+    tail = 50 * (1 - CONFIDENCE)
+    return [float(limit) for limit in np.percentile(defined, [tail, 100 - tail])] if len(defined) else None
+
+
+def _number(value) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def nest(flat: Mapping) -> dict:
+    """`{"a/b": 1}` as `{"a": {"b": 1}}`."""
+    nested = {}
+    for name, value in flat.items():
+        *parents, last = name.split("/")
+        level = nested
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[last] = value
+    return nested
