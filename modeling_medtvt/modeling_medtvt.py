@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MedTVT-R1: an ECG, a chest X-ray and a laboratory panel in front of a decoder LM (arXiv 2506.18512)."""
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -569,7 +570,12 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
                 modality_inputs = {name: tensor.to(self.device) for name, tensor in modality_inputs.items()}
             kwargs["modality_embeds"] = self.get_modality_embeds(input_ids, **modality_inputs).embeds
         suppressed = kwargs.pop("suppress_tokens", config.suppress_tokens) or []
-        kwargs["suppress_tokens"] = sorted({*suppressed, *self.config.modality_token_ids})
+        suppressed = sorted({*suppressed, *self.config.modality_token_ids})
+        if generation_config is None:
+            kwargs["suppress_tokens"] = suppressed
+        else:  # transformers takes a config or keywords, not both
+            generation_config = copy.deepcopy(generation_config)
+            generation_config.suppress_tokens = suppressed
         return super().generate(inputs, generation_config=generation_config, **kwargs)
 
     def generate_batch(self, inputs, *args, **kwargs):

@@ -19,10 +19,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from processing_medtvt import LAB_DEFINITIONS, MedTVTEcgFeatureExtractor, load_cxr
 
 from .evaluate import add_data_arguments, check_required, choose_device, describe_cost, load_rows, predict
-from .gradient_boosting import GradientBoostingAnswerer, measure_row
+from .gradient_boosting import EncoderMeasure, GradientBoostingAnswerer, measure_row
 from .initialize import MAX_NEW_TOKENS
 from .predictions import fingerprint, hash_folder, message_text
-from .qa.schema import DISEASES, MODALITIES
+from .qa.schema import DISEASES, FEATURES, MODALITIES
 from .recompute_metrics import add_metric_arguments, resources_from, score_records, write_results
 from .report import markdown_table
 
@@ -63,6 +63,10 @@ def add_arguments(parser):
         "--model", help=f"a model of the paper by its name, a Hub id, a folder, or {GRADIENT_BOOSTING!r}"
     )
     parser.add_argument("--list", action="store_true", help="print the models that the paper compares with")
+    parser.add_argument(
+        "--encoders", help="with gradient-boosting: checkpoint whose encoders' features it gets in place of statistics"
+    )
+    parser.add_argument("--features", help="with --encoders: folder of a feature cache; made if missing")
     parser.add_argument("--text-only", action="store_true", help="a causal LM, with measurements and labs as text")
     add_data_arguments(parser)
     add_metric_arguments(parser)
@@ -80,7 +84,8 @@ def run(args):
         if args.stage != "diagnosis":
             raise ValueError("Gradient boosting writes no text, so it has no physiology level.")
         sides = {split: _load_split(args, split) for split in ("train", "validation")}
-        answerer = GradientBoostingAnswerer(sides["train"], sides["validation"], args.seed)
+        measure = _encoder_measure(args, [*sides.values(), rows]) if args.encoders else measure_row
+        answerer = GradientBoostingAnswerer(sides["train"], sides["validation"], args.seed, measure)
         model = fingerprint([row["id"] for side in sides.values() for row in side])
     else:
         model_id = PEERS[args.model].model_id if args.model in PEERS else args.model
@@ -94,6 +99,21 @@ def run(args):
     results = score_records(records, resources, args.resamples, args.seed)
     results["about"]["run"] = describe_cost(records)
     write_results(results, args.out)
+
+
+def _encoder_measure(args, sides: list[list[dict]]) -> EncoderMeasure:
+    """Runs the encoders of `--encoders` over all rows, once."""
+    from datasets import Dataset
+
+    from .diagnose import load_pipeline
+    from .features import FeatureCache
+
+    check_required(args, "features")
+    diagnose = load_pipeline(args.encoders)
+    cache = FeatureCache(args.features, diagnose.model, diagnose.processor)
+    for rows in sides:
+        cache.build(Dataset.from_list(rows, features=FEATURES), max_rejected=0)
+    return EncoderMeasure(cache)
 
 
 def _load_split(args, split: str) -> list[dict]:

@@ -12,7 +12,7 @@ from processing_medtvt import MedTVTEcgFeatureExtractor, load_cxr
 
 from .qa.schema import DISEASES, LAB_NAMES, MODALITIES
 from .synthetic.cxr import measure_cxr
-from .synthetic.ecg import measure_ecg
+from .synthetic.ecg_measures import measure_ecg
 
 
 def measure_row(row: Mapping, modalities: Sequence[str] = MODALITIES) -> dict[str, float]:
@@ -36,6 +36,26 @@ def measure_row(row: Mapping, modalities: Sequence[str] = MODALITIES) -> dict[st
     return found
 
 
+class EncoderMeasure:
+    """
+    In place of [`measure_row`]: labs in their units, and the frozen encoders' features, averaged over their tokens.
+
+    Args:
+        features ([`FeatureCache`]): With the features of all rows.
+    """
+
+    def __init__(self, features):
+        self.features = features
+
+    def __call__(self, row: Mapping) -> dict[str, float]:
+        """The numbers of a row."""
+        found = measure_row(row, ["lab"])
+        for modality in row["modalities"]:
+            means = self.features.get(row, modality).float().mean(dim=0).tolist()
+            found |= {f"{modality} feature {i}": value for i, value in enumerate(means)}
+        return found
+
+
 class GradientBoostingAnswerer:
     """
     One classifier a disease, on training rows; its threshold is the one with the best F1 on validation rows. A modality
@@ -44,10 +64,12 @@ class GradientBoostingAnswerer:
     Args:
         train, validation (`list[dict]`): Rows of the schema.
         seed (`int`): Seed of the classifiers.
+        measure: Turns a row into a dict of numbers; [`measure_row`] or an [`EncoderMeasure`].
     """
 
-    def __init__(self, train: Sequence[Mapping], validation: Sequence[Mapping], seed: int = 0):
-        measured = [measure_row(row) for row in tqdm(train, unit="record", desc="train")]
+    def __init__(self, train: Sequence[Mapping], validation: Sequence[Mapping], seed: int = 0, measure=measure_row):
+        self.measure = measure
+        measured = [measure(row) for row in tqdm(train, unit="record", desc="train")]
         self.names = sorted({name for row in measured for name in row})
         if not self.names:
             raise ValueError("The training rows have no lab, ECG or X-ray to learn from.")
@@ -56,7 +78,7 @@ class GradientBoostingAnswerer:
         for column in truth.T:
             model = HistGradientBoostingClassifier(random_state=seed) if 0 < column.sum() < len(column) else None
             self.models.append(model.fit(inputs, column) if model else float(column.mean()))
-        held_out = self._table([measure_row(row) for row in tqdm(validation, unit="record", desc="validation")])
+        held_out = self._table([measure(row) for row in tqdm(validation, unit="record", desc="validation")])
         probabilities = self.probabilities(held_out)
         self.thresholds = [
             _best_threshold(column, scores) for column, scores in zip(_labels(validation).T, probabilities.T)
@@ -81,7 +103,7 @@ class GradientBoostingAnswerer:
 
     def prepare(self, rows: Sequence[Mapping]) -> np.ndarray:
         """(rows, numbers)."""
-        return self._table([measure_row(row) for row in rows])
+        return self._table([self.measure(row) for row in rows])
 
     def answer(self, prepared: np.ndarray) -> list[dict]:
         """`completion`, without any reasoning, and `probabilities` of each row."""

@@ -120,9 +120,8 @@ def draw_ecg_signs(rng: np.random.Generator, causes: Causes, blood: dict, settin
     p_ms = rng.normal(95, 8) + 1.5 * causes.decades + 3 * ("HTN" in causes) + 5 * ("AF" in causes)
     signs["p_ms"] = rng.uniform(121, 140) if signs["left_atrium"] else float(np.clip(p_ms, 80, 117))
     long_pr = chance("long_pr", ECG_SIGNS)
-    signs["pr_ms"] = (
-        rng.uniform(205, 260) if long_pr else float(np.clip(rng.normal(158 + 4 * causes.decades, 18), 122, 198))
-    )
+    pr_ms = rng.uniform(205, 260) if long_pr else float(np.clip(rng.normal(158 + 4 * causes.decades, 18), 122, 198))
+    signs["pr_ms"] = max(pr_ms, signs["p_ms"] + 20)  # P ends before QRS begins
     acts = [(causes.active("SEP"), 8), ("HF" in causes, 8), (causes.active("ARF"), 6), ("DM" in causes, 5)]
     qtc = rng.normal(429 + 2 * causes.decades, 25) + sum(
         shift for is_so, shift in [*acts, ("CAD" in causes, 5)] if is_so

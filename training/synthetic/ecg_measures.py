@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Intervals and amplitudes of an ECG, from the signal alone."""
+
+import numpy as np
+from scipy.ndimage import median_filter, uniform_filter1d
+from scipy.signal import find_peaks
+
+from .ecg import SAMPLING_RATE, STEP, check_signal
+
+
+BEFORE, AFTER = 200, 325  # samples of the median beat around the middle of QRS
+LEAD_GROUPS = {"inferior": (1, 2, 4), "septal": (6, 7), "anterior": (8, 9), "lateral": (0, 5, 10, 11)}
+
+
+def measure_ecg(signal: np.ndarray) -> dict[str, float]:
+    """
+    Intervals and amplitudes of the median beat, from the signal alone. Simple: for reports and baselines.
+
+    Args:
+        signal (`np.ndarray`): (12, samples) in mV, 500 Hz, in the order of `STANDARD_LEADS`; NaN and flat leads are
+            left out.
+
+    Returns:
+        `dict`: `heart_rate` (1/min), `rr_variation` (without wide premature beats), `p_amplitude` (mV, lead II; near
+        zero without P waves), `qrs_ms`, `qt_ms`, `qtc_ms` (QT + 154 (1 - RR)), `axis` (degrees, from the area of the
+        QRS), `sv1_rv56`, `r_v3`, `limb_voltage`, `chest_voltage` (mV, largest QRS), and for the lead groups inferior,
+        septal, anterior and lateral `st_{group}` (at J + 60-80 ms) and `t_{group}` (mV). NaN where it cannot be measured.
+    """
+    signal = np.array(signal, np.float32)
+    check_signal(signal)
+    gaps = np.isnan(signal)
+    filled = np.where(gaps, 0, signal)
+    lost = (gaps.mean(axis=1) > 0.5) | (np.ptp(filled, axis=1) < 0.02)
+    signal[lost] = np.nan
+    beats, conducted = find_beats(filled[~lost])
+    names = ["heart_rate", "rr_variation", "p_amplitude", "qrs_ms", "qt_ms", "qtc_ms", "axis", "sv1_rv56", "r_v3"]
+    names += ["limb_voltage", "chest_voltage", *(f"{wave}_{group}" for group in LEAD_GROUPS for wave in ("st", "t"))]
+    found = dict.fromkeys(names, float("nan"))
+    if beats.size < 3 or conducted.sum() < 2:
+        return found
+    rr = np.diff(beats) / SAMPLING_RATE
+    normal = conducted[1:] & conducted[:-1]
+    rr_normal = rr[normal] if normal.any() else rr
+    found["heart_rate"] = 60 / rr.mean()
+    found["rr_variation"] = rr_normal.std() / rr_normal.mean()
+    beat, onset, offset = _median_beat(signal, beats[conducted], ~lost)
+    found |= _measure_beat(beat, onset, offset, rr.mean())
+    return {name: float(value) for name, value in found.items()}
+
+
+def find_beats(leads):
+    """Middles of the QRS complexes (samples) in (n, samples) leads, and which of them have the usual form."""
+    nothing = np.zeros(0, int), np.zeros(0, bool)
+    if not len(leads):
+        return nothing
+    speed = np.sum((leads[:, 4:] - leads[:, :-4]) ** 2, axis=0)  # over 8 ms
+    speed = uniform_filter1d(speed, 45)
+    blocks = np.array_split(speed, max(speed.size // 990, 1))  # 2 s hold a beat
+    usual = np.median([block.max() for block in blocks])
+    peaks, _ = find_peaks(speed, height=0.1 * usual, distance=120)
+    if peaks.size < 3:
+        return nothing
+    # a small one soon after a beat, or before the first, is a T wave
+    small = speed[peaks] < 0.5 * usual
+    soon = np.diff(peaks, prepend=-200 if not small[0] else 0) < 178
+    peaks = peaks[~(small & soon)] + 2
+    peaks = peaks[(peaks >= 60) & (peaks < leads.shape[1] - 60)]
+    if peaks.size < 3:
+        return nothing
+    # shape around each peak, all leads together, moved to where it fits the median best
+    offsets = np.arange(-50, 51, 2)
+    window = np.stack([leads[:, peak + offsets] for peak in peaks]).reshape(peaks.size, -1)
+    window -= window.mean(axis=1, keepdims=True)
+    typical = np.median(window, axis=0)
+    alike = window @ typical / (np.linalg.norm(window, axis=1) * np.linalg.norm(typical) + 1e-9)
+    shifts = np.arange(-8, 9)
+    for i in np.flatnonzero(alike > 0.6):
+        shifted = leads[:, peaks[i] + offsets[:, None] + shifts[None]].reshape(-1, shifts.size)
+        peaks[i] += shifts[np.argmax(typical @ shifted)]
+    return peaks, alike > 0.75
+
+
+def _median_beat(signal, beats, usable):
+    """Median of the beats (12, 525) with the level before QRS as zero; onset and offset of QRS."""
+    inside = beats[(beats >= BEFORE) & (beats < signal.shape[1] - AFTER)]
+    stack = np.stack([signal[:, beat - BEFORE : beat + AFTER] for beat in inside])
+    stack = stack - np.median(stack[:, :, BEFORE - 70 : BEFORE - 40], axis=2, keepdims=True)  # a gap there: all NaN
+    with_gaps = np.isnan(stack).any(axis=(0, 2)) & usable
+    beat = np.median(stack, axis=0)
+    if with_gaps.any():
+        beat[with_gaps] = np.nanmedian(stack[:, with_gaps], axis=0)
+    without_spikes = uniform_filter1d(median_filter(beat[usable], (1, 5)), 3, axis=1)
+    speed = np.sqrt((np.diff(without_spikes, axis=1, prepend=0) ** 2).sum(axis=0))
+    qrs = slice(BEFORE - 60, BEFORE + 60)
+    limit = max(0.05 * speed[qrs].max(), 2.5 * np.percentile(speed, 30))
+    fast = np.flatnonzero(speed[BEFORE - 75 : BEFORE + 75] > limit) + BEFORE - 75
+    groups = np.split(fast, np.flatnonzero(np.diff(fast) > 8) + 1)
+    steep = [group for group in groups if speed[group].max() > 0.3 * speed[qrs].max()]  # not P, not T
+    return beat, steep[0][0] - 1, steep[-1][-1] + 1
+
+
+def _measure_beat(beat, onset, offset, rr):
+    """The measures of [`measure_ecg`] that come from the median beat."""
+    beat = beat - np.median(beat[:, onset - 12 : onset - 1], axis=1, keepdims=True)  # not of a spike
+    qrs = beat[:, onset : offset + 1]
+    heights = np.ptp(qrs, axis=1)
+    found = {"qrs_ms": (offset - onset) * STEP}
+    found["limb_voltage"], found["chest_voltage"] = np.nanmax(heights[:6]), np.nanmax(heights[6:])
+    found["sv1_rv56"] = np.fmax(qrs[10].max(), qrs[11].max()) - qrs[6].min()
+    found["r_v3"] = max(qrs[8].max(), 0)
+    found["axis"] = np.degrees(np.arctan2(qrs[4].sum() * 2 / np.sqrt(3), qrs[0].sum()))
+
+    end = min(offset + 210, beat.shape[1] - 1, onset + int(0.93 * rr * SAMPLING_RATE))
+    size = uniform_filter1d(np.sqrt(np.nanmean(beat[:, offset:end] ** 2, axis=0)), 7)
+    peak = 30 + int(np.argmax(size[30:]))
+    fall = np.diff(size[peak : peak + 80])
+    if fall.size > 10:
+        steepest = int(np.argmin(fall))
+        t_end = peak + steepest + 0.5 + size[peak + steepest] / max(-fall[steepest], 1e-6)
+        found["qt_ms"] = (offset - onset + min(t_end, size.size)) * STEP
+        found["qtc_ms"] = found["qt_ms"] + 154 * (1 - rr)
+    st = beat[:, offset + 30 : offset + 40].mean(axis=1)
+    late = beat[:, offset + 40 : end]
+    t = np.take_along_axis(late, np.abs(late).argmax(axis=1)[:, None], axis=1)[:, 0]
+    for group, leads in LEAD_GROUPS.items():
+        for wave, values in (("st", st[list(leads)]), ("t", t[list(leads)])):
+            found[f"{wave}_{group}"] = np.nanmean(values) if np.isfinite(values).any() else np.nan
+    # lead II between T and QRS
+    before = beat[1, max(onset - 130, onset - int((rr - 0.35) * SAMPLING_RATE), 0) : onset - 8]
+    if before.size > 30:
+        found["p_amplitude"] = uniform_filter1d(before, 9).max() - np.percentile(before, 15)
+    return found
