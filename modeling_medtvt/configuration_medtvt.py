@@ -131,6 +131,8 @@ class MedTVTConfig(PreTrainedConfig):
             all three stages of the paper.
         stage (`str`, *optional*): Training stage that the weights come from, `"pt"`, `"sft"` or `"rft"`. None for a
             model that was not trained on MedTVT-QA: its answers mean nothing, and the pipeline says so.
+        training_data (`list[dict]`, *optional*): What each training stage so far learned from: `stage`, `name` of the
+            dataset and `access` to it (`"synthetic"`, `"open"` or `"credentialed"`), which decides who may get the weights.
         tie_word_embeddings (`bool`): Whether input and output embeddings share their weights. Default: as in
             `text_config`.
     """
@@ -166,6 +168,7 @@ class MedTVTConfig(PreTrainedConfig):
     perception_layer_norm_eps: float = 1e-5
     freeze_encoders: bool = True
     stage: Literal["pt", "sft", "rft"] | None = None
+    training_data: list[dict] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool | None = None
 

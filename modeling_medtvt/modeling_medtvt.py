@@ -90,6 +90,8 @@ class MedTVTPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["MedTVTEcgProjector", "MedTVTCxrProjector", "MedTVTLabProjector", "MedTVTPerceptionLayer"]
     _skip_keys_device_placement = ["past_key_values"]
+    # PT leaves the perception layer out
+    _keys_to_ignore_on_load_unexpected = [r"perception\."]
     # Also what 4- and 8-bit loading leaves alone, which asks for names from the root
     _keep_in_fp32_modules = [prefix + name for prefix in ("", "model.") for name in KEPT_IN_FP32]
     _supports_sdpa = True

@@ -19,10 +19,11 @@ README = Path(__file__).parents[1] / "README.md"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where a reader stands after `make demo` and `medtvt init --tiny medtvt-r1`."""
+    """Where a reader stands after `make demo`, `medtvt init --tiny medtvt-r1` and a small `medtvt synthesize`."""
     folder = tmp_path_factory.mktemp("reader")
     assert "medtvt init --tiny medtvt-r1" in README.read_text()
-    for command in (["demo"], ["init", "--tiny", "medtvt-r1"]):
+    cohort = ["synthesize", "--patients", "40", "--out", "cohort"]
+    for command in (["demo"], ["init", "--tiny", "medtvt-r1"], cohort):
         medtvt = Path(sys.executable).with_name("medtvt")
         result = subprocess.run([medtvt, *command], cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
@@ -84,6 +85,19 @@ def test_commands_end_in_one_line_on_bad_input(medtvt, arguments, message):
     code, _, errors = medtvt(*arguments)
     last = errors.strip().splitlines()[-1]
     assert code == 2 and last.startswith(f"medtvt {arguments[0]}: error:") and message in last
+
+
+def test_training_commands_run_as_written(folder, medtvt):
+    block = next(b for b in re.findall(r"```\n(.*?)```", README.read_text(), flags=re.DOTALL) if "pretrain" in b)
+    few = {"train-encoders": ["--max_steps", "1", "--min_positives", "1"], "evaluate": ["--max-new-tokens", "8"]}
+    few |= {stage: ["--max_steps", "1"] for stage in ("pretrain", "finetune", "reinforce")}
+    few["reinforce"] += ["--max_completion_length", "8"]
+    for line in block.strip().splitlines():
+        _, command, *arguments = line.split()
+        code, _, errors = medtvt(command, *arguments, *few.get(command, []))
+        assert code == 0, f"{line}\n{errors}"
+    assert (folder / "results" / "metrics.json").is_file()
+    assert (folder / "results" / "swap-lab" / "comparison.md").is_file()
 
 
 def test_help_is_worth_reading(medtvt, capsys):

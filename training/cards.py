@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`medtvt card`: the card of a model, an adapter or a dataset, filled from its own files; no number is typed by hand."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
+
+from modeling_medtvt import DISEASES, MedTVTConfig
+
+
+TEMPLATES = Path(__file__).parent / "card_templates"
+TAGS = ["medical", "ecg", "chest-x-ray", "laboratory", "medtvt"]
+# What may be done with weights trained on data of each kind, from the freest
+ACCESS = ("synthetic", "open", "credentialed")
+ACCESS_NOTES = {
+    "synthetic": "imaginary patients, drawn by the package: no data of any person",
+    "open": "open data, under their own licence",
+    "credentialed": "data under credentialed access: who gets the weights must hold the same agreement",
+}
+COLUMN_NOTES = {
+    "id": "of the row",
+    "subject_id": "of the patient",
+    "stage": "level of the question: physiology or diagnosis",
+    "modalities": "which of ecg, cxr, lab the question comes with",
+    "prompt": "the question, as a conversation with typed parts",
+    "completion": "the answer, likewise; each part says which modality it cites",
+    "ecg": "path of a WFDB record",
+    "cxr": "path of a picture",
+    "lab": "fifty values by name, null where not measured",
+    "diseases": "those of the seven that the patient has",
+    "findings": "what the data show, where it is known",
+}
+HEADLINES = (
+    ("strict", "f1_macro", "F1, mean over the diseases"),
+    ("strict", "f1_micro", "F1, pooled"),
+    ("strict", "jaccard_samples", "Jaccard index of the label sets"),
+    ("strict", "exact_match", "Exact match of the label sets"),
+    ("strict", "parse_rate", "Answers that parse"),
+    ("strict", "auroc_macro", "AUROC, mean over the diseases"),
+    ("paper", "f1", "F1 as the paper computes it"),
+    ("paper", "auc", "AUC as the paper computes it (0/1 predictions)"),
+)
+
+
+def add_arguments(parser):
+    """Arguments of `medtvt card`."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="model or adapter folder")
+    source.add_argument("--data", help="dataset folder")
+    parser.add_argument("--metrics", help="metrics.json of that model")
+    parser.add_argument("--repo", help="ORG/NAME on the Hub, for the text (default: the folder's name)")
+    parser.add_argument("--out", help="file to write (default: README.md in the folder)")
+
+
+def run(args):
+    """Entry point of `medtvt card`."""
+    if args.data:
+        if args.metrics:
+            raise ValueError("--metrics belongs to a model, not to a dataset.")
+        card = dataset_card(args.data, args.repo)
+    else:
+        card = model_card(args.model, args.metrics, args.repo)
+    path = Path(args.out or Path(args.data or args.model, "README.md"))
+    if path.exists():
+        raise FileExistsError(f"{path} exists; name another file with --out, or remove it.")
+    path.write_text(str(card), encoding="utf-8")
+    print(f"{path}: written.")
+
+
+# Where weights come from
+
+
+def training_data_entry(stage: str, data_dir: str | os.PathLike) -> dict:
+    """
+    What a training stage adds to the list `training_data` of its model's config, which travels with the weights.
+
+    A folder with a cohort.json that says so is synthetic; any other holds patients' data and counts as credentialed.
+
+    Returns:
+        `dict`: `stage`, `name` (of the folder) and `access`, one of `ACCESS`.
+    """
+    cohort = Path(data_dir) / "cohort.json"
+    synthetic = cohort.is_file() and json.loads(cohort.read_text(encoding="utf-8")).get("synthetic") is True
+    access = "synthetic" if synthetic else "credentialed"
+    return {"stage": stage, "name": Path(data_dir).resolve().name, "access": access}
+
+
+def read_access(model_dir: str | os.PathLike) -> str:
+    """
+    The most restricted data that a folder's weights were trained on, as its config says: `"none"` for untrained ones, one
+    of `ACCESS`, or `"unknown"` for trained ones that do not say.
+
+    Raises:
+        ValueError: if there is no config, or its `training_data` is malformed.
+    """
+    config = _read_json(Path(model_dir) / "config.json")
+    entries = config.get("training_data") or []
+    if not isinstance(entries, list) or any(
+        not isinstance(x, Mapping) or x.get("access") not in ACCESS for x in entries
+    ):
+        raise ValueError(
+            f"{model_dir}/config.json: `training_data` needs an `access` out of {', '.join(ACCESS)} each."
+        )
+    if not entries:
+        return "none" if config.get("stage") is None else "unknown"
+    return max((entry["access"] for entry in entries), key=ACCESS.index)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.parent} has no {path.name}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}).") from error
+
+
+# Cards
+
+
+def model_card(
+    model_dir: str | os.PathLike, metrics: str | os.PathLike | None = None, repo: str | None = None
+) -> ModelCard:
+    """
+    The card of a model folder, or of an adapter folder.
+
+    Args:
+        metrics (`str` or `os.PathLike`, *optional*): A metrics.json of this model, from `medtvt evaluate`.
+        repo (`str`, *optional*): Its name on the Hub; the folder's by default.
+
+    Raises:
+        ValueError: if the folder holds no MedTVT model, or the metrics are those of another one.
+    """
+    folder = Path(model_dir)
+    config = _read_json(folder / "config.json")
+    if config.get("model_type") != "medtvt":
+        raise ValueError(f"{folder} holds a model of type {config.get('model_type')!r}, not a MedTVT model.")
+    is_adapter = (folder / "adapter_config.json").is_file()
+    access = read_access(folder)
+    repo = repo or folder.resolve().name
+    results = None if metrics is None else _read_metrics(metrics, folder, config)
+    data = ModelCardData(
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="image-text-to-text",
+        license="apache-2.0" if access in ("none", "synthetic") else "other",
+        license_name=None if access in ("none", "synthetic") else f"{access}-data",
+        tags=TAGS,
+        datasets=[entry["name"] for entry in config.get("training_data") or []] or None,
+        model_name=repo.split("/")[-1] if results else None,
+        eval_results=_eval_results(results, config) if results else None,
+    )
+    fields = {
+        "name": repo.split("/")[-1],
+        "repo": repo,
+        "stage": config.get("stage") or "none",
+        "training_data": _describe_training_data(config, access),
+        "evaluation": _describe_evaluation(results),
+        "licence": _describe_licence(access),
+    }
+    if is_adapter:
+        adapter = _read_json(folder / "adapter_config.json")
+        base = adapter.get("base_model_name_or_path") or ""
+        saved = ", and in full: " + ", ".join(adapter["modules_to_save"]) if adapter.get("modules_to_save") else ""
+        # a folder's place on somebody's disk is nobody's business
+        fields |= {"base_model": base if _is_repo(base) else Path(base).name, "rank": adapter.get("r"), "saved": saved}
+        if _is_repo(base):
+            data.base_model = base
+        return _fill(ModelCard, "adapter.md", data, fields)
+    labs = _read_json(folder / "processor_config.json").get("lab_feature_extractor", {})
+    fields |= {"diseases": ", ".join(DISEASES), "parts": _describe_parts(folder)}
+    fields["table_source"] = labs.get("table_source") or "of a fitted table"
+    return _fill(ModelCard, "model.md", data, fields)
+
+
+def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> DatasetCard:
+    """
+    The card of a MedTVT-QA folder. It holds counts and the schema, and nothing of a patient.
+
+    Raises:
+        ValueError: if the folder holds no MedTVT-QA.
+    """
+    import pyarrow.parquet as pq
+
+    from .qa.schema import FEATURES, SPLITS, STAGES
+
+    folder = Path(data_dir)
+    splits = []
+    for stage in STAGES:
+        for split in SPLITS:
+            file = folder / stage / f"{split}.parquet"
+            if file.is_file():
+                subjects = pq.read_table(file, columns=["subject_id"])["subject_id"].to_pylist()
+                splits.append((stage, split, len(subjects), len(set(subjects))))
+    if not splits:
+        raise ValueError(f"{folder} holds no MedTVT-QA: no physiology/ or diagnosis/ with a split as parquet.")
+    access = training_data_entry("", folder)["access"]
+    synthetic = access == "synthetic"
+    made_by = _read_json(folder / "cohort.json") if synthetic else {}
+    arguments = " ".join(f"--{key} {made_by[key]}" for key in ("patients", "seed", "setting") if key in made_by)
+    kind = "imaginary patients with known causes, in the schema of MedTVT-QA. No data of any person is in it"
+    real = "questions and answers on data under credentialed access. This card may be public, the data may not"
+    data = DatasetCardData(
+        license="apache-2.0" if synthetic else "other",
+        task_categories=["question-answering", "image-text-to-text"],
+        tags=[*TAGS, "synthetic"] if synthetic else TAGS,
+        size_categories=_size_category(sum(row[2] for row in splits)),
+        pretty_name=(repo or folder.resolve().name).split("/")[-1],
+    )
+    fields = {
+        "name": repo or folder.resolve().name,
+        "description": f"A 12-lead ECG, a chest X-ray and a blood panel of each patient: {kind if synthetic else real}.",
+        "splits": splits,
+        "columns": [(f"`{name}`", _describe_type(feature), COLUMN_NOTES[name]) for name, feature in FEATURES.items()],
+        "command": f"medtvt synthesize --out {folder.resolve().name} {arguments}"
+        if synthetic
+        else "# needs the source data",
+        "licence": _describe_licence(access),
+    }
+    return _fill(DatasetCard, "dataset.md", data, fields)
+
+
+def _fill(card_class, template: str, data, fields: Mapping):
+    """The card, read back by huggingface_hub: what it does not understand is refused here."""
+    card = card_class.from_template(data, template_path=str(TEMPLATES / template), **fields)
+    return card_class(str(card))
+
+
+def _is_repo(name: str) -> bool:
+    """Whether a name is that of a Hub repository and no place on a disk."""
+    return (
+        name.count("/") == 1 and not name.startswith((".", "/", "~")) and "\\" not in name and not Path(name).exists()
+    )
+
+
+def _size_category(rows: int) -> str:
+    limits = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    return next((name for limit, name in limits if rows < limit), "1M<n<10M")
+
+
+def _describe_type(feature) -> str:
+    if isinstance(feature, Mapping):
+        return f"struct of {len(feature)} {next(iter(feature.values())).dtype}"
+    inner = getattr(feature, "feature", None)
+    if inner is None:
+        return feature.dtype
+    return "list of messages" if isinstance(inner, Mapping) else f"list of {inner.dtype}"
+
+
+def _describe_parts(folder: Path) -> list[tuple[str, str]]:
+    config = MedTVTConfig.from_pretrained(folder)
+    text = config.text_config
+    return [
+        ("language model", f"{text.model_type}, {text.num_hidden_layers} layers of {text.hidden_size}"),
+        ("ECG encoder", f"xresnet1d, {config.ecg_config.hidden_size} wide"),
+        ("X-ray encoder", f"{config.cxr_config.model_type}, {config.cxr_hidden_size} wide"),
+        ("lab encoder", f"MLP, {config.lab_config.hidden_size} wide"),
+        ("perception layer", "on" if config.use_perception else "off"),
+        ("tokens a modality", str(config.num_modality_tokens)),
+        ("stage", config.stage or "none: untrained"),
+    ]
+
+
+def _describe_training_data(config: Mapping, access: str) -> str:
+    if access == "none":
+        return "None: the weights are random. No data of any patient went into them."
+    if access == "unknown":
+        return "Not recorded. Take it as data under credentialed access until it is known."
+    lines = ["| stage | data | access |", "|---|---|---|"]
+    lines += [
+        f"| {entry.get('stage')} | {entry.get('name')} | {ACCESS_NOTES[entry['access']]} |"
+        for entry in config["training_data"]
+    ]
+    return "\n".join(lines)
+
+
+def _describe_licence(access: str) -> str:
+    code = "The code is Apache-2.0."
+    if access in ("none", "synthetic"):
+        return f"Apache-2.0, code and {'weights' if access == 'none' else 'what comes of drawn data'} alike."
+    if access == "open":
+        return f"{code} The data have licences of their own, and what was made from them follows these."
+    return (
+        f"{code} What was made from credentialed data (such as MIMIC's, of PhysioNet) may be shared only under the terms of "
+        "their data use agreement."
+    )
+
+
+# Evaluation
+
+
+def _read_metrics(path, folder: Path, config: Mapping) -> dict:
+    from .predictions import hash_folder
+    from .report import read_metrics
+
+    results = read_metrics(path)
+    header = Path(path).with_name("run.json")
+    if header.is_file() and _read_json(header).get("model") not in (None, hash_folder(folder)):
+        raise ValueError(f"{path} holds metrics of another model than {folder}: their fingerprints differ.")
+    if header.is_file():
+        results["run"] = {key: _read_json(header).get(key) for key in ("stage", "split", "settings")}
+    return results
+
+
+def _eval_results(results: Mapping, config: Mapping) -> list[EvalResult]:
+    entries = config.get("training_data") or [{"name": "MedTVT-QA"}]
+    found = []
+    for mode, name, title in HEADLINES:
+        value = results[mode].get(name)
+        if value is not None:
+            found.append(
+                EvalResult(
+                    task_type="image-text-to-text",
+                    dataset_type="medtvt-qa",
+                    dataset_name=entries[-1]["name"],
+                    dataset_split=results.get("run", {}).get("split"),
+                    metric_type=f"{mode}_{name}",
+                    metric_name=title,
+                    metric_value=value,
+                )
+            )
+    return found
+
+
+def _describe_evaluation(results: Mapping | None) -> str:
+    if results is None:
+        return "None was given to this card."
+    from .report import format_value, markdown_table
+
+    about, intervals = results["about"], results["intervals"]
+    rows = [
+        [title, format_value(results[mode].get(name), (intervals.get(mode) or {}).get(name))]
+        for mode, name, title in HEADLINES
+        if name in results[mode]
+    ]
+    where = results.get("run", {})
+    split = f", {where['stage']} level, split {where['split']}" if where.get("split") else ""
+    parts = [
+        f"{about['records']} records of {about['patients']} patients{split}. In brackets: 95 % intervals over "
+        f"{about['bootstrap']['resamples']} resamples of patients. Unparsed answers count as empty ones.",
+        markdown_table(["metric", "value"], rows),
+    ]
+    diseases = results["strict"].get("per_disease") or {}
+    if diseases:
+        limits = (intervals.get("strict") or {}).get("per_disease") or {}
+        names = ("prevalence", "precision", "recall", "f1")
+        cells = [
+            [disease, *(format_value(values.get(n), limits.get(disease, {}).get(n)) for n in names)]
+            for disease, values in diseases.items()
+        ]
+        parts.append(markdown_table(["disease", *names], cells))
+    parts += [f"`{name}` is undefined: {why}." for name, why in results["undefined"].items() if name.count("/") == 1]
+    return "\n\n".join(parts)
