@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": ("training.evaluate", "answer a dataset's questions and measure the answers"),
     "metrics": ("training.recompute_metrics", "measure answers that are already there"),
     "baseline": ("training.baseline", "the same measurements for another model, or for gradient boosting"),
+    "ablate": ("training.ablate", "train and evaluate the variants of the paper's tables, side by side"),
     "export": ("training.export", "write a folder that loads anywhere, with its code inside"),
 }
 
