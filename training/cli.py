@@ -21,6 +21,9 @@ COMMANDS = {
     "metrics": ("training.recompute_metrics", "measure answers that are already there"),
     "baseline": ("training.baseline", "the same measurements for another model, or for gradient boosting"),
     "ablate": ("training.ablate", "train and evaluate the variants of the paper's tables, side by side"),
+    "build-qa": ("training.build_qa", "MedTVT-QA from your MIMIC folders, step by step"),
+    "card": ("training.cards", "write the card of a model or a dataset from its own files"),
+    "push": ("training.push", "put a model on the Hub: its folder, its code, its card"),
     "export": ("training.export", "write a folder that loads anywhere, with its code inside"),
 }
 

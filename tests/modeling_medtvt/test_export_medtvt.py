@@ -27,6 +27,7 @@ processor = AutoProcessor.from_pretrained(folder, **kwargs)
 assert type(processor).__name__ == "MedTVTProcessor"
 assert type(processor.image_processor).__name__ == "MedTVTImageProcessor"
 features = processor(text="Labs <lab>?", lab={{"Creatinine": 4.0}}, return_tensors="pt")
+torch.set_num_threads(1)  # convolutions add up in another order with more
 expected = torch.load({expected!r}, weights_only=True)
 for auto in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     model = auto.from_pretrained(folder, **kwargs)

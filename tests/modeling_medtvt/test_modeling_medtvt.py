@@ -77,7 +77,7 @@ def test_towers_return_features(model):
     inputs = build_inputs(model, [ALL, ALL])
     config = model.config
     assert model.get_ecg_features(inputs["ecg_values"]).shape == (2, 32, config.ecg_config.hidden_size)
-    assert model.get_cxr_features(inputs["pixel_values"]).shape == (2, 50, config.cxr_hidden_size)
+    assert model.get_cxr_features(inputs["pixel_values"]).shape == (2, config.cxr_sequence_length, config.cxr_hidden_size)
     assert model.get_lab_features(inputs["lab_values"]).shape == (2, 1, config.lab_config.hidden_size)
 
 
@@ -174,21 +174,21 @@ def test_presence_without_ids_is_what_was_passed(model):
         (lambda m, i: [i.pop(name) for name in RAW], r"<ecg> placeholder, but 0 rows"),
         (lambda m, i: i["input_ids"][1, -1:].fill_(m.config.cxr_token_id), r"Row 1 has 2 <cxr> tokens.* exactly 1"),
         (lambda m, i: i.update(ecg_features=torch.zeros(2, 32, 96)), "not both"),
-        (lambda m, i: i.update(modality_embeds=torch.zeros(2, 3, 1, 64)), "in place of every other"),
+        (lambda m, i: i.update(modality_embeds=torch.zeros(2, 3, 1, 128)), "in place of every other"),
         (lambda m, i: i.update(lab_values=i["lab_values"][:1]), r"`lab_values` has 1 rows for a batch of 2"),
         (lambda m, i: i.update(ecg_values=i["ecg_values"][:, :8]), r"12 leads, samples\), got \(2, 8, 1000\)"),
         (lambda m, i: i.update(lab_values=i["lab_values"][:, :50]), r"\(batch, 100\).*got \(2, 50\)"),
         (lambda m, i: i.update(pixel_values=i["pixel_values"][:, 0]), r"got \(2, 224, 224\)"),
-        (lambda m, i: i.update(inputs_embeds=torch.zeros(2, 9, 64)), "exactly one of"),
+        (lambda m, i: i.update(inputs_embeds=torch.zeros(2, 9, 128)), "exactly one of"),
         (
-            lambda m, i: [i.pop("lab_values"), i.update(lab_features=torch.zeros(2, 2, 64))],
-            r"`lab_features` must be \(batch, 1, 64\), got \(2, 2, 64\)",
+            lambda m, i: [i.pop("lab_values"), i.update(lab_features=torch.zeros(2, 2, 128))],
+            r"`lab_features` must be \(batch, 1, 128\), got \(2, 2, 128\)",
         ),
         (
-            lambda m, i: [[i.pop(name) for name in RAW], i.update(modality_embeds=torch.zeros(7, 3, 1, 64))],
-            r"`modality_embeds` must be \(2, 3, 1, 64\), got \(7, 3, 1, 64\)",
+            lambda m, i: [[i.pop(name) for name in RAW], i.update(modality_embeds=torch.zeros(7, 3, 1, 128))],
+            r"`modality_embeds` must be \(2, 3, 1, 128\), got \(7, 3, 1, 128\)",
         ),
-        (lambda m, i: i.update(inputs_embeds=torch.zeros(2, 9, 64), input_ids=None), "need `input_ids`"),
+        (lambda m, i: i.update(inputs_embeds=torch.zeros(2, 9, 128), input_ids=None), "need `input_ids`"),
     ],
 )
 def test_bad_inputs_get_one_clear_error(model, change, match):
@@ -221,7 +221,7 @@ def test_perception_switches(tokenizer, attention, gate):
 @torch.no_grad()
 def test_fusion_needs_all_three_modalities(model):
     perception = copy.deepcopy(model.model.perception)
-    embeds = torch.randn(2, 3, 1, 64)
+    embeds = torch.randn(2, 3, 1, 128)
     presence = torch.tensor([[True, True, True], [True, False, True]])
     before, _ = perception(embeds, presence)
     perception.attention.o_proj.bias.normal_()
@@ -234,7 +234,7 @@ def test_fusion_needs_all_three_modalities(model):
 def test_cyclic_attention_rounds(model_k3):
     """(Q, K, V) = (E, C, L), (C, L, E), (L, E, C), by the textbook formula."""
     attention = model_k3.model.perception.attention
-    embeds = torch.randn(2, 3, 3, 64)
+    embeds = torch.randn(2, 3, 3, 128)
     rounds = []
     for q, k, v in [(0, 1, 2), (1, 2, 0), (2, 0, 1)]:
         query, key, value = (
@@ -242,9 +242,9 @@ def test_cyclic_attention_rounds(model_k3):
             attention.k_proj(embeds[:, k]),
             attention.v_proj(embeds[:, v]),
         )
-        heads = [x.view(2, 3, 4, 16).transpose(1, 2) for x in (query, key, value)]
-        weights = (heads[0] @ heads[1].transpose(-1, -2) / 4).softmax(-1)
-        rounds.append(attention.o_proj((weights @ heads[2]).transpose(1, 2).reshape(2, 3, 64)))
+        heads = [x.view(2, 3, 4, 32).transpose(1, 2) for x in (query, key, value)]
+        weights = (heads[0] @ heads[1].transpose(-1, -2) / 32**0.5).softmax(-1)
+        rounds.append(attention.o_proj((weights @ heads[2]).transpose(1, 2).reshape(2, 3, 128)))
     assert_close(attention(embeds), torch.stack(rounds).mean(0))
 
 
@@ -261,7 +261,7 @@ def test_fresh_perception_layer_starts_near_the_identity(tokenizer, tmp_path, sc
     inputs = build_inputs(before, [ALL] * 4)
     raw = {name: inputs[name] for name in RAW}
     flat, perceived = (m.get_modality_embeds(**raw).embeds.flatten(0, 2) for m in (before, after))
-    # what is left is the mean that the norm takes away; it shrinks with the width, here 64
+    # what is left is the mean that the norm takes away; it shrinks with the width, here 128
     assert torch.nn.functional.cosine_similarity(flat, perceived, dim=-1).min() > 0.9
     assert perceived.norm() / flat.norm() == pytest.approx(1, abs=0.2)
 
@@ -400,8 +400,8 @@ def test_eager_equals_sdpa_and_attentions_are_returned(model, tmp_path):
     real = inputs["attention_mask"].bool()
     assert_close(outputs.logits[real], model(**inputs).logits[real])
     batch, length = inputs["input_ids"].shape
-    assert len(outputs.attentions) == 2 and outputs.attentions[0].shape == (batch, 4, length, length)
-    assert len(outputs.hidden_states) == 3 and outputs.hidden_states[0].shape == (batch, length, 64)
+    assert len(outputs.attentions) == 4 and outputs.attentions[0].shape == (batch, 4, length, length)
+    assert len(outputs.hidden_states) == 5 and outputs.hidden_states[0].shape == (batch, length, 128)
 
 
 @torch.no_grad()
@@ -463,7 +463,7 @@ def test_compiles_without_graph_breaks_past_the_encoders(model):
 
 def test_device_map_splits_between_blocks(model, tmp_path):
     model.save_pretrained(tmp_path / "checkpoint")
-    expected = {"MedTVTEcgBlock", "MedTVTPerceptionLayer", "ViTLayer", "LlamaDecoderLayer", "MedTVTCxrProjector"}
+    expected = {"MedTVTEcgBlock", "MedTVTPerceptionLayer", "LlamaDecoderLayer", "MedTVTCxrProjector"}
     assert expected <= set(model._no_split_modules)
     split = MedTVTForCausalLM.from_pretrained(
         tmp_path / "checkpoint", device_map="auto", max_memory={"cpu": "1MB"}, offload_folder=tmp_path / "offload"
