@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
 
-.PHONY: demo test style
+.PHONY: demo test style space
 
 demo: $(VENV)/core  ## an example patient through the model; ECG=, CXR=, LAB= take your own files
 	@$(BIN)/medtvt demo $(FILES)
 
 test: $(VENV)/dev  ## the test suite
 	$(BIN)/python -m pytest
+
+space: $(VENV)/core  ## the demo app in a browser, on a CPU
+	$(INSTALL) --editable ".[demo]"
+	$(BIN)/python hub_cards/space/app.py
 
 style: $(VENV)/dev  ## lint and format
 	$(BIN)/ruff check --fix .

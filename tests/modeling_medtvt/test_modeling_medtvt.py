@@ -77,7 +77,11 @@ def test_towers_return_features(model):
     inputs = build_inputs(model, [ALL, ALL])
     config = model.config
     assert model.get_ecg_features(inputs["ecg_values"]).shape == (2, 32, config.ecg_config.hidden_size)
-    assert model.get_cxr_features(inputs["pixel_values"]).shape == (2, config.cxr_sequence_length, config.cxr_hidden_size)
+    assert model.get_cxr_features(inputs["pixel_values"]).shape == (
+        2,
+        config.cxr_sequence_length,
+        config.cxr_hidden_size,
+    )
     assert model.get_lab_features(inputs["lab_values"]).shape == (2, 1, config.lab_config.hidden_size)
 
 

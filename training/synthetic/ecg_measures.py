@@ -43,7 +43,13 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     rr_normal = rr[normal] if normal.any() else rr
     found["heart_rate"] = 60 / rr.mean()
     found["rr_variation"] = rr_normal.std() / rr_normal.mean()
-    beat, onset, offset = _median_beat(signal, beats[conducted], ~lost)
+    inside = beats[conducted]
+    inside = inside[(inside >= BEFORE) & (inside < signal.shape[1] - AFTER)]
+    if not inside.size:
+        return found
+    beat, onset, offset = _median_beat(signal, inside, ~lost)
+    if offset <= onset + 1:  # noise, no QRS
+        return {name: float(value) for name, value in found.items()}
     found |= _measure_beat(beat, onset, offset, rr.mean())
     return {name: float(value) for name, value in found.items()}
 
@@ -82,8 +88,7 @@ def find_beats(leads):
 
 def _median_beat(signal, beats, usable):
     """Median of the beats (12, 525) with the level before QRS as zero; onset and offset of QRS."""
-    inside = beats[(beats >= BEFORE) & (beats < signal.shape[1] - AFTER)]
-    stack = np.stack([signal[:, beat - BEFORE : beat + AFTER] for beat in inside])
+    stack = np.stack([signal[:, beat - BEFORE : beat + AFTER] for beat in beats])
     stack = stack - np.median(stack[:, :, BEFORE - 70 : BEFORE - 40], axis=2, keepdims=True)  # a gap there: all NaN
     with_gaps = np.isnan(stack).any(axis=(0, 2)) & usable
     beat = np.median(stack, axis=0)

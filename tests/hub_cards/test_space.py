@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+import importlib.util
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from huggingface_hub import metadata_load
+
+from training.diagnose import load_pipeline
+from training.synthetic.example_patient import write_example_patient
+
+
+SPACE = Path(__file__).resolve().parents[2] / "hub_cards" / "space"
+
+
+@pytest.fixture(scope="module")
+def space():
+    spec = importlib.util.spec_from_file_location("space_app", SPACE / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.MAX_NEW_TOKENS = 16
+    return module
+
+
+@pytest.fixture(scope="module")
+def diagnose(checkpoint):
+    return load_pipeline(str(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    files = write_example_patient(tmp_path_factory.mktemp("patient"))
+    lab = Path(files["lab"]).read_text()
+    return {"ecg": [files["ecg"], files["ecg"].replace(".hea", ".dat")], "cxr": files["cxr"], "lab": lab}
+
+
+def answer(space, diagnose, ecg=None, cxr=None, lab=""):
+    return list(space.run_patient(diagnose, {"Model": "tiny"}, ecg, cxr, lab))
+
+
+def test_metadata_of_the_space():
+    metadata = metadata_load(SPACE / "README.md")
+    assert (metadata["sdk"], metadata["app_file"]) == ("gradio", "app.py")
+    assert (SPACE / metadata["app_file"]).is_file() and len(metadata["short_description"]) <= 60
+
+
+def test_answer_is_streamed_and_reported(space, diagnose, patient):
+    steps = answer(space, diagnose, patient["ecg"], patient["cxr"], patient["lab"])
+    message, text, report = steps[-1]
+    assert message.startswith("Done. Research use only")
+    assert text and 'sandbox=""' in report and "MedTVT-R1 report" in report
+    assert [len(step[1]) for step in steps] == sorted(len(step[1]) for step in steps)
+    assert len(steps) > 3 and not any(step[2] for step in steps[:-1])
+
+
+@pytest.mark.parametrize("given", [("ecg",), ("cxr",), ("lab",)])
+def test_any_subset(space, diagnose, patient, given):
+    assert answer(space, diagnose, **{name: patient[name] for name in given})[-1][0].startswith("Done")
+
+
+def bad_inputs(folder, patient):
+    large, text = folder / "large.png", folder / "text.png"
+    with open(large, "wb") as file:
+        file.truncate(200_000_000)
+    text.write_text("no picture")
+    return {
+        "nothing": ({}, "Pick an example"),
+        "200 MB": ({"cxr": str(large)}, "larger than 20 MB"),
+        "text called .png": ({"cxr": str(text)}, "not an image that can be read"),
+        "header without data": ({"ecg": patient["ecg"][:1]}, "signal file ecg.dat is missing"),
+        "data without header": ({"ecg": patient["ecg"][1:]}, "upload its .hea together with"),
+        "many files": ({"ecg": patient["ecg"] * 3}, "at most 3 files"),
+        "letters": ({"lab": "name,value\nCreatinine,high\n"}, "'high' is not a number"),
+        "unknown lab": ({"lab": "name,value\nCreatinin,2\n"}, "Did you mean 'Creatinine'"),
+        "endless labs": ({"lab": "x" * 30_000}, "at most 20000 are read"),
+    }
+
+
+def test_bad_input_is_answered_and_the_app_lives_on(space, diagnose, patient, tmp_path):
+    for name, (inputs, said) in bad_inputs(tmp_path, patient).items():
+        message, text, report = answer(space, diagnose, **inputs)[-1]
+        assert message.startswith("Not possible") and said in message, name
+        assert space.check_inputs(diagnose, *map(inputs.get, ("ecg", "cxr", "lab"))) == message
+        assert (text, report) == ("", "") and "/tmp" not in message.replace(str(tmp_path), ""), name
+    labs = "name,value\nSodium,140\n"
+    assert space.check_inputs(diagnose, None, None, labs) is None
+    assert answer(space, diagnose, lab=labs)[-1][0].startswith("Done")
+
+
+def test_examples_have_known_causes(space, tmp_path):
+    examples = space.draw_examples(tmp_path)
+    assert len(examples) == len(space.EXAMPLES)
+    for wanted, title in zip(space.EXAMPLES, examples):
+        assert (wanted or "none of the seven") in title
+    example = next(iter(examples.values()))
+    inputs = space.collect_inputs(example["ecg"], example["cxr"], example["lab"], tmp_path)
+    assert set(inputs) == {"ecg", "cxr", "lab"} and "Creatinine" in Path(inputs["lab"]).read_text()
+
+
+def test_error_in_the_model_ends_the_stream(space, diagnose, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(diagnose.model, "generate", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(space.stream_answer(diagnose, {"lab": {"Sodium": 140}}, 4))
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def app(space, diagnose, tmp_path_factory):
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install medtvt-r1[demo]")
+    examples = space.draw_examples(tmp_path_factory.mktemp("examples"))
+    app = space.build_app(diagnose, examples, {"Model": "tiny"})
+    _, url, _ = app.launch(
+        prevent_thread_lock=True, quiet=True, max_file_size=f"{space.MAX_FILE_MB}mb", show_error=True
+    )
+    yield url
+    app.close()
+
+
+@pytest.fixture(scope="module")
+def browser(app):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
+    if not (driver and chromium):
+        pytest.skip("no Chromium with its driver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1400"):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+class Screen:
+    def __init__(self, browser, url):
+        self.browser = browser
+        browser.get(url)
+        self.wait(lambda: self.find("#run"))
+
+    def find(self, selector):
+        found = self.browser.find_elements("css selector", selector)
+        return found[0] if found else None
+
+    def wait(self, condition, seconds=60):
+        end = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < end, f"waited {seconds} s; message: {self.message}"
+            time.sleep(0.05)
+        return value
+
+    @property
+    def message(self):
+        box = self.find("#message textarea")
+        return box.get_attribute("value") if box else ""
+
+    def diagnose(self, until):
+        self.browser.execute_script("arguments[0].click()", self.find("#run"))
+        self.wait(lambda: self.message.startswith(until))
+
+    def pick(self, number):
+        self.wait(lambda: self.find("#patient input")).click()
+        options = self.wait(lambda: self.browser.find_elements("css selector", "ul[role=listbox] li"))
+        options[number].click()
+        self.wait(lambda: "Creatinine" in self.find("#lab textarea").get_attribute("value"))
+        self.wait(lambda: not self.find("#cxr input[type=file]"))
+
+
+def test_example_in_the_browser(app, browser):
+    screen = Screen(browser, app)
+    assert "Research use only" in browser.page_source
+    screen.pick(1)
+    screen.diagnose(until="Done")
+    assert screen.find("#answer textarea").get_attribute("value")
+    browser.switch_to.frame(screen.wait(lambda: screen.find("#report iframe")))
+    assert "MedTVT-R1 report" in browser.page_source and browser.find_elements("css selector", "figure.paper img")
+    browser.switch_to.default_content()
+
+
+def test_broken_upload_in_the_browser(app, browser, tmp_path):
+    screen = Screen(browser, app)
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    screen.find("#cxr input[type=file]").send_keys(str(broken))
+    screen.wait(lambda: "broken" in screen.find("#cxr").text)
+    screen.diagnose(until="Not possible")
+    assert "not an image that can be read" in screen.message
+    large = tmp_path / "large.png"
+    with open(large, "wb") as file:
+        file.truncate(200_000_000)
+    screen = Screen(browser, app)
+    screen.find("#cxr input[type=file]").send_keys(str(large))
+    screen.wait(lambda: "maximum" in browser.page_source.lower())
+    screen = Screen(browser, app)
+    screen.pick(2)
+    screen.diagnose(until="Done")
+
+
+def test_fifty_at_once_are_all_answered(app):
+    client = pytest.importorskip("gradio_client", reason="gradio is not installed: pip install medtvt-r1[demo]")
+    calls, answers = client.Client(app, verbose=False, httpx_kwargs={"timeout": 120}), []
+    other, messages = client.Client(app, verbose=False, httpx_kwargs={"timeout": 120}), []  # another user
+
+    def call(number):
+        if number == 25:  # what is wrong is said while others wait
+            started = time.monotonic()
+            problem = other.predict([], None, "name,value\nSodium,high\n", api_name="/check")[0]
+            messages.append(problem)
+            print(f"checked in {time.monotonic() - started:.2f} s, beside 49 others")
+        answers.append(calls.predict([], None, f"name,value\nSodium,{100 + number}\n", api_name="/diagnose"))
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "'high' is not a number" in messages[0]
+    assert len(answers) == 50 and all(message.startswith("Done") for message, _, _ in answers)
