@@ -13,8 +13,7 @@ demo: $(VENV)/core  ## an example patient through the model; ECG=, CXR=, LAB= ta
 test: $(VENV)/dev  ## the test suite
 	$(BIN)/python -m pytest
 
-space: $(VENV)/core  ## the demo app in a browser, on a CPU
-	$(INSTALL) --editable ".[demo]"
+space: $(VENV)/demo  ## the Space's app in a browser, on a CPU
 	$(BIN)/python hub_cards/space/app.py
 
 style: $(VENV)/dev  ## lint and format
@@ -30,4 +29,8 @@ $(VENV)/core: setup.cfg pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/core
 	$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/demo: $(VENV)/core
+	$(INSTALL) --editable ".[demo,dicom]"
 	@touch $@

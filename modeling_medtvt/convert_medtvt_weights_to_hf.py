@@ -249,6 +249,7 @@ def build_config(
         num_perception_heads=PERCEPTION_HEADS,
         fusion_scale=FUSION_SCALE,
         stage=stage,
+        training_data=[{"stage": stage, "name": "MedTVT-QA", "access": "credentialed"}],  # built from MIMIC
         architectures=["MedTVTForCausalLM"],
         dtype="float32",
     )

@@ -4,6 +4,7 @@ from .feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
 from .image_processing_medtvt import MedTVTImageProcessor, load_cxr
 from .lab_definitions_medtvt import LAB_DEFINITIONS
 from .processing_medtvt import PLAIN_CHAT_TEMPLATE, MedTVTProcessor
+from .report_medtvt import render_figure, render_report
 
 
 __all__ = [
@@ -14,4 +15,6 @@ __all__ = [
     "MedTVTLabFeatureExtractor",
     "MedTVTProcessor",
     "load_cxr",
+    "render_figure",
+    "render_report",
 ]

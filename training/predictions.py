@@ -155,7 +155,8 @@ def hash_folder(folder: str | os.PathLike) -> str:
         if file.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"):
             digest.update(file.name.encode())
             with open(file, "rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+                while block := stream.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()
 
 

@@ -100,6 +100,8 @@ def _median_beat(signal, beats, usable):
     limit = max(0.05 * speed[qrs].max(), 2.5 * np.percentile(speed, 30))
     fast = np.flatnonzero(speed[BEFORE - 75 : BEFORE + 75] > limit) + BEFORE - 75
     groups = np.split(fast, np.flatnonzero(np.diff(fast) > 8) + 1)
+    if not fast.size:  # noise, no QRS
+        return beat, 0, 0
     steep = [group for group in groups if speed[group].max() > 0.3 * speed[qrs].max()]  # not P, not T
     return beat, steep[0][0] - 1, steep[-1][-1] + 1
 
