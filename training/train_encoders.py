@@ -256,6 +256,7 @@ def _hidden_size(config, modality: str) -> int:
 
 
 def normalization(modality: str, processor) -> dict:
+    """Scale, mean and standard deviation that turn stored X-rays into the encoder's inputs; nothing for the others."""
     if modality != "cxr":
         return {}
     images = processor.image_processor

@@ -517,5 +517,6 @@ def write_ecg(path: str | os.PathLike, signal: np.ndarray):
 
 
 def check_signal(signal):
+    """Raises ValueError unless the signal is (12, samples) of two seconds or more."""
     if signal.ndim != 2 or len(signal) != 12 or signal.shape[1] < 2 * SAMPLING_RATE:
         raise ValueError(f"signal: shape {signal.shape}; accepted is (12, samples), at least 2 s of 500 Hz.")
