@@ -86,6 +86,7 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
     measured = _measure(everyone, num_workers, progress)
     questions = CountVectorizer().fit_transform(text_of(row["prompt"][0]) for row in everyone).toarray()
     inputs = {
+        "prior: how frequent each disease is": np.zeros((len(truth), 1)),
         "question alone": questions,
         "raw labs, simple ECG and film statistics": measured.to_numpy(float),
         **{f"{modality} signs": table for modality, table in signs.items()},
