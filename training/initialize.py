@@ -39,7 +39,7 @@ BOS, EOS, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 def add_arguments(parser):
     """Arguments of `medtvt init`."""
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--tiny", metavar="OUT", help="write a tiny model with random weights, 2 MB, for first steps")
+    target.add_argument("--tiny", metavar="OUT", help="write a tiny model with random weights, 8 MB, for first steps")
     target.add_argument("--out", help="folder for a model from the parts below; what is not named is drawn at random")
     parser.add_argument("--text", help="decoder LM: a Hub id, a folder, or a folder with one .gguf file")
     parser.add_argument("--cxr", help="X-ray encoder: a Hub id or folder of a ViT or of a timm backbone")
