@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import base64
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -220,3 +223,34 @@ def test_adapter_alone(hub, folder):
 def test_name_of_repository_is_checked(folder, repo):
     with pytest.raises(ValueError):
         push(folder, repo, dry_run=True)
+
+
+PUSH_TO_HUB = """
+import sys
+from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainingArguments
+import modeling_medtvt
+model, processor = AutoModelForCausalLM.from_pretrained(sys.argv[1]), AutoProcessor.from_pretrained(sys.argv[1])
+if sys.argv[3] == "trainer":
+    training = TrainingArguments(sys.argv[2], hub_model_id="org/name", hub_token="hf_x", report_to=[], use_cpu=True)
+    Trainer(model, training, processing_class=processor).push_to_hub()
+else:
+    model.push_to_hub("org/name", token="hf_x")
+    processor.push_to_hub("org/name", token="hf_x")
+"""
+
+
+@pytest.mark.parametrize("pushed_by", ["model and processor", "trainer"])
+def test_push_to_hub_of_transformers(hub, folder, tmp_path, pushed_by):
+    # the libraries read the address of the Hub when they are imported
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", PUSH_TO_HUB, str(folder), str(tmp_path / "out"), pushed_by]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    arrived = tmp_path / "arrived"
+    arrived.mkdir()
+    for name, content in hub.files.items():
+        if "/" not in name:
+            (arrived / name).write_bytes(content)
+    assert "README.md" in hub.files
+    result = pipeline("medical-diagnosis", model=str(arrived))(lab={"Sodium": 140}, max_new_tokens=2)
+    assert result["contributions"]["lab"] > 0
