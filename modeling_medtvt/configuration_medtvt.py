@@ -133,6 +133,7 @@ class MedTVTConfig(PreTrainedConfig):
             model that was not trained on MedTVT-QA: its answers mean nothing, and the pipeline says so.
         training_data (`list[dict]`, *optional*): What each training stage so far learned from: `stage`, `name` of the
             dataset and `access` to it (`"synthetic"`, `"open"` or `"credentialed"`), which decides who may get the weights.
+        use_cache (`bool`): Whether `forward` returns keys and values where it is not told; `generate` always says.
         tie_word_embeddings (`bool`): Whether input and output embeddings share their weights. Default: as in
             `text_config`.
     """
@@ -170,6 +171,7 @@ class MedTVTConfig(PreTrainedConfig):
     stage: Literal["pt", "sft", "rft"] | None = None
     training_data: list[dict] | None = None
     initializer_range: float = 0.02
+    use_cache: bool = True
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):

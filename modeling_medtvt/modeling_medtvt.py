@@ -389,6 +389,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
         cxr_features: torch.FloatTensor | None = None,
         lab_features: torch.FloatTensor | None = None,
         modality_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MedTVTModelOutputWithPast:
         r"""
@@ -435,6 +436,8 @@ class MedTVTModel(MedTVTPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            # the Trainer switches it off in this config, not in the decoder's
+            use_cache=self.config.use_cache if use_cache is None else use_cache,
             **kwargs,
         )
         return MedTVTModelOutputWithPast(

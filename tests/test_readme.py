@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,11 +20,11 @@ README = Path(__file__).parents[1] / "README.md"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where a reader stands after `make demo`, `medtvt init --tiny medtvt-r1` and a small `medtvt synthesize`."""
+    """Where a reader stands after `make demo`, `cp -r hub_cards/medtvt-r1-tiny medtvt-r1` and a small cohort."""
     folder = tmp_path_factory.mktemp("reader")
-    assert "medtvt init --tiny medtvt-r1" in README.read_text()
-    cohort = ["synthesize", "--patients", "40", "--out", "cohort"]
-    for command in (["demo"], ["init", "--tiny", "medtvt-r1"], cohort):
+    assert "cp -r hub_cards/medtvt-r1-tiny medtvt-r1" in README.read_text()
+    shutil.copytree(README.parent / "hub_cards" / "medtvt-r1-tiny", folder / "medtvt-r1")
+    for command in (["demo"], ["synthesize", "--patients", "40", "--out", "cohort"]):
         medtvt = Path(sys.executable).with_name("medtvt")
         result = subprocess.run([medtvt, *command], cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
@@ -59,7 +60,7 @@ def test_demo_and_diagnose(folder, medtvt):
     files = ["--ecg", "demo/ecg.hea", "--cxr", "demo/cxr.png", "--lab", "demo/lab.csv"]
     code, printed, _ = medtvt("diagnose", "--model", "medtvt-r1", *files, "--max-new-tokens", 4)
     assert code == 0
-    for words in (*DISEASES, "ecg 0.", "resampled from 500 Hz", "untrained", "Research use only"):
+    for words in (*DISEASES, "ecg 0.", "resampled from 500 Hz", "Research use only"):
         assert words in printed
     code, printed, _ = medtvt("diagnose", *files[4:], "--num-samples", 2, "--seed", 1, "--json")
     result = json.loads(printed)

@@ -34,6 +34,7 @@ COLUMN_NOTES = {
     "findings": "what the data show, where it is known",
 }
 HEADLINES = (
+    ("strict", "f1_samples", "F1 of the label set, mean over the records"),
     ("strict", "f1_macro", "F1, mean over the diseases"),
     ("strict", "f1_micro", "F1, pooled"),
     ("strict", "jaccard_samples", "Jaccard index of the label sets"),
@@ -42,7 +43,10 @@ HEADLINES = (
     ("strict", "auroc_macro", "AUROC, mean over the diseases"),
     ("paper", "f1", "F1 as the paper computes it"),
     ("paper", "auc", "AUC as the paper computes it (0/1 predictions)"),
+    ("evidence", "cited_true", "Share of the cited findings that the patient has"),
 )
+# What a modality that is withheld or another patient's changes
+VARIANT_METRICS = {"strict/f1_samples": "F1", "evidence/cited_true": "cited findings true"}
 
 
 def add_arguments(parser):
@@ -50,7 +54,13 @@ def add_arguments(parser):
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="model or adapter folder")
     source.add_argument("--data", help="dataset folder")
-    parser.add_argument("--metrics", help="metrics.json of that model")
+    parser.add_argument(
+        "--metrics", help="metrics.json of that model, beside whose variants (withhold-ecg, ...) are compared with it"
+    )
+    parser.add_argument(
+        "--peers", nargs="+", default=[], metavar="NAME=FILE", help="metrics.json of others on the same records"
+    )
+    parser.add_argument("--notes", help="Markdown file to add, such as the commands that made the model")
     parser.add_argument("--repo", help="ORG/NAME on the Hub, for the text (default: the folder's name)")
     parser.add_argument("--out", help="file to write (default: README.md in the folder)")
 
@@ -58,11 +68,18 @@ def add_arguments(parser):
 def run(args):
     """Entry point of `medtvt card`."""
     if args.data:
-        if args.metrics:
-            raise ValueError("--metrics belongs to a model, not to a dataset.")
+        if args.metrics or args.peers or args.notes:
+            raise ValueError("--metrics, --peers and --notes belong to a model, not to a dataset.")
         card = dataset_card(args.data, args.repo)
     else:
-        card = model_card(args.model, args.metrics, args.repo)
+        if args.peers and not args.metrics:
+            raise ValueError("--peers are compared with --metrics, which is missing.")
+        peers = dict(item.split("=", 1) for item in args.peers if "=" in item)
+        if len(peers) != len(args.peers):
+            raise ValueError(f"--peers are NAME=FILE, each name once; got {' '.join(args.peers)}.")
+        card = model_card(args.model, args.metrics, args.repo, peers)
+        if args.notes:
+            card.content += "\n\n" + Path(args.notes).read_text(encoding="utf-8")
     path = Path(args.out or Path(args.data or args.model, "README.md"))
     if path.exists():
         raise FileExistsError(f"{path} exists; name another file with --out, or remove it.")
@@ -122,7 +139,10 @@ def _read_json(path: Path) -> dict:
 
 
 def model_card(
-    model_dir: str | os.PathLike, metrics: str | os.PathLike | None = None, repo: str | None = None
+    model_dir: str | os.PathLike,
+    metrics: str | os.PathLike | None = None,
+    repo: str | None = None,
+    peers: Mapping[str, str] | None = None,
 ) -> ModelCard:
     """
     The card of a model folder, or of an adapter folder.
@@ -130,9 +150,10 @@ def model_card(
     Args:
         metrics (`str` or `os.PathLike`, *optional*): A metrics.json of this model, from `medtvt evaluate`.
         repo (`str`, *optional*): Its name on the Hub; the folder's by default.
+        peers (`dict`, *optional*): Name -> metrics.json of others on the same records, to stand beside it.
 
     Raises:
-        ValueError: if the folder holds no MedTVT model, or the metrics are those of another one.
+        ValueError: if the folder holds no MedTVT model, a peer has other records, or the metrics are those of another one.
     """
     folder = Path(model_dir)
     config = _read_json(folder / "config.json")
@@ -148,7 +169,7 @@ def model_card(
         license="apache-2.0" if access in ("none", "synthetic") else "other",
         license_name=None if access in ("none", "synthetic") else f"{access}-data",
         tags=TAGS,
-        datasets=[entry["name"] for entry in config.get("training_data") or []] or None,
+        datasets=list(dict.fromkeys(entry["name"] for entry in config.get("training_data") or [])) or None,
         model_name=repo.split("/")[-1] if results else None,
         eval_results=_eval_results(results, config) if results else None,
     )
@@ -157,7 +178,7 @@ def model_card(
         "repo": repo,
         "stage": config.get("stage") or "none",
         "training_data": _describe_training_data(config, access),
-        "evaluation": _describe_evaluation(results),
+        "evaluation": _describe_evaluation(results, metrics, peers or {}),
         "licence": _describe_licence(access),
     }
     if is_adapter:
@@ -308,7 +329,7 @@ def _eval_results(results: Mapping, config: Mapping) -> list[EvalResult]:
     entries = config.get("training_data") or [{"name": "MedTVT-QA"}]
     found = []
     for mode, name, title in HEADLINES:
-        value = results[mode].get(name)
+        value = results.get(mode, {}).get(name)
         if value is not None:
             found.append(
                 EvalResult(
@@ -324,7 +345,7 @@ def _eval_results(results: Mapping, config: Mapping) -> list[EvalResult]:
     return found
 
 
-def _describe_evaluation(results: Mapping | None) -> str:
+def _describe_evaluation(results: Mapping | None, metrics, peers: Mapping[str, str]) -> str:
     if results is None:
         return "None was given to this card."
     from .report import format_value, markdown_table
@@ -333,7 +354,7 @@ def _describe_evaluation(results: Mapping | None) -> str:
     rows = [
         [title, format_value(results[mode].get(name), (intervals.get(mode) or {}).get(name))]
         for mode, name, title in HEADLINES
-        if name in results[mode]
+        if name in results.get(mode, {})
     ]
     where = results.get("run", {})
     split = f", {where['stage']} level, split {where['split']}" if where.get("split") else ""
@@ -351,5 +372,40 @@ def _describe_evaluation(results: Mapping | None) -> str:
             for disease, values in diseases.items()
         ]
         parts.append(markdown_table(["disease", *names], cells))
+    parts += _describe_variants(Path(metrics).parent)
+    if peers:
+        parts.append(_describe_peers(results, peers))
     parts += [f"`{name}` is undefined: {why}." for name, why in results["undefined"].items() if name.count("/") == 1]
     return "\n\n".join(parts)
+
+
+def _describe_variants(folder: Path) -> list[str]:
+    """What changes where a modality is withheld, or another patient's: from the comparisons beside a metrics.json."""
+    from .report import format_value, markdown_table
+
+    rows = []
+    for file in sorted(folder.glob("*/comparison.json")):
+        found = _read_json(file)
+        for name, title in VARIANT_METRICS.items():
+            if name in found:
+                row = found[name]
+                rows.append(
+                    [file.parent.name, title, format_value(row["a"]), format_value(row["difference"], row["interval"])]
+                )
+    if not rows:
+        return []
+    about = "With a modality withheld, or swapped for another patient's; differences are paired, on the same records."
+    return [about, markdown_table(["variant", "metric", "value", "difference"], rows)]
+
+
+def _describe_peers(results: Mapping, peers: Mapping[str, str]) -> str:
+    from .report import format_value, markdown_table, read_metrics
+
+    names = {"f1_samples": "F1", "f1_macro": "F1, mean over the diseases", "jaccard_samples": "Jaccard"}
+    rows = []
+    for name, found in {"this model": results, **{name: read_metrics(path) for name, path in peers.items()}}.items():
+        if found["about"]["records"] != results["about"]["records"]:
+            raise ValueError(f"{peers[name]} is of {found['about']['records']} records, not of the same as --metrics.")
+        limits = found["intervals"].get("strict") or {}
+        rows.append([name, *(format_value(found["strict"].get(key), limits.get(key)) for key in names)])
+    return markdown_table(["on the same records", *names.values()], rows)

@@ -331,6 +331,7 @@ def save_result(trainer, arguments: ModelArguments):
     All processes call this; one of them writes.
     """
     args = trainer.args
+    trainer.model.config.use_cache = True  # the Trainer had switched it off
     output_dir = Path(args.output_dir)
     folder = output_dir / ("adapter" if isinstance(trainer.model, PeftModel) else "final")
     if args.should_save and folder.exists():
@@ -384,6 +385,7 @@ def train_stage(
     set_seed(training.seed)
     model, processor, is_drawn = load_model(stage, model_arguments, training.device)
     splits = {split: load_rows(stage, split, data_arguments, processor) for split in ("train", "validation")}
+    record_training_data(model.config, stage, data_arguments.data)
     if is_drawn:
         calibrate_perception(model, processor, splits["train"])
     cache = None

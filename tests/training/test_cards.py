@@ -7,6 +7,7 @@ import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
 from training import cards
+from training.cli import main
 from training.predictions import hash_folder
 from training.recompute_metrics import score_records
 from training.synthetic.cohort import write_cohort
@@ -61,6 +62,27 @@ def test_model_card_is_filled_from_its_files(folder, tmp_path):
     snippet = re.search("```python\n(.*?)```", card.text, re.DOTALL)[1]
     compile(snippet, "card", "exec")
     assert len(snippet.strip().splitlines()) <= 10
+
+
+def test_card_shows_variants_peers_and_notes(folder, tmp_path, capsys):
+    metrics, results = write_metrics(tmp_path / "run", hash_folder(folder))
+    variant = {"strict/f1_samples": {"a": 0.25, "b": 0.5, "difference": -0.25, "interval": [-0.5, 0.125]}}
+    (tmp_path / "run" / "withhold-ecg").mkdir()
+    (tmp_path / "run" / "withhold-ecg" / "comparison.json").write_text(json.dumps(variant))
+    peer, _ = write_metrics(tmp_path / "trees", "another")
+    (tmp_path / "notes.md").write_text("## How it was made\n\nmedtvt pretrain\n")
+    words = ["card", "--model", str(folder), "--metrics", str(metrics), "--notes", str(tmp_path / "notes.md")]
+    assert main([*words, "--peers", f"trees={peer}"]) == 0
+    text = (folder / "README.md").read_text()
+    assert "| withhold-ecg | F1 | 0.250 | -0.250 [-0.500, 0.125] |" in text
+    assert f"| trees | {results['strict']['f1_samples']:.3f} [" in text and text.rstrip().endswith("medtvt pretrain")
+    (folder / "README.md").unlink()
+    assert main([*words, "--peers", "trees"]) == 2 and "--peers are NAME=FILE" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    fewer = {**results, "about": {**results["about"], "records": 3}}
+    (tmp_path / "other" / "metrics.json").write_text(json.dumps(fewer))
+    with pytest.raises(ValueError, match="of 3 records"):
+        cards.model_card(folder, metrics, peers={"other": tmp_path / "other" / "metrics.json"})
 
 
 def test_metrics_of_another_model_are_refused(folder, tmp_path):

@@ -81,6 +81,7 @@ def test_what_trains_and_what_is_frozen(tuning, finetune_toy, pretrained, tmp_pa
     assert {name for name in names - drawn if not torch.equal(before[name], after[name])} == expected
     model = MedTVTForCausalLM.from_pretrained(final)
     assert model.config.stage == "sft" and model.config.use_perception
+    assert model.config.training_data[-1]["stage"] == "sft"
     assert model.model.perception.attention.o_proj.weight.abs().sum() > 0  # starts at zero
     assert model.model.perception.gate.weight.abs().sum() > 0
 
