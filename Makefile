@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
 
-.PHONY: demo test style space
+.PHONY: demo test style space bench
 
 demo: $(VENV)/core  ## an example patient through the model; ECG=, CXR=, LAB= take your own files
 	@$(BIN)/medtvt demo $(FILES)
 
 test: $(VENV)/dev  ## the test suite
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/dev  ## speed and memory as ratios, about 25 minutes; ARGS= takes options of tests/benchmarks
+	$(BIN)/python -m tests.benchmarks --out build/bench $(ARGS)
 
 space: $(VENV)/demo  ## the Space's app in a browser, on a CPU
 	$(BIN)/python hub_cards/space/app.py

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples per second of a DataLoader with 4 workers that reads raw files of MIMIC's sizes; on CUDA, over what an SFT step eats."""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from torch.utils.data import DataLoader
+
+from processing_medtvt import MedTVTProcessor
+from training.collator import MedTVTDataCollator
+from training.initialize import default_processor, tiny_tokenizer
+from training.synthetic.answers import make_rows
+from training.synthetic.patient import generators, write_patient
+
+from .files import write_full_size
+from .harness import Row, Settings, divide, interleave, timed
+from .sft import LENGTHS, make_steps
+
+
+PATIENTS = 4
+WORKERS, BATCH = 4, 8
+
+
+def write_rows(folder: Path) -> list[dict]:
+    """Diagnosis rows of a few imaginary patients: WFDB at 500 Hz, JPEG of 2544 x 3056, labs."""
+    rows = []
+    for index in range(PATIENTS):
+        patient = write_patient(folder, {"ecg": f"{index}.hea", "cxr": f"{index}.png"}, 0, index)
+        film = write_full_size(folder / f"{index}.png", folder / f"{index}.jpg")
+        files, wording = {"ecg": str(folder / f"{index}.hea"), "cxr": str(film)}, generators(0, index)[6]
+        rows += make_rows(patient.subject_id, patient.causes, patient.findings, files, patient.lab, wording)[-1:]
+    return rows
+
+
+def read(rows: list[dict], processor: MedTVTProcessor, batches: int) -> float:
+    """Samples per second once all workers run."""
+    repeated = [rows[i % len(rows)] for i in range(BATCH * (batches + WORKERS))]
+    loader = DataLoader(repeated, BATCH, collate_fn=MedTVTDataCollator(processor), num_workers=WORKERS)
+    for i, _ in enumerate(loader):
+        if i == WORKERS - 1:
+            start = time.perf_counter()
+    return BATCH * batches / (time.perf_counter() - start)
+
+
+def measure(settings: Settings, batches: int = 8) -> list[Row]:
+    processor = default_processor(tiny_tokenizer())
+    with tempfile.TemporaryDirectory() as folder:
+        rows = write_rows(Path(folder))
+        sides = {"loader": lambda: read(rows, processor, batches)}
+        size = settings.sizes[-1]
+        if settings.device == "cuda":
+            steps = make_steps(size, settings.device, LENGTHS)
+            sides["step"] = lambda: len(LENGTHS) / timed(steps["raw inputs"], settings.device)
+        found = interleave(sides, settings.repeats_at("large"))
+    note = f"{statistics.median(found['loader']):.3g} samples/s read"
+    what = f"raw files by {WORKERS} workers (ECG 500 Hz, JPEG 2544 x 3056, labs)"
+    if "step" not in found:
+        return [Row("loader", f"samples/s of {what}", note=f"{note}; what a 1B SFT step eats is measured on CUDA")]
+    note += f", {statistics.median(found['step']):.3g} samples/s eaten"
+    ratios = divide(found["loader"], found["step"])
+    return [Row("loader", f"samples/s of {what} over those an SFT step eats, {size}", ratios, at_least=1, note=note)]

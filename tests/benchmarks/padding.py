@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Share of the computed tokens that are real, in batches of the synthetic cohort as the recipes make them. No timing."""
+
+import torch
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from training.collator import MedTVTDataCollator
+from training.initialize import default_processor, tiny_tokenizer
+from training.synthetic.answers import make_rows
+from training.synthetic.patient import draw_patient, generators
+
+from .harness import Row, Settings
+
+
+EPOCHS = 3
+AUTHORS_LENGTH = 600
+# stage of the data, `modality_dropout` of the recipes, and patients: grouping needs some thousand rows to choose from
+STAGES = {"PT": ("physiology", 0.0, 300), "SFT": ("diagnosis", 0.1, 2000)}
+
+
+class TextCollator(MedTVTDataCollator):
+    """The collator without signals, since the cohort is drawn and not rendered; what it has encoded, it remembers."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._encoded = {}
+
+    def encode(self, row):
+        key = row["id"], tuple(row["modalities"])
+        if key not in self._encoded:
+            self._encoded[key] = super().encode(row)
+        return self._encoded[key]
+
+    def modality_inputs(self, rows):
+        return {}
+
+
+def draw_rows(stage: str, patients: int) -> list[dict]:
+    """The training rows of cohort 0, of which no file exists."""
+    rows = []
+    for index in range(patients):
+        patient = draw_patient(0, index)
+        if patient.split == "train":
+            files, wording = {"ecg": "ecg", "cxr": "cxr"}, generators(0, index)[6]
+            rows += make_rows(patient.subject_id, patient.causes, patient.findings, files, patient.lab, wording)
+    return [row for row in rows if row["stage"] == stage]
+
+
+def real_share(collator: TextCollator, rows: list[dict], order: list[int], batch: int) -> float:
+    """Real tokens over computed ones, batches padded to their longest row."""
+    batches = [order[i : i + batch] for i in range(0, len(order), batch)]
+    masks = [collator([rows[i] for i in indices])["attention_mask"] for indices in batches]
+    return sum(mask.sum().item() for mask in masks) / sum(mask.numel() for mask in masks)
+
+
+def measure(settings: Settings) -> list[Row]:
+    processor, table = default_processor(tiny_tokenizer()), []
+    for name, (stage, dropout, patients) in STAGES.items():
+        rows = draw_rows(stage, patients)
+        collator = TextCollator(processor, modality_dropout=dropout)
+        lengths = [sum(map(len, collator.encode(row))) for row in rows]
+        where = f"of the computed tokens that are real, {name}, {len(rows)} rows"
+        note = f"lengths {min(lengths)}-{max(lengths)}, `modality_dropout` {dropout:g}"
+        for batch in (8, 32):
+            shares = {"grouped by length": [], "at random": []}
+            for epoch in range(EPOCHS):
+                collator.epoch = epoch
+                generator = torch.Generator().manual_seed(epoch)
+                grouped = list(LengthGroupedSampler(batch, lengths=lengths, generator=generator))
+                shuffled = torch.randperm(len(rows), generator=generator).tolist()
+                for how, order in zip(shares, (grouped, shuffled)):
+                    shares[how].append(real_share(collator, rows, order, batch))
+            for how, target in zip(shares, (0.9, None)):
+                what = f"share {where}, batches of {batch} {how}"
+                table.append(Row("padding", what, shares[how], at_least=target, note=note if target else ""))
+        share = sum(lengths) / len(lengths) / AUTHORS_LENGTH
+        table.append(Row("padding", f"share {where}, all padded to {AUTHORS_LENGTH} as by the authors", [share]))
+    return table
