@@ -283,6 +283,9 @@ class MedicalDiagnosisPipeline(Pipeline):
         warnings = []
         if self.model.config.stage is None:
             warnings.append("model: the weights are untrained, the answer means nothing")
+        data = self.model.config.training_data or []
+        if data and all(entry["access"] == "synthetic" for entry in data):
+            warnings.append("model: trained on imaginary patients only, the answer says nothing about a real one")
         unparsed = sum(answer.answer is None for answer in answers)
         if unparsed:
             warnings.append(f"answer: {unparsed} of {len(answers)} generated texts have no <answer> block")

@@ -38,9 +38,9 @@ def build_model(tokenizer, seed=0, **config_kwargs):
     model = MedTVTForCausalLM(tiny_config(tokenizer, **config_kwargs)).eval()
     with torch.no_grad():
         # embeddings on the scale of the projectors' outputs, so that modalities move the logits
-        model.model.language_model.embed_tokens.weight.mul_(5)
+        model.model.language_model.embed_tokens.weight.mul_(1.25)
         for projector in (model.model.ecg_projector, model.model.cxr_projector, model.model.lab_projector):
-            projector.linear.weight.mul_(20)
+            projector.linear.weight.mul_(5)
         if model.model.perception is not None:
             for parameter in model.model.perception.parameters():
                 parameter.normal_(std=0.3)

@@ -59,6 +59,14 @@ def test_keywords_give_one_dict(diagnose, patient):
     assert diagnose(patient, max_new_tokens=8) == result
 
 
+@pytest.mark.parametrize("other", ["synthetic", "credentialed"])
+def test_weights_that_saw_no_patient_say_so(diagnose, patient, other, monkeypatch):
+    entries = [{"stage": "pt", "name": "a", "access": "synthetic"}, {"stage": "sft", "name": "b", "access": other}]
+    monkeypatch.setattr(diagnose.model.config, "training_data", entries)
+    warnings = diagnose(lab=patient["lab"], max_new_tokens=2)["warnings"]
+    assert any("imaginary patients only" in warning for warning in warnings) == (other == "synthetic")
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("kind", ["list", "generator", "dataset", "torch dataset"])
 def test_batches_of_mixed_modalities_equal_singles(diagnose, patient, batch_size, kind):
