@@ -103,7 +103,7 @@ def base_model(trainer: GRPOTrainer):
 
 
 def watch(trainer: MedTVTGRPOTrainer) -> tuple[dict, dict]:
-    """Seconds of each rollout, and the encoders' calls; both are filled by the trainer's passes."""
+    """Seconds of the last rollout, and the encoders' calls; both are filled by the trainer's passes."""
     seconds, calls = defaultdict(float), defaultdict(int)
     generate = trainer._generate_single_turn
 
@@ -125,15 +125,19 @@ def watch(trainer: MedTVTGRPOTrainer) -> tuple[dict, dict]:
     return seconds, calls
 
 
-def step(trainer: GRPOTrainer, rows: list[dict]):
-    """Rollout, scoring, loss, backward and optimizer step."""
+def step(trainer: GRPOTrainer, rows: list[dict]) -> float:
+    """Rollout, scoring, loss, backward and optimizer step; the seconds of the last three."""
     trainer.model.train()
     inputs = trainer._generate_and_score_completions([dict(row) for row in rows])
-    with trainer.compute_loss_context_manager():
-        loss = trainer.compute_loss(trainer.model, inputs)
-    loss.backward()
-    trainer.optimizer.step()
-    trainer.optimizer.zero_grad()
+
+    def update():
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(trainer.model, inputs)
+        loss.backward()
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+
+    return timed(update, trainer.accelerator.device.type)
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -161,9 +165,11 @@ def compare(size: str, device: str, prompt: int, completion: int, generations: i
         watched = {name: watch(trainer) for name, trainer in trainers.items()}
 
         def run(name):
-            watched[name][1].clear()
-            seconds = timed(lambda: step(trainers[name], rows), device)
-            return {"step": seconds, "rollout": watched[name][0]["rollout"], "calls": dict(watched[name][1])}
+            seconds, calls = watched[name]
+            calls.clear()
+            whole = timed(lambda: seconds.update(update=step(trainers[name], rows)), device)
+            seconds["scoring"] = whole - seconds["rollout"] - seconds["update"]
+            return {"step": whole, **seconds, "calls": dict(calls)}
 
         sides = {name: partial(run, name) for name in trainers}
         sides |= single_costs(trainers["medtvt"], prompt, generations, device)
@@ -218,13 +224,14 @@ def make_rows(found: dict[str, list], generations: int, where: str) -> list[Row]
         name: " + ".join(f"{n} of {rows}" for rows, n in found[name][0]["calls"].items())
         for name in ("naive", "medtvt")
     }
+    parts = {part: [run[part] for run in found["medtvt"]] for part in ("rollout", "scoring", "update")}
     return [
         Row(
             "grpo",
             f"naive step's time over the step's, {where}",
             divide(steps["naive"], steps["medtvt"]),
             note=f"{medians(steps)}; arithmetic allows {allowed_ratio:.3g}; encoder passes (rows): naive {calls['naive']}, "
-            f"medtvt {calls['medtvt']}",
+            f"medtvt {calls['medtvt']}; parts of ours, rewards with the scoring: {medians(parts)}",
         ),
         Row(
             "grpo",
