@@ -13,7 +13,7 @@ demo: $(VENV)/core  ## an example patient through the model; ECG=, CXR=, LAB= ta
 test: $(VENV)/dev  ## the test suite
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/dev  ## speed and memory as ratios, about 25 minutes; ARGS= takes options of tests/benchmarks
+bench: $(VENV)/dev  ## speed and memory as ratios; ARGS= takes options of tests/benchmarks
 	$(BIN)/python -m tests.benchmarks --out build/bench $(ARGS)
 
 space: $(VENV)/demo  ## the Space's app in a browser, on a CPU

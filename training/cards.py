@@ -374,7 +374,7 @@ def _describe_evaluation(results: Mapping | None, metrics, peers: Mapping[str, s
         parts.append(markdown_table(["disease", *names], cells))
     parts += _describe_variants(Path(metrics).parent)
     if peers:
-        parts.append(_describe_peers(results, peers))
+        parts.append(_describe_peers(results, metrics, peers))
     parts += [f"`{name}` is undefined: {why}." for name, why in results["undefined"].items() if name.count("/") == 1]
     return "\n\n".join(parts)
 
@@ -398,14 +398,25 @@ def _describe_variants(folder: Path) -> list[str]:
     return [about, markdown_table(["variant", "metric", "value", "difference"], rows)]
 
 
-def _describe_peers(results: Mapping, peers: Mapping[str, str]) -> str:
+def _list_records(metrics) -> list[str] | None:
+    """Ids of the records that a metrics.json is of, from the run.json beside it."""
+    header = Path(metrics).with_name("run.json")
+    return _read_json(header).get("ids") if header.is_file() else None
+
+
+def _describe_peers(results: Mapping, metrics, peers: Mapping[str, str]) -> str:
     from .report import format_value, markdown_table, read_metrics
+
+    records = _list_records(metrics)
+    for name, path in peers.items():
+        if records is None or _list_records(path) != records:
+            raise ValueError(
+                f"{name}: the run.json beside {path} does not list the same records as that of --metrics."
+            )
 
     names = {"f1_samples": "F1", "f1_macro": "F1, mean over the diseases", "jaccard_samples": "Jaccard"}
     rows = []
     for name, found in {"this model": results, **{name: read_metrics(path) for name, path in peers.items()}}.items():
-        if found["about"]["records"] != results["about"]["records"]:
-            raise ValueError(f"{peers[name]} is of {found['about']['records']} records, not of the same as --metrics.")
         limits = found["intervals"].get("strict") or {}
         rows.append([name, *(format_value(found["strict"].get(key), limits.get(key)) for key in names)])
     return markdown_table(["on the same records", *names.values()], rows)

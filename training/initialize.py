@@ -133,8 +133,9 @@ def tiny_config(tokenizer, **kwargs) -> MedTVTConfig:
         },
         lab_config={"intermediate_size": 128, "hidden_size": 128},
         ecg_pooling_size=64,
+        initializer_range=TINY_INITIALIZER_RANGE,
         **ids,
-        **{"initializer_range": TINY_INITIALIZER_RANGE, **kwargs},
+        **kwargs,
     )
 
 

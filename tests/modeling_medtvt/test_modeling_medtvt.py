@@ -555,3 +555,12 @@ def count_rows(model, monkeypatch):
 
         monkeypatch.setattr(encoder, "forward", counting)
     return rows
+
+
+def test_config_says_whether_forward_keeps_keys_and_values(tokenizer):
+    model = build_model(tokenizer)
+    inputs = build_inputs(model, SUBSETS[:2])
+    assert model(**inputs).past_key_values is not None
+    model.config.use_cache = False  # what the Trainer does
+    assert model(**inputs).past_key_values is None
+    assert model(**inputs, use_cache=True).past_key_values is not None

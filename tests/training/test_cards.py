@@ -42,7 +42,7 @@ def write_metrics(folder, model):
     results = score_records(records, resamples=20)
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps(results))
-    header = {"model": model, "stage": "diagnosis", "split": "test", "settings": {}}
+    header = {"model": model, "stage": "diagnosis", "split": "test", "settings": {}, "ids": [r["id"] for r in records]}
     (folder / "run.json").write_text(json.dumps(header))
     return folder / "metrics.json", results
 
@@ -78,11 +78,10 @@ def test_card_shows_variants_peers_and_notes(folder, tmp_path, capsys):
     assert f"| trees | {results['strict']['f1_samples']:.3f} [" in text and text.rstrip().endswith("medtvt pretrain")
     (folder / "README.md").unlink()
     assert main([*words, "--peers", "trees"]) == 2 and "--peers are NAME=FILE" in capsys.readouterr().err
-    (tmp_path / "other").mkdir()
-    fewer = {**results, "about": {**results["about"], "records": 3}}
-    (tmp_path / "other" / "metrics.json").write_text(json.dumps(fewer))
-    with pytest.raises(ValueError, match="of 3 records"):
-        cards.model_card(folder, metrics, peers={"other": tmp_path / "other" / "metrics.json"})
+    header = json.loads((peer.parent / "run.json").read_text())
+    (peer.parent / "run.json").write_text(json.dumps({**header, "ids": [f"other-{i}" for i in range(6)]}))
+    with pytest.raises(ValueError, match="trees: .* does not list the same records"):
+        cards.model_card(folder, metrics, peers={"trees": peer})
 
 
 def test_metrics_of_another_model_are_refused(folder, tmp_path):
