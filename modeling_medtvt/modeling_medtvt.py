@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """MedTVT-R1: an ECG, a chest X-ray and a laboratory panel in front of a decoder LM (arXiv 2506.18512)."""
 
-import copy
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -67,6 +66,20 @@ class MedTVTCausalLMOutputWithPast(CausalLMOutputWithPast):
     """`CausalLMOutputWithPast` and `gates` (batch, k, 3; order ECG, CXR, LAB), None where no gate ran."""
 
     gates: torch.Tensor | None = None
+
+
+class PlaceholderLogitsProcessor(LogitsProcessor):
+    """
+    Keeps placeholders from being generated. transformers' `suppress_tokens` does the same by searching the whole
+    vocabulary at each token.
+    """
+
+    def __init__(self, token_ids: tuple[int, ...]):
+        self.token_ids = torch.tensor(token_ids)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.token_ids = self.token_ids.to(scores.device)
+        return scores.index_fill(-1, self.token_ids, -torch.inf)
 
 
 def _projector_scale(config: MedTVTConfig) -> float:
@@ -255,9 +268,10 @@ class MedTVTModel(MedTVTPreTrainedModel):
         return self._encode(self.lab_encoder, self.lab_encoder, lab_values)
 
     def _check_placeholders(self, input_ids: torch.Tensor, given: list[bool]) -> torch.Tensor:
-        """(batch, 3) presence, read off the prompt. Each modality has none or k placeholder tokens in a row."""
+        """(batch, 3) presence, on the CPU, read off the prompt. Each modality has none or k placeholders in a row."""
         k = self.config.num_modality_tokens
         counts = torch.stack([(input_ids == token_id).sum(1) for token_id in self.config.modality_token_ids], 1)
+        counts = counts.cpu()  # the one time that a GPU is waited for
         presence = counts > 0
         if (presence & (counts != k)).any():
             row, modality = (presence & (counts != k)).nonzero()[0].tolist()
@@ -299,9 +313,9 @@ class MedTVTModel(MedTVTPreTrainedModel):
             values=(ecg_values, pixel_values, lab_values),
             features=(ecg_features, cxr_features, lab_features),
         )
-        gates = None
+        gates, presence = None, presence.to(embeds.device)
         if self.perception is not None:
-            embeds, gates = self.perception(embeds, presence.to(embeds.device))
+            embeds, gates = self.perception(embeds, presence)
         return MedTVTModalityOutput(embeds=embeds, gates=gates, presence=presence)
 
     def _project_modalities(self, input_ids=None, values=(None,) * 3, features=(None,) * 3):
@@ -367,12 +381,12 @@ class MedTVTModel(MedTVTPreTrainedModel):
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, modality_embeds: torch.Tensor
     ) -> torch.Tensor:
         """Puts the k embeddings of each modality, in order, where the prompt has its k placeholders."""
-        for i, token_id in enumerate(self.config.modality_token_ids):
-            mask = input_ids == token_id
-            slots = (mask.cumsum(1) - 1).clamp(0, self.config.num_modality_tokens - 1).unsqueeze(-1)
-            tokens = modality_embeds[:, i].gather(1, slots.expand(-1, -1, modality_embeds.shape[-1]))
-            inputs_embeds = torch.where(mask.unsqueeze(-1), tokens, inputs_embeds)
-        return inputs_embeds
+        k = self.config.num_modality_tokens
+        masks = torch.stack([input_ids == token_id for token_id in self.config.modality_token_ids])
+        nth = (masks.cumsum(2) - 1).clamp(0, k - 1) + k * torch.arange(3, device=masks.device).view(3, 1, 1)
+        slots = (nth * masks).sum(0).unsqueeze(-1).expand(-1, -1, modality_embeds.shape[-1])
+        tokens = modality_embeds.flatten(1, 2).gather(1, slots)
+        return torch.where(masks.any(0).unsqueeze(-1), tokens, inputs_embeds)
 
     @can_return_tuple
     def forward(
@@ -574,13 +588,8 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
             if self.device.type != "meta":  # offloaded parts fetch their inputs themselves
                 modality_inputs = {name: tensor.to(self.device) for name, tensor in modality_inputs.items()}
             kwargs["modality_embeds"] = self.get_modality_embeds(input_ids, **modality_inputs).embeds
-        suppressed = kwargs.pop("suppress_tokens", config.suppress_tokens) or []
-        suppressed = sorted({*suppressed, *self.config.modality_token_ids})
-        if generation_config is None:
-            kwargs["suppress_tokens"] = suppressed
-        else:  # transformers takes a config or keywords, not both
-            generation_config = copy.deepcopy(generation_config)
-            generation_config.suppress_tokens = suppressed
+        no_placeholders = PlaceholderLogitsProcessor(self.config.modality_token_ids)
+        kwargs["logits_processor"] = LogitsProcessorList([no_placeholders, *(kwargs.get("logits_processor") or [])])
         return super().generate(inputs, generation_config=generation_config, **kwargs)
 
     def generate_batch(self, inputs, *args, **kwargs):

@@ -260,9 +260,12 @@ class MedTVTProcessor(ProcessorMixin):
         return tuple(self.tokenizer.convert_tokens_to_ids(f"<{modality}>") for modality in MODALITIES)
 
     def _process_cxr(self, items: list, images_kwargs: dict) -> BatchFeature:
-        loaded = [load_cxr(item) for item in items]
+        min_decode_size = getattr(self.image_processor, "min_decode_size", None)
+        loaded = [load_cxr(item, min_decode_size) for item in items]
         images_kwargs.pop("return_tensors", None)
-        outputs = self.image_processor([image for image, _ in loaded], return_tensors="np", **images_kwargs)
+        converts = images_kwargs.get("do_convert_rgb", getattr(self.image_processor, "do_convert_rgb", False))
+        images = [image if converts else image.convert("RGB") for image, _ in loaded]
+        outputs = self.image_processor(images, return_tensors="np", **images_kwargs)
         pixel_values = outputs["pixel_values"]
         alterations = [[*found, *self._describe_resizing(image, pixel_values.shape[-2:])] for image, found in loaded]
         return BatchFeature({"pixel_values": pixel_values, "alterations": alterations})

@@ -81,7 +81,7 @@ def read_inputs(processor, ecg=None, cxr=None, lab=None, sampling_rate=None, lea
     rows, absent = (None, []) if lab is None else _read_labs(processor.lab_feature_extractor, lab)
     pictures = None
     if cxr is not None:
-        original, _ = load_cxr(cxr)
+        original = load_cxr(cxr)[0].convert("RGB")
         pixels = processor.image_processor([original], return_tensors="np")["pixel_values"][0]
         pictures = (original, _as_picture(pixels, processor.image_processor))
     return DrawnInputs(drawn_ecg, pictures, rows, absent)

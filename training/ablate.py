@@ -64,7 +64,7 @@ class Variant:
 
 
 VARIANTS = {
-    "full": Variant("full: PT, SFT and RFT"),
+    "full": Variant("full model"),
     # a perception layer that is off is drawn and fitted by SFT, as after PT
     "no-pt": Variant("without PT", 1, ("sft", "rft"), "sft", {"use_perception": False}),
     "no-rft": Variant("without RFT", 1, ("pt", "sft")),
@@ -98,7 +98,10 @@ def add_arguments(parser):
         default=list(VARIANTS),
         help=f"some of {', '.join(VARIANTS)} (default: all); `full`, with which they are compared, is always there",
     )
-    parser.add_argument("--max-steps", type=int, help="steps of each stage, without validation: the reduced form")
+    parser.add_argument("--without-rft", action="store_true", help="all variants end with SFT, as RFT takes longest")
+    parser.add_argument(
+        "--max-steps", type=int, help="at most so many steps of each stage, without validation: the reduced form"
+    )
     parser.add_argument("--limit", type=int, help="only the first so many test records")
     parser.add_argument("--batch-size", type=int, default=32, help="records to answer at a time (default: 32)")
     parser.add_argument("--feature-cache", help="folder for the encoders' outputs (default: in --out)")
@@ -116,7 +119,8 @@ def run(args):
         raise ValueError(f"unknown variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}.")
     if args.max_steps is not None and args.max_steps < 1:
         raise ValueError(f"--max-steps must be at least 1, got {args.max_steps}.")
-    names = choose_variants(args.variants, load_model(None, ModelArguments(model=args.model))[0].config)
+    config = load_model(None, ModelArguments(model=args.model))[0].config
+    names = choose_variants(args.variants, config, args.without_rft)
     keep_settings(args)
     args.ecg_root, args.cxr_root = args.ecg_root or args.data, args.cxr_root or args.data
     args.feature_cache = args.feature_cache or str(Path(args.out, "features"))
@@ -129,14 +133,17 @@ def run(args):
     print(text)
 
 
-def choose_variants(wanted: Sequence[str], config) -> list[str]:
-    """The wanted ones and `full`, each once, without one that would be the model as it is."""
+def choose_variants(wanted: Sequence[str], config, without_rft: bool = False) -> list[str]:
+    """The wanted ones and `full`, each once, without one that would be `full` itself."""
     if not (config.use_cyclic_attention and config.use_contribution_gate):
         raise ValueError("--model has cyclic attention or contribution gate switched off already: nothing to ablate.")
     names = [name for name in VARIANTS if name in {"full", *wanted}]
     same = [name for name in names if VARIANTS[name].config == {"num_modality_tokens": config.num_modality_tokens}]
     for name in same:
         print(f"{name} is left out: it is `full`, as --model has {VARIANTS[name].row} already.")
+    if without_rft and "no-rft" in names:
+        print("no-rft is left out: it is `full`, as --without-rft ends every variant with SFT.")
+        same.append("no-rft")
     return [name for name in names if name not in same]
 
 
@@ -150,6 +157,7 @@ def keep_settings(args):
         "data": fingerprint(f"{file.parent.name}/{file.name} {hash_file(file)}" for file in files),
         "recipe": {stage: read_recipe(command_of(stage), recipe_of(stage, args.recipe))[1] for stage in STAGES},
         "max_steps": args.max_steps,
+        "without_rft": args.without_rft,
     }
     path = Path(args.out, SETTINGS_FILE)
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
@@ -183,6 +191,8 @@ def train_variant(name: str, args) -> Path:
     """Runs the stages of a variant that no variant has finished yet; returns the last one's model folder."""
     variant, source, differs = VARIANTS[name], Path(args.model), False
     for stage in variant.stages:
+        if stage == "rft" and args.without_rft:
+            continue
         begins = stage == variant.differs_at
         differs = differs or begins
         folder = Path(args.out, "stages", f"{stage}-{name}" if differs else stage)
@@ -205,7 +215,10 @@ def run_stage(stage: str, model: Path, data, folder: Path, args):
     values = {"model": model, "data": data, "ecg_root": args.ecg_root, "cxr_root": args.cxr_root}
     values |= {"feature_cache": args.feature_cache, "output_dir": folder, "resume": "true"}
     if args.max_steps:
-        values |= {"max_steps": args.max_steps, "eval_strategy": "no", "eval_on_start": "false"}
+        _, recipe = read_recipe(command_of(stage), recipe_of(stage, args.recipe))
+        longest = recipe.get("max_steps", -1)
+        steps = min(args.max_steps, longest) if longest > 0 else args.max_steps
+        values |= {"max_steps": steps, "eval_strategy": "no", "eval_on_start": "false"}
     overrides = [f"--{key}={value}" for key, value in values.items()]
     STAGES[stage].run(argparse.Namespace(config=recipe_of(stage, args.recipe), overrides=overrides))
 

@@ -192,7 +192,7 @@ class ChatAnswerer:
         if "ecg" in row["modalities"]:
             images.append(draw_ecg_page(row["ecg"]))
         if "cxr" in row["modalities"]:
-            images.append(load_cxr(row["cxr"])[0])
+            images.append(load_cxr(row["cxr"])[0].convert("RGB"))
         return [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
 
     @torch.no_grad()

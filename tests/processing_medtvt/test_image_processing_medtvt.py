@@ -33,8 +33,8 @@ IMAGE = Image.fromarray(GREY)
 
 def pixels(cxr):
     image, alterations = load_cxr(cxr)
-    assert image.mode == "RGB"
-    return np.asarray(image), alterations
+    assert image.mode in ("L", "RGB")
+    return np.asarray(image.convert("RGB")), alterations
 
 
 def write_dicom(path, values=GREY, **header):
@@ -75,6 +75,40 @@ def test_defaults():
     values = MedTVTImageProcessor()([load_cxr(GREY)[0], load_cxr(GREY.T)[0]], return_tensors="np").pixel_values
     assert values.shape == (2, 3, 224, 224)
     np.testing.assert_allclose([values.min(), values.max()], [-1, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, AUTHORS, {"do_resize": False}, {"do_normalize": False}])
+def test_a_grey_picture_is_processed_as_its_rgb_copy(settings):
+    processor = MedTVTImageProcessor(**settings)
+    image, _ = load_cxr(IMAGE)
+    assert image.mode == "L"
+    values, expected = (
+        processor(picture, return_tensors="np").pixel_values for picture in (image, image.convert("RGB"))
+    )
+    assert values.dtype == expected.dtype
+    np.testing.assert_array_equal(values, expected)
+
+
+def test_decoding_at_reduced_size(tmp_path):
+    """Only JPEGs, only as far as asked, and said so; the processor's config keeps it."""
+    large = IMAGE.resize((2000, 2400), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "x.jpg", quality=95)
+    large.save(tmp_path / "x.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    large.rotate(90, expand=True).save(tmp_path / "turned.jpg", quality=95, exif=turned)
+    full = MedTVTImageProcessor()(load_cxr(tmp_path / "x.jpg")[0], return_tensors="np").pixel_values
+    for name in ("x.jpg", "turned.jpg"):
+        image, alterations = load_cxr(tmp_path / name, min_decode_size=448)
+        assert image.size == (500, 600)
+        assert alterations[0].endswith(f"pixels decoded as {'500 x 600' if name == 'x.jpg' else '600 x 500'}")
+        values = MedTVTImageProcessor()(image, return_tensors="np").pixel_values
+        assert 0 < np.abs(values - full).mean() * 127.5 < 0.5  # grey levels
+    for name, size in (("x.jpg", 1001), ("x.png", 448)):
+        image, alterations = load_cxr(tmp_path / name, min_decode_size=size)
+        assert image.size == (2000, 2400) and alterations == []
+    MedTVTImageProcessor(min_decode_size=448).save_pretrained(tmp_path)
+    assert MedTVTImageProcessor.from_pretrained(tmp_path).min_decode_size == 448
 
 
 @pytest.mark.parametrize("height, width, top, left", [(9, 7, 2, 2), (11, 9, 4, 2), (4, 5, 0, 0)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 import wfdb
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, ViTImageProcessor
 
 import modeling_medtvt  # noqa: F401  (registers the processor)
 from processing_medtvt import (
@@ -115,6 +115,22 @@ def test_what_resizing_takes_away_is_reported(processor, tokenizer, files):
     cropping.image_processor = MedTVTImageProcessor(size={"shortest_edge": 400}, do_center_crop=True)
     notes = cropping(cxr=files["cxr"], return_alterations=True)["alterations"][0]
     assert "cxr: the central crop keeps 25% of the picture" in notes
+
+
+def test_the_image_processors_config_says_how_a_film_is_decoded(tokenizer, files, tmp_path):
+    Image.open(files["cxr"]).resize((2000, 2000)).save(tmp_path / "large.jpg")
+    reducing = default_processor(tokenizer)
+    reducing.image_processor = MedTVTImageProcessor(min_decode_size=448)
+    notes = reducing(cxr=tmp_path / "large.jpg", return_alterations=True)["alterations"][0]
+    assert notes == ["cxr: 2000 x 2000 pixels decoded as 500 x 500"]
+
+
+@pytest.mark.parametrize("image_processor", [ViTImageProcessor(), MedTVTImageProcessor(do_convert_rgb=False)])
+def test_grey_films_reach_a_processor_that_converts_nothing_as_rgb(image_processor, tokenizer, files):
+    other = default_processor(tokenizer)
+    other.image_processor = image_processor
+    values, expected = other(cxr=files["cxr"])["pixel_values"], default_processor(tokenizer)(cxr=files["cxr"])
+    np.testing.assert_allclose(values, expected["pixel_values"], atol=0.02)  # ViT's resize may be torchvision's
 
 
 def test_typed_parts_equal_plain_text(processor, files):

@@ -99,10 +99,10 @@ def skip_training(monkeypatch):
     return runs
 
 
-def train(name, inputs, out):
+def train(name, inputs, out, *arguments):
     parser = argparse.ArgumentParser()
     ablate.add_arguments(parser)
-    args = parser.parse_args([str(word) for word in [*inputs, "--out", out]])
+    args = parser.parse_args([str(word) for word in [*inputs, "--out", out, *arguments]])
     return ablate.train_variant(name, args), args
 
 
@@ -111,6 +111,15 @@ def test_variants_share_what_they_have_in_common(inputs, skip_training, tmp_path
         train(name, inputs, tmp_path)
     others = [f"{stage}-{name}" for name in ("no-cmha", "no-cao", "no-pt") for stage in ("sft", "rft")]
     assert list(skip_training) == ["pt", "sft", "rft", *others]
+
+
+def test_without_rft_every_variant_ends_with_sft(inputs, skip_training, checkpoint, tmp_path, capsys):
+    for name in ("full", "no-pt", "no-cao"):
+        train(name, inputs, tmp_path, "--without-rft")
+    assert list(skip_training) == ["pt", "sft", "sft-no-pt", "sft-no-cao"]
+    config = AutoConfig.from_pretrained(checkpoint)
+    assert ablate.choose_variants(["no-rft", "no-pt"], config, without_rft=True) == ["full", "no-pt"]
+    assert "no-rft is left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("modality", ["ecg", "cxr", "lab"])
