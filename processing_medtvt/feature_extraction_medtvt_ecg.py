@@ -41,9 +41,12 @@ RECORD_LINE = re.compile(
     r"\s+(?P<n_samples>\d{1,18})(\s.*)?"
 )
 SIGNAL_LINE = re.compile(
-    r"(?P<file>\S+)\s+(?P<format>\d{1,9})(x(?P<per_frame>[1-9]\d?))?(:\d{1,4})?(\+(?P<offset>\d{1,9}))?"
-    r"\s+(?P<gain>-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)(\(-?\d+\))?(/\S+)?(\s.*)?"
+    r"(?P<file>\S+)\s+(?P<format>\d{1,9})(x(?P<per_frame>[1-9]\d?))?(?P<skew>:\d{1,4})?(\+(?P<offset>\d{1,9}))?"
+    r"\s+(?P<gain>-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)(\((?P<baseline>-?\d+)\))?(/(?P<unit>\S+))?(\s+(?P<rest>.*))?"
 )
+# of a signal line that leaves nothing to defaults: resolution, zero, first value, checksum, block size, name
+DESCRIPTION = re.compile(r"-?\d+\s+(?P<zero>-?\d+)(\s+-?\d+){3}\s+(?P<lead>\S.*)")
+MISSING_16 = -32768
 
 
 class Recording(NamedTuple):
@@ -137,7 +140,7 @@ class MedTVTEcgFeatureExtractor(FeatureExtractionMixin):
 
         Raises:
             `ValueError`: a recording is unreadable, incomplete or implausible. `FileNotFoundError`: a file is missing.
-            `TypeError`: `ecg` is none of the above. `ImportError`: reading a path takes wfdb.
+            `TypeError`: `ecg` is none of the above. `ImportError`: a path's format takes wfdb, which is missing.
         """
         items = as_items(ecg)
         values, alterations = [], []
@@ -240,24 +243,26 @@ def canonical_lead(name: str) -> str | None:
 
 def select_leads(recording: Recording, wanted: list[str], notes: list[str]) -> dict[str, np.ndarray]:
     """Wanted leads and all limb leads, in float64 mV, infinities turned to NaN; the others are noted."""
-    signals: dict[str, np.ndarray] = {}
-    ignored = []
-    for lead_name, unit, values in zip(recording.leads, recording.units, recording.signal, strict=True):
+    factors: dict[str, float] = {}
+    rows, ignored = [], []
+    for row, (lead_name, unit) in enumerate(zip(recording.leads, recording.units, strict=True)):
         lead = canonical_lead(lead_name)
         if lead not in wanted and lead not in LIMB_LEADS:
             ignored.append(str(lead_name)[:16])  # in a header this is free text
             continue
-        if lead in signals:
+        if lead in factors:
             raise ValueError(f"{recording.name}: lead {lead} occurs twice in {', '.join(map(str, recording.leads))}.")
         factor = MILLIVOLTS.get(re.sub(r"(?<=volt)s$", "", str(unit).strip().casefold()))
         if factor is None:
             raise ValueError(f"{recording.name}: unit {unit!r} of lead {lead} is not one of V, mV, uV (µV), nV.")
-        values = values.astype(np.float64) * factor
-        values[~np.isfinite(values)] = np.nan
-        signals[lead] = values
+        factors[lead] = factor
+        rows.append(row)
     if ignored:
         notes.append(f"ignored leads {', '.join(ignored)}")
-    return signals
+    signal = recording.signal[rows].astype(np.float64, order="C")
+    signal *= np.array(list(factors.values()))[:, None]
+    signal[~np.isfinite(signal)] = np.nan
+    return dict(zip(factors, signal))
 
 
 def derive_limb_lead(lead: str, sources: list[str], signals: dict[str, np.ndarray]) -> np.ndarray:
@@ -268,8 +273,11 @@ def derive_limb_lead(lead: str, sources: list[str], signals: dict[str, np.ndarra
 
 def value_range(values: np.ndarray) -> float | None:
     """Peak-to-peak of the finite values, None if there are none."""
-    values = values[np.isfinite(values)]
-    return float(np.ptp(values)) if values.size else None
+    low, high = values.min(), values.max()
+    if not math.isfinite(high - low):
+        values = values[np.isfinite(values)]
+        low, high = (values.min(), values.max()) if values.size else (None, None)
+    return None if low is None else float(high - low)
 
 
 def check_timing(sampling_rate: Any, n_samples: int, name: str) -> float:
@@ -337,7 +345,7 @@ def read_item(item: Any, name: str, sampling_rate: Any, leads: Any, unit: Any) -
         if set(item) != {"signal", *metadata}:
             raise ValueError(f"{name}: a dict needs exactly signal, {', '.join(metadata)}; got {', '.join(item)}.")
         return read_array(name=name, **item)
-    return read_record(item, name) if is_record else read_record(*read_wfdb(item, name))
+    return read_record(item, name) if is_record else read_path(item, name)
 
 
 def read_array(signal: Any, name: str, sampling_rate: Any, leads: Any, unit: Any) -> Recording:
@@ -373,17 +381,46 @@ def read_record(record: Any, name: str) -> Recording:
     return read_array(signal.T, name, record.fs, record.sig_name, record.units)
 
 
-def read_wfdb(path: str | os.PathLike, name: str) -> tuple[Any, str]:
-    """Read a local WFDB record after checking its header; returns the `wfdb.Record` and a name with its path."""
+def read_path(path: str | os.PathLike, name: str) -> Recording:
+    """Path of a WFDB record -> `Recording`, after its header was checked."""
     header = find_header(os.fsdecode(path), name)
     name = f"{name}: {header}"
-    check_header(header, name)
+    recording = read_format_16(header, name, *check_header(header, name))
+    return read_record(read_wfdb(header, name), name) if recording is None else recording
+
+
+def read_format_16(header: str, name: str, record: re.Match, signals: list[re.Match]) -> Recording | None:
+    """
+    A checked record whose signals are all 16-bit numbers in one file and fully described, as in MIMIC-IV-ECG, PTB-XL
+    and Symile; None for any other. wfdb needs many times as long, for the header alone.
+    """
+    descriptions = [DESCRIPTION.fullmatch(signal["rest"] or "") for signal in signals]
+    first = signals[0]
+    for signal, description in zip(signals, descriptions):
+        in_first_file = (signal["file"], signal["offset"]) == (first["file"], first["offset"])
+        is_plain = signal["format"] == "16" and not signal["per_frame"] and not signal["skew"]
+        if not (in_first_file and is_plain and description and re.fullmatch(r"[A-Za-z]+", signal["unit"] or "")):
+            return None
+    path = os.path.join(os.path.dirname(header), first["file"])
+    shape = (int(record["n_samples"]), len(signals))
+    digital = np.fromfile(path, "<i2", count=math.prod(shape), offset=int(first["offset"] or 0)).reshape(shape).T
+    # where the header gives no baseline, it is the converter's zero
+    baselines = [int(signal["baseline"] or found["zero"]) for signal, found in zip(signals, descriptions)]
+    values = digital.astype(np.float64, order="C") - np.array(baselines, dtype=np.float64)[:, None]
+    values /= np.array([float(signal["gain"]) for signal in signals])[:, None]
+    values[digital == MISSING_16] = np.nan
+    leads = [description["lead"] for description in descriptions]
+    return Recording(name, values, record["rate"], leads, [signal["unit"] for signal in signals])
+
+
+def read_wfdb(header: str, name: str) -> Any:
+    """Checked header of a WFDB record, in any format -> `wfdb.Record`."""
     try:
         import wfdb
     except ImportError as err:
-        raise ImportError("Reading an ECG from a path requires wfdb: `pip install wfdb`.") from err
+        raise ImportError(f"{name}: reading this record requires wfdb: `pip install wfdb`.") from err
     try:
-        return wfdb.rdrecord(header.removesuffix(".hea")), name
+        return wfdb.rdrecord(header.removesuffix(".hea"))
     except Exception as err:  # wfdb raises whatever the malformed part triggers
         raise ValueError(f"{name}: wfdb cannot read the record ({type(err).__name__}: {err}).") from err
 
@@ -408,8 +445,11 @@ def find_header(path: str, name: str) -> str:
     )
 
 
-def check_header(header: str, name: str) -> None:
-    """Refuse headers that are malformed, promise absurd amounts of data or point outside their own folder."""
+def check_header(header: str, name: str) -> tuple[re.Match, list[re.Match]]:
+    """
+    Refuse headers that are malformed, promise absurd amounts of data or point outside their own folder; return what
+    `RECORD_LINE` and `SIGNAL_LINE` find in the others.
+    """
     with open(header, "rb") as file:
         content = file.read(MAX_HEADER_BYTES + 1)
     if len(content) > MAX_HEADER_BYTES:
@@ -432,12 +472,13 @@ def check_header(header: str, name: str) -> None:
         found = f"announces {n_signals} signals and describes {len(lines) - 1}"
         raise ValueError(f"{name}: the header {found}; accepted are 1 to {MAX_SIGNALS}, all described.")
     check_timing(record["rate"], n_samples, name)
-    check_signal_files(header, name, lines[1:], n_samples)
+    return record, check_signal_files(header, name, lines[1:], n_samples)
 
 
-def check_signal_files(header: str, name: str, lines: list[str], n_samples: int) -> None:
+def check_signal_files(header: str, name: str, lines: list[str], n_samples: int) -> list[re.Match]:
     """The files named by the header's signal lines must be its neighbours and hold all the promised bytes."""
     files: dict[str, list[re.Match]] = {}
+    found = []
     for line in lines:
         signal = SIGNAL_LINE.fullmatch(line)
         if signal is None:
@@ -449,6 +490,7 @@ def check_signal_files(header: str, name: str, lines: list[str], n_samples: int)
         if float(signal["gain"]) == 0:
             raise ValueError(f"{name}: gain 0 (uncalibrated) in the header line {line[:80]!r}.")
         files.setdefault(signal["file"], []).append(signal)
+        found.append(signal)
 
     for file_name, signals in files.items():
         path = os.path.join(os.path.dirname(header), file_name)
@@ -460,3 +502,4 @@ def check_signal_files(header: str, name: str, lines: list[str], n_samples: int)
         size = os.path.getsize(path)
         if size < promised:
             raise ValueError(f"{name}: signal file {file_name} has {size} bytes, the header promises {promised}.")
+    return found

@@ -12,7 +12,7 @@ import torch
 import wfdb
 from safetensors.numpy import load_file
 
-from processing_medtvt.feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor
+from processing_medtvt.feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor, read_item
 
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -116,6 +116,39 @@ def test_every_kind_of_input_gives_the_same_values(extractor, record):
         np.testing.assert_array_equal(extractor(item)["ecg_values"], expected)
     for array in (signal.T, torch.tensor(signal, requires_grad=True), signal.tolist(), list(signal.T)):
         np.testing.assert_array_equal(extractor(array, **MV)["ecg_values"], expected)
+
+
+DESCRIBED = "500(7)/mV 16 3 0 0 0"
+WRITTEN_OUT = [
+    {},
+    {"1000.0(0)/mV 16 0": DESCRIBED[:-4]},
+    {"(0)": ""},
+    {"(0)/mV 16 0": "/mV 16 11"},
+    {"1000.0(0)/mV": "2e2(-40)/uV"},
+    {".dat 16": ".dat 16+24"},
+]
+LEFT_TO_WFDB = [{"(0)/mV": ""}, {".dat 16": ".dat 16:2"}, {".dat 16": ".dat 16x1"}, {"16 0": "16"}, {"/mV": "/mV/x"}]
+
+
+@pytest.mark.parametrize("changes", WRITTEN_OUT + LEFT_TO_WFDB, ids=str)
+def test_records_are_read_as_wfdb_reads_them(record, changes, monkeypatch):
+    """Format 16 by our own reader, which must leave to wfdb what it does not know."""
+    header, data = record.with_suffix(".hea"), record.with_suffix(".dat")
+    samples = np.fromfile(data, "<i2").reshape(-1, 12)
+    samples[[3, 7, 7], [0, 0, 11]] = -32768  # missing
+    data.write_bytes(bytes(24) + samples.tobytes())
+    text = header.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    header.write_text(text)
+    expected = wfdb.rdrecord(str(record))
+    if changes in WRITTEN_OUT:
+        monkeypatch.setattr(wfdb, "rdrecord", lambda *args: pytest.fail("wfdb was called"))
+    found = read_item(str(record), "ecg", None, None, None)
+    np.testing.assert_array_equal(found.signal, expected.p_signal.T)
+    assert (list(found.leads), list(found.units)) == (expected.sig_name, expected.units)
+    assert float(found.sampling_rate) == expected.fs
 
 
 def test_batches_and_tensors(extractor, record):
@@ -293,7 +326,7 @@ BAD_HEADERS = [
     ("1000.0", "high", "header line"),
     ("/mV", "/µV", "other than ASCII"),
     ("/mV", "/mmHg", "unit 'mmHg'"),
-    ("rec.dat", "rec.v2.dat", "wfdb cannot read"),
+    ("rec.dat 16", "rec.v2.dat 212", "wfdb cannot read"),
 ]
 BAD_HEADERS += [("500 5000", f"{rate} 5000", "sampling rate") for rate in ("0", "49", "1000000000")]
 BAD_HEADERS += [("500 5000", f"{rate} 5000", "header must start") for rate in ("nan", "-5", "5e2")]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from modeling_medtvt.output_folder import check_new_folder, new_folder
 from processing_medtvt import MedTVTEcgFeatureExtractor, load_cxr
-from processing_medtvt.feature_extraction_medtvt_ecg import read_wfdb
+from processing_medtvt.feature_extraction_medtvt_ecg import read_path
 
 from .codes import convert_to_icd10, disease_of, label_diseases
 from .cxr_reports import read_report, report_path
@@ -292,12 +292,12 @@ def _link_ecg(tables, rows, folder, start, flow, threads) -> list[dict]:
         parts = PurePosixPath(path or "").parts
         if not parts or path.startswith("/") or ".." in parts:
             raise ValueError("its path is not one below the dataset's folder")
-        record, _ = read_wfdb(folder / path, "ecg")
-        if np.isnan(record.p_signal).any():
+        recording = read_path(folder / path, "ecg")
+        if np.isnan(recording.signal).any():
             raise ValueError("it has missing samples")
-        if not record.p_signal.any():
+        if not recording.signal.any():
             raise ValueError("it is entirely zero")
-        extractor(record)
+        extractor(recording.signal, recording.sampling_rate, recording.leads, recording.units)
 
     chosen = _first_usable(found, lambda ecg: ecg["path"], check, "ECG", flow, threads)
     rows = _keep(rows, chosen.values(), "ECG's file is there and readable, no missing samples, not all zero", flow)
