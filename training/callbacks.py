@@ -12,15 +12,26 @@ from modeling_medtvt import parse_answer
 class EpochCallback(TrainerCallback):
     """
     Seeds each epoch by its number and tells it to the collator: the order of a length-grouped epoch comes from the global
-    generator, so that a run resumed in the middle of an epoch would otherwise meet its rows in another order.
+    generator, so that a run resumed in the middle of an epoch would otherwise meet its rows in another order. Rows are
+    grouped by what modality dropout leaves of them in this epoch.
+
+    Args:
+        collator ([`MedTVTDataCollator`]): Of the training rows.
+        dataset (`datasets.Dataset`): The training rows.
     """
 
-    def __init__(self, collator):
+    def __init__(self, collator, dataset):
         self.collator = collator
+        self.dataset = dataset
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         epoch = int(state.epoch or 0)
         self.collator.epoch = epoch
+        sampler = train_dataloader.batch_sampler
+        while hasattr(sampler, "batch_sampler"):  # accelerate's share of a process
+            sampler = sampler.batch_sampler
+        if self.collator.modality_dropout and hasattr(sampler.sampler, "lengths"):
+            sampler.sampler.lengths = self.collator.estimate_lengths(self.dataset)
         set_seed(args.seed + epoch)
 
 

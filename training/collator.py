@@ -102,6 +102,17 @@ class MedTVTDataCollator:
             inputs[name][present] = values
         return inputs
 
+    def estimate_lengths(self, dataset: Dataset) -> list[float]:
+        """
+        Tokens of each row as modality dropout leaves it in this epoch, for batches of similar length: those of the column
+        `length` (see [`drop_long_rows`]), times the share of its characters that stay.
+        """
+        columns = ["id", "modalities", "prompt", "completion", "length"]
+        return [
+            row["length"] * _num_characters(self._withhold(row)) / _num_characters(row)
+            for row in dataset.select_columns(columns)
+        ]
+
     def encode(self, row: dict) -> tuple[list[int], list[int]]:
         """
         Token ids of the prompt, as generation sees it, and of the completion with its end.
@@ -146,6 +157,10 @@ class MedTVTDataCollator:
         for modality in withheld:
             row = withhold(row, modality)
         return row
+
+
+def _num_characters(row: dict) -> int:
+    return sum(len(text_of(message)) for message in [*row["prompt"], *row["completion"]])
 
 
 def drop_long_rows(dataset: Dataset, processor, max_length: int) -> tuple[Dataset, list[dict]]:

@@ -215,14 +215,6 @@ class StageCollator:
         self.training = MedTVTDataCollator(processor, features, modality_dropout=modality_dropout, seed=seed)
         self.evaluation = MedTVTDataCollator(processor, features)
 
-    @property
-    def epoch(self) -> int:
-        return self.training.epoch
-
-    @epoch.setter
-    def epoch(self, epoch: int):
-        self.training.epoch = epoch
-
     def __call__(self, rows: list[dict]) -> dict:
         collator = self.training if rows[0]["split"] == "train" else self.evaluation
         return {**collator(rows), "ids": [row["id"] for row in rows]}
@@ -405,7 +397,7 @@ def train_stage(
         train_dataset=splits["train"],
         eval_dataset=splits["validation"],
         processing_class=processor,
-        callbacks=[EpochCallback(collator), FiniteLossCallback(model), SaveConfigCallback()],
+        callbacks=[EpochCallback(collator.training, splits["train"]), FiniteLossCallback(model), SaveConfigCallback()],
     )
     if eval_answers:
         trainer.add_callback(DiseaseF1Callback(trainer, splits["validation"], collator.evaluation, eval_answers))

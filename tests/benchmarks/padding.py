@@ -2,6 +2,7 @@
 """Share of the computed tokens that are real, in batches of the synthetic cohort as the recipes make them. No timing."""
 
 import torch
+from datasets import Dataset
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from training.collator import MedTVTDataCollator
@@ -15,7 +16,7 @@ from .harness import Row, Settings
 EPOCHS = 3
 AUTHORS_LENGTH = 600
 # stage of the data, `modality_dropout` of the recipes, and patients: grouping needs some thousand rows to choose from
-STAGES = {"PT": ("physiology", 0.0, 300), "SFT": ("diagnosis", 0.1, 2000)}
+STAGES = {"PT": ("physiology", 0.0, 300), "SFT": ("diagnosis", 0.1, 4000)}
 
 
 class TextCollator(MedTVTDataCollator):
@@ -59,6 +60,8 @@ def measure(settings: Settings) -> list[Row]:
         rows = draw_rows(stage, patients)
         collator = TextCollator(processor, modality_dropout=dropout)
         lengths = [sum(map(len, collator.encode(row))) for row in rows]
+        texts = [{name: row[name] for name in ("id", "modalities", "prompt", "completion")} for row in rows]
+        texts = Dataset.from_list(texts).add_column("length", lengths)
         where = f"of the computed tokens that are real, {name}, {len(rows)} rows"
         note = f"lengths {min(lengths)}-{max(lengths)}, `modality_dropout` {dropout:g}"
         for batch in (8, 32):
@@ -66,7 +69,8 @@ def measure(settings: Settings) -> list[Row]:
             for epoch in range(EPOCHS):
                 collator.epoch = epoch
                 generator = torch.Generator().manual_seed(epoch)
-                grouped = list(LengthGroupedSampler(batch, lengths=lengths, generator=generator))
+                estimates = collator.estimate_lengths(texts)  # as `EpochCallback` has them
+                grouped = list(LengthGroupedSampler(batch, lengths=estimates, generator=generator))
                 shuffled = torch.randperm(len(rows), generator=generator).tolist()
                 for how, order in zip(shares, (grouped, shuffled)):
                     shares[how].append(real_share(collator, rows, order, batch))

@@ -6,12 +6,13 @@ from argparse import ArgumentParser, Namespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from modeling_medtvt import DISEASES, MedTVTForCausalLM
 from processing_medtvt import MedTVTProcessor
 from training import callbacks, finetune, merge
 from training.callbacks import answer_rows, label_set_f1
-from training.collator import MedTVTDataCollator
+from training.collator import MedTVTDataCollator, drop_long_rows
 from training.data import load_medtvt_qa
 from training.stages import StageCollator
 
@@ -120,12 +121,28 @@ def test_the_feature_cache_changes_nothing(finetune_toy, tmp_path):
 def test_resume_is_bit_equal_with_modality_dropout(finetune_toy, tmp_path):
     arguments = {"tuning": "lora", "save_strategy": "steps", "save_steps": 1, "save_total_limit": 9}
     arguments |= {"modality_dropout": 0.5, "lora_dropout": 0.1, "resume": "true"}
+    arguments["train_sampling_strategy"] = "group_by_length"
     run = finetune_toy(tmp_path / "run", **arguments)
     (run / "checkpoint-3").rename(tmp_path / "checkpoint-3")
     (tmp_path / "resumed").mkdir()
     (tmp_path / "checkpoint-3").rename(tmp_path / "resumed" / "checkpoint-3")
     finetune_toy(tmp_path / "resumed", **arguments)
     assert changed_parameters(run / "final", tmp_path / "resumed" / "final") == set()
+
+
+def test_rows_are_grouped_by_what_the_epoch_leaves_of_them(finetune_toy, pretrained, data, tmp_path, monkeypatch):
+    grouped = []
+    iterate = LengthGroupedSampler.__iter__
+    monkeypatch.setattr(LengthGroupedSampler, "__iter__", lambda self: grouped.append(self.lengths) or iterate(self))
+    finetune_toy(tmp_path / "run", modality_dropout=0.5, train_sampling_strategy="group_by_length")
+    processor = MedTVTProcessor.from_pretrained(pretrained)
+    rows, _ = drop_long_rows(load_medtvt_qa(data, "diagnosis", "train"), processor, 1000)
+    collator = MedTVTDataCollator(processor, modality_dropout=0.5, seed=42)
+    for collator.epoch, lengths in enumerate(grouped):
+        assert lengths == collator.estimate_lengths(rows) != rows["length"]
+        true = [int(collator([row])["attention_mask"].sum()) for row in rows]
+        assert lengths == pytest.approx(true, rel=0.2)
+    assert len(grouped) == 2 and grouped[0] != grouped[1]
 
 
 # Disease F1
