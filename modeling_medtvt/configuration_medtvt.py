@@ -134,6 +134,8 @@ class MedTVTConfig(PreTrainedConfig):
         training_data (`list[dict]`, *optional*): What each training stage so far learned from: `stage`, `name` of the
             dataset and `access` to it (`"synthetic"`, `"open"` or `"credentialed"`), which decides who may get the weights.
         use_cache (`bool`): Whether `forward` returns keys and values where it is not told; `generate` always says.
+        chunked_loss (`bool`): Whether a training step computes logits where there are labels only, a chunk at a time, and
+            returns the loss without them: far less memory where the vocabulary is large.
         tie_word_embeddings (`bool`): Whether input and output embeddings share their weights. Default: as in
             `text_config`.
     """
@@ -172,6 +174,7 @@ class MedTVTConfig(PreTrainedConfig):
     training_data: list[dict] | None = None
     initializer_range: float = 0.02
     use_cache: bool = True
+    chunked_loss: bool = False
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):

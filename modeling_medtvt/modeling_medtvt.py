@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -36,6 +37,8 @@ KEPT_IN_FP32 = (
 )
 # sigmoid(4) = 0.98: an untrained gate lets its modality through
 GATE_BIAS_AT_START = 4.0
+# tokens whose logits `chunked_loss` holds at once
+LOSS_CHUNK = 512
 
 
 @dataclass
@@ -538,10 +541,13 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
             modality_embeds=modality_embeds,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
+        logits = loss = None
+        if self.config.chunked_loss and self.training and labels is not None:
+            loss = self._chunked_loss(outputs.last_hidden_state, labels, kwargs.get("num_items_in_batch"))
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        if logits is not None and labels is not None:
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
             )
@@ -553,6 +559,22 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
             gates=outputs.gates,
         )
+
+    def _chunked_loss(
+        self, hidden_states: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """transformers' loss of a causal LM, without the logits of the whole batch."""
+        targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100).to(hidden_states.device)
+        rows = targets != -100
+        hidden_states, targets = hidden_states[rows], targets[rows]
+
+        def sum_chunk(hidden_states, targets):
+            return nn.functional.cross_entropy(self.lm_head(hidden_states).float(), targets, reduction="sum")
+
+        chunks = zip(hidden_states.split(LOSS_CHUNK), targets.split(LOSS_CHUNK))
+        # a chunk's logits are dropped after the forward pass and computed again in the backward pass
+        loss = sum(checkpoint(sum_chunk, *chunk, use_reentrant=False) for chunk in chunks)
+        return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch)
 
     @torch.no_grad()
     def generate(self, inputs=None, generation_config=None, **kwargs):

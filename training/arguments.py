@@ -38,6 +38,12 @@ class ModelArguments:
     load_in_4bit: bool = field(
         default=False, metadata={"help": "Hold the frozen language model in 4 bits (QLoRA, bitsandbytes NF4)."}
     )
+    chunked_loss: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute logits a chunk at a time, where there are labels: saves memory with a large vocabulary."
+        },
+    )
     lora_rank: int = field(default=8, metadata={"help": "Rank of LoRA."})
     lora_alpha: int = field(default=8, metadata={"help": "Scale of LoRA; its weights count alpha / rank times."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before LoRA."})

@@ -93,6 +93,7 @@ def load_model(stage: str | None, arguments: ModelArguments, device: torch.devic
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{source} cannot be trained: {error}") from error
     model.config.stage = stage
+    model.config.chunked_loss = arguments.chunked_loss
     return model, processor, is_drawn
 
 

@@ -49,6 +49,7 @@ def run_sft(side: str, size: str, device: str):
         model = build(size, device)
         batch = {**make_batch(model.config, LENGTHS, device), **encode(model, make_values(len(LENGTHS), device))}
         step = Step(model, ["perception"], device)
+        model.config.chunked_loss = side == "chunked"
     for _ in range(2):
         step(batch)
 
@@ -132,7 +133,7 @@ def peak(step: str, side: str, size: str, device: str) -> float:
 
 def measure(settings: Settings) -> list[Row]:
     return [
-        *(compare(step, size, settings.device) for step in STEPS for size in settings.sizes),
+        *(row for step in STEPS for size in settings.sizes for row in compare(step, size, settings.device)),
         *(compare_loading(size, settings.device) for size in settings.sizes[-1:]),
     ]
 
@@ -141,11 +142,16 @@ def gigabytes(found: dict[str, list[float]]) -> str:
     return ", ".join(f"{name} {max(values) / 1e9:.3g} GB" for name, values in found.items())
 
 
-def compare(step: str, size: str, device: str) -> Row:
+def compare(step: str, size: str, device: str) -> list[Row]:
     """One pair: a peak varies little."""
-    found = {side: [peak(step, side, size, device)] for side in ("medtvt", "bare")}
-    ratios = divide(found["medtvt"], found["bare"])
-    return Row("memory", f"peak of {STEPS[step]} over the bare model's, {size}", ratios, note=gigabytes(found))
+    sides = ("medtvt", "chunked", "bare") if step == "sft" else ("medtvt", "bare")
+    found = {side: [peak(step, side, size, device)] for side in sides}
+    rows = []
+    for side in sides[:-1]:
+        what = f"peak of {STEPS[step]}{', `chunked_loss`' * (side == 'chunked')} over the bare model's, {size}"
+        note = gigabytes({name: found[name] for name in (side, "bare")})
+        rows.append(Row("memory", what, divide(found[side], found["bare"]), note=note))
+    return rows
 
 
 def compare_loading(size: str, device: str) -> Row:

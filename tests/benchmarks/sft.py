@@ -68,8 +68,15 @@ def make_steps(size: str, device: str, lengths: tuple[int, ...]) -> dict:
     batch, values = make_batch(model.config, lengths, device), make_values(len(lengths), device)
     features = encode(model, values)
     step, bare_step = Step(model, ["perception"], device), Step(build_bare(size, device), None, device)
+
+    def chunked():
+        model.config.chunked_loss = True
+        step({**batch, **features})
+        model.config.chunked_loss = False
+
     return {
         "features": lambda: step({**batch, **features}),
+        "chunked": chunked,
         "raw inputs": lambda: step({**batch, **values}),
         "bare": lambda: bare_step(batch),
     }
@@ -96,6 +103,7 @@ def compare(size: str, lengths: tuple[int, ...], device: str, repeats: int) -> l
         )
         for name, how, target in (
             ("features", "feature cache", 0.9),
+            ("chunked", "feature cache, `chunked_loss`", 0.9),
             ("raw inputs", "raw inputs, frozen encoders included", None),
         )
     ]

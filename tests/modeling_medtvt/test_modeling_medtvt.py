@@ -429,6 +429,33 @@ def test_loss_is_the_shifted_cross_entropy_and_takes_the_global_count(model):
         assert_close(model(**inputs, num_items_in_batch=torch.tensor(1000)).loss, summed / 1000)
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("count", [None, 1000, torch.tensor(1000)], ids=["mean", "number", "tensor"])
+def test_chunked_loss_equals_the_plain_one(tokenizer, monkeypatch, count, autocast):
+    monkeypatch.setattr("modeling_medtvt.modeling_medtvt.LOSS_CHUNK", 7)
+    model = build_model(tokenizer).train()
+    inputs = with_labels(build_inputs(model, SUBSETS))
+    inputs |= {} if count is None else {"num_items_in_batch": count}
+    losses, gradients = [], []
+    for model.config.chunked_loss in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            outputs = model(**inputs)
+        assert (outputs.logits is None) == model.config.chunked_loss
+        outputs.loss.backward()
+        losses.append(outputs.loss)
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert_close(*losses)
+    for name, gradient in gradients[0].items():
+        # rounded to bfloat16 in another order
+        torch.testing.assert_close(
+            gradients[1][name], gradient, rtol=0.05 if autocast else 1e-4, atol=2e-3 if autocast else 1e-6
+        )
+    inputs["labels"] = torch.full_like(inputs["labels"], -100)
+    chunked, plain = (model.train(mode)(**inputs).loss for mode in (True, False))  # in evaluation, logits are wanted
+    torch.testing.assert_close(chunked, plain, equal_nan=True)
+
+
 @pytest.mark.parametrize("peft", [False, True], ids=["full", "peft"])
 def test_gradient_checkpointing_does_not_change_gradients(tokenizer, peft):
     gradients = []

@@ -118,6 +118,13 @@ def test_the_feature_cache_changes_nothing(finetune_toy, tmp_path):
     assert (tmp_path / "cached" / "rejects_train.jsonl").read_text() == ""
 
 
+def test_the_chunked_loss_changes_nothing_but_rounding(finetune_toy, tmp_path):
+    plain, chunked = finetune_toy(tmp_path / "plain"), finetune_toy(tmp_path / "chunked", chunked_loss="true")
+    plain, chunked = (load_file(run / "final" / "model.safetensors") for run in (plain, chunked))
+    assert all(torch.allclose(plain[name], chunked[name], atol=1e-4) for name in plain)
+    assert json.loads((tmp_path / "chunked" / "final" / "config.json").read_text())["chunked_loss"]
+
+
 def test_resume_is_bit_equal_with_modality_dropout(finetune_toy, tmp_path):
     arguments = {"tuning": "lora", "save_strategy": "steps", "save_steps": 1, "save_total_limit": 9}
     arguments |= {"modality_dropout": 0.5, "lora_dropout": 0.1, "resume": "true"}
