@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples per second of a DataLoader with 4 workers that reads raw files of MIMIC's sizes; on CUDA, over what an SFT step eats."""
 
-import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -15,7 +15,7 @@ from training.synthetic.answers import make_rows
 from training.synthetic.patient import generators, write_patient
 
 from .files import write_full_size
-from .harness import Row, Settings, divide, interleave, timed
+from .harness import Row, Settings, divide, interleave, medians, timed
 from .sft import LENGTHS, make_steps
 
 
@@ -45,19 +45,28 @@ def read(rows: list[dict], processor: MedTVTProcessor, batches: int) -> float:
 
 
 def measure(settings: Settings, batches: int = 8) -> list[Row]:
-    processor = default_processor(tiny_tokenizer())
+    processors = {"whole": default_processor(tiny_tokenizer()), "reduced": default_processor(tiny_tokenizer())}
+    processors["reduced"].image_processor.min_decode_size = 448
     with tempfile.TemporaryDirectory() as folder:
         rows = write_rows(Path(folder))
-        sides = {"loader": lambda: read(rows, processor, batches)}
+        sides = {name: partial(read, rows, processor, batches) for name, processor in processors.items()}
         size = settings.sizes[-1]
         if settings.device == "cuda":
             steps = make_steps(size, settings.device, LENGTHS)
             sides["step"] = lambda: len(LENGTHS) / timed(steps["raw inputs"], settings.device)
         found = interleave(sides, settings.repeats_at("large"))
-    note = f"{statistics.median(found['loader']):.3g} samples/s read"
-    what = f"raw files by {WORKERS} workers (ECG 500 Hz, JPEG 2544 x 3056, labs)"
+    what = f"samples/s of raw files by {WORKERS} workers (ECG 500 Hz, JPEG 2544 x 3056, labs)"
     if "step" not in found:
-        return [Row("loader", f"samples/s of {what}", note=f"{note}; what a 1B SFT step eats is measured on CUDA")]
-    note += f", {statistics.median(found['step']):.3g} samples/s eaten"
-    ratios = divide(found["loader"], found["step"])
-    return [Row("loader", f"samples/s of {what} over those an SFT step eats, {size}", ratios, at_least=1, note=note)]
+        note = f"{medians(found, 'samples/s')}; what a 1B SFT step eats is measured on CUDA"
+        reduced = f"{what}, `min_decode_size` over films decoded whole"
+        return [Row("loader", reduced, divide(found["reduced"], found["whole"]), note=note)]
+    return [
+        Row(
+            "loader",
+            f"{what}{', `min_decode_size`' * (name == 'reduced')} over those an SFT step eats, {size}",
+            divide(found[name], found["step"]),
+            at_least=1,
+            note=medians({side: found[side] for side in (name, "step")}, "samples/s"),
+        )
+        for name in processors
+    ]
