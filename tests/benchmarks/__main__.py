@@ -23,6 +23,7 @@ from .shapes import SIZES
 # name -> module; its `measure(settings)` returns rows. Imported on use: each needs other packages.
 MEASUREMENTS = {
     "import": "import_time",
+    "memory": "memory",  # before the others: what they leave in this process is not there for its own processes
     "first-token": "first_token",
     "decode": "decode",
     "sft": "sft",
@@ -32,7 +33,6 @@ MEASUREMENTS = {
     "preprocess-films": "preprocess_films",
     "loader": "loader",
     "grpo": "grpo",
-    "memory": "memory",
     "cuda": "cuda",
 }
 
