@@ -193,7 +193,7 @@ def test_variants_are_compared_with_the_full_model(tmp_path):
     assert [row[3].split()[0] for row in rows] == ["0.333", "-0.667"]
     assert [row[-1] for row in rows] == ["undefined |"] * 2
     (table_1,) = ablate.paper_tables(["full", "no-pt"], tmp_path)
-    assert table_1.startswith("# Table 1") and "| without PT |" in table_1 and "| full: " in table_1
+    assert table_1.startswith("# Table 1") and "| without PT |" in table_1 and "| full model |" in table_1
 
 
 @pytest.mark.parametrize(
