@@ -135,7 +135,7 @@ class MedTVTConfig(PreTrainedConfig):
             dataset and `access` to it (`"synthetic"`, `"open"` or `"credentialed"`), which decides who may get the weights.
         use_cache (`bool`): Whether `forward` returns keys and values where it is not told; `generate` always says.
         chunked_loss (`bool`): Whether a training step computes logits where there are labels only, a chunk at a time, and
-            returns the loss without them: far less memory where the vocabulary is large.
+            returns the loss without them: less memory where the vocabulary is large.
         tie_word_embeddings (`bool`): Whether input and output embeddings share their weights. Default: as in
             `text_config`.
     """
