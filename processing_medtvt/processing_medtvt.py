@@ -83,10 +83,6 @@ class MedTVTProcessor(ProcessorMixin):
                 f"{pretrained_model_name_or_path} holds no MedTVT processor (a processor_config.json with an "
                 "`ecg_feature_extractor`). Save one beside the weights with `processor.save_pretrained(folder)`."
             )
-        try:
-            import modeling_medtvt  # noqa: F401  (registers the image processor)
-        except ImportError:  # code of an exported folder, which names its own classes
-            pass
         return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
 
     def __call__(
