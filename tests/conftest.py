@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from medtvt_training.stages.initialize import init_tiny, tiny_config, tiny_tokenizer
 from modeling_medtvt import MedTVTForCausalLM
-from training.initialize import init_tiny, tiny_config, tiny_tokenizer
 
 
 torch.set_num_threads(1)  # the suite runs in two processes

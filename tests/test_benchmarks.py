@@ -5,12 +5,13 @@ from dataclasses import fields
 import pytest
 import torch
 
+from medtvt_training.stages.arguments import ModelArguments
+from medtvt_training.stages.model import lora_config
+
 from tests.benchmarks import decode, padding, sft
 from tests.benchmarks.__main__ import main, run_measurements
 from tests.benchmarks.harness import Row, Settings, interleave, write_results
 from tests.benchmarks.shapes import SIZES, bare, build, make_config, make_prompt
-from training.arguments import ModelArguments
-from training.stages import lora_config
 
 
 def test_sides_are_measured_in_turn_and_the_first_round_does_not_count():

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from medtvt_training.cli import main
 from modeling_medtvt import DISEASES
-from training.cli import main
 
 
 README = Path(__file__).parents[1] / "README.md"

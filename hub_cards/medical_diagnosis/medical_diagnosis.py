@@ -4,8 +4,8 @@
 import datasets
 import evaluate
 
+from medtvt_training.evaluation.score import TextResources, score_records
 from modeling_medtvt import DISEASES, parse_answer
-from training.recompute_metrics import TextResources, score_records
 
 
 _DESCRIPTION = """\

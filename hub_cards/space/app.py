@@ -12,9 +12,9 @@ from pathlib import Path
 
 from transformers import TextIteratorStreamer
 
+from medtvt_training.inference.load import load_pipeline
 from modeling_medtvt import DEFAULT_CHECKPOINT
 from processing_medtvt.report_medtvt import RESEARCH_USE, render_report
-from training.diagnose import load_pipeline
 
 
 MAX_FILE_MB = 20
@@ -33,9 +33,9 @@ LAB_HINT = "name,value,unit\nCreatinine,2.3,mg/dL\nPotassium,5.9,mmol/L"
 
 def draw_examples(folder: Path, seed: int = 0) -> dict[str, dict]:
     """Imaginary patients with known causes, by title: `ecg` (list of files), `cxr` (file), `lab` (CSV text)."""
-    from training.synthetic.causes import DISEASE_OF_CODE
-    from training.synthetic.example_patient import write_example_patient
-    from training.synthetic.patient import draw_patient
+    from medtvt_training.synthetic.causes import DISEASE_OF_CODE
+    from medtvt_training.synthetic.example_patient import write_example_patient
+    from medtvt_training.synthetic.patient import draw_patient
 
     examples, index = {}, 0
     for number, wanted in enumerate(EXAMPLES):

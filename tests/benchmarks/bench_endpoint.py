@@ -11,13 +11,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.training.qa.invented_cohort import write_invented_cohort
-from tests.training.qa.misbehaving_server import misbehaving_server
-from training.qa.answers import STORE, write_answers
-from training.qa.cohort import read_cohort
-from training.qa.prompts import make_requests
-from training.qa.teachers import OpenAITeacher
-from training.qa.template_teacher import TemplateTeacher
+from medtvt_training.mimic.answers import STORE, write_answers
+from medtvt_training.mimic.cohort import read_cohort
+from medtvt_training.mimic.prompts import make_requests
+from medtvt_training.mimic.teachers import OpenAITeacher
+from medtvt_training.mimic.template_teacher import TemplateTeacher
+
+from tests.medtvt_training.mimic.invented_cohort import write_invented_cohort
+from tests.medtvt_training.mimic.misbehaving_server import misbehaving_server
 
 
 def ask(build, url):

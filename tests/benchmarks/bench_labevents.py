@@ -13,9 +13,10 @@ from pathlib import Path
 
 import duckdb
 
+from medtvt_training.mimic.cohort import build_cohort
 from processing_medtvt import LAB_DEFINITIONS
-from tests.training.qa.mimic_folder import write_imaginary_hosp
-from training.qa.cohort import build_cohort
+
+from tests.medtvt_training.mimic.mimic_folder import write_imaginary_hosp
 
 
 def generate(hosp: Path, rows: int, patients: int, threads: int):

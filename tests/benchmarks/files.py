@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.synthetic.cxr import draw_cxr, write_cxr
-from training.synthetic.ecg import draw_ecg, write_ecg
-from training.synthetic.patient import draw_patient
+from medtvt_training.synthetic.cxr import draw_cxr, write_cxr
+from medtvt_training.synthetic.ecg import draw_ecg, write_ecg
+from medtvt_training.synthetic.patient import draw_patient
 
 
 PATIENTS = 4

@@ -16,16 +16,16 @@ import torch
 from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
+from medtvt_training.data.collator import MedTVTDataCollator
+from medtvt_training.data.load import load_medtvt_qa
+from medtvt_training.stages.grpo_trainer import MedTVTGRPOTrainer
+from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
 from modeling_medtvt.modeling_medtvt import RAW_INPUT_NAMES
-from tests.training.toy_dataset import write_toy_dataset
-from training.collator import MedTVTDataCollator
-from training.data import load_medtvt_qa
-from training.grpo_trainer import MedTVTGRPOTrainer
-from training.initialize import default_processor, tiny_tokenizer
 
 from .harness import Row, Settings, divide, interleave, medians, synchronize, timed
 from .sft import lora_config
 from .shapes import bare, build, encode, make_prompt, make_values
+from tests.medtvt_training.toy_dataset import write_toy_dataset
 
 
 PROMPT, COMPLETION, GENERATIONS = 256, 256, 8

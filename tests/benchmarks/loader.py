@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
+from medtvt_training.data.collator import MedTVTDataCollator
+from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
+from medtvt_training.synthetic.answers import make_rows
+from medtvt_training.synthetic.patient import generators, write_patient
 from processing_medtvt import MedTVTProcessor
-from training.collator import MedTVTDataCollator
-from training.initialize import default_processor, tiny_tokenizer
-from training.synthetic.answers import make_rows
-from training.synthetic.patient import generators, write_patient
 
 from .files import write_full_size
 from .harness import Row, Settings, divide, interleave, medians, timed

@@ -59,16 +59,16 @@ def run_grpo(side: str, size: str, device: str):
     from datasets import Dataset
     from trl import GRPOTrainer
 
-    from tests.training.toy_dataset import write_toy_dataset
-    from training.arguments import LORA_TARGETS
-    from training.collator import MedTVTDataCollator
-    from training.data import load_medtvt_qa
-    from training.grpo_trainer import MedTVTGRPOTrainer
-    from training.initialize import default_processor, tiny_tokenizer
+    from medtvt_training.data.collator import MedTVTDataCollator
+    from medtvt_training.data.load import load_medtvt_qa
+    from medtvt_training.stages.arguments import LORA_TARGETS
+    from medtvt_training.stages.grpo_trainer import MedTVTGRPOTrainer
+    from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
 
     from . import grpo
     from .sft import lora_config
     from .shapes import build_bare
+    from tests.medtvt_training.toy_dataset import write_toy_dataset
 
     tokenizer = tiny_tokenizer()
     with tempfile.TemporaryDirectory() as folder:

@@ -5,10 +5,10 @@ import torch
 from datasets import Dataset
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from training.collator import MedTVTDataCollator
-from training.initialize import default_processor, tiny_tokenizer
-from training.synthetic.answers import make_rows
-from training.synthetic.patient import draw_patient, generators
+from medtvt_training.data.collator import MedTVTDataCollator
+from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
+from medtvt_training.synthetic.answers import make_rows
+from medtvt_training.synthetic.patient import draw_patient, generators
 
 from .harness import Row, Settings
 
@@ -44,7 +44,7 @@ def draw_rows(stage: str, patients: int) -> list[dict]:
         if patient.split == "train":
             files, wording = {"ecg": "ecg", "cxr": "cxr"}, generators(0, index)[6]
             rows += make_rows(patient.subject_id, patient.causes, patient.findings, files, patient.lab, wording)
-    return [row for row in rows if row["stage"] == stage]
+    return [row for row in rows if row["level"] == stage]
 
 
 def real_share(collator: TextCollator, rows: list[dict], order: list[int], batch: int) -> float:

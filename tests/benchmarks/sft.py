@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from peft import LoraConfig, get_peft_model
 
-from training.arguments import LORA_TARGETS, ModelArguments
+from medtvt_training.stages.arguments import LORA_TARGETS, ModelArguments
 
 from .harness import Row, Settings, divide, interleave, medians, timed
 from .shapes import build, build_bare, encode, make_prompt, make_values
@@ -18,7 +18,7 @@ QUESTION = 24
 
 
 def lora_config(targets: str = LORA_TARGETS, modules_to_save: list[str] | None = None) -> LoraConfig:
-    """That of `training.stages`, whose import needs packages that this measurement does not."""
+    """That of `medtvt_training.stages.supervised`, whose import needs packages that this measurement does not."""
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=ModelArguments.lora_rank,

@@ -4,9 +4,9 @@
 import torch
 from transformers import AutoModelForCausalLM
 
+from medtvt_training.stages.initialize import tiny_config, tiny_tokenizer
 from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
 from modeling_medtvt.modeling_medtvt import FEATURE_INPUT_NAMES, PLACEHOLDERS
-from training.initialize import tiny_config, tiny_tokenizer
 
 
 SMOLLM2_135M = {

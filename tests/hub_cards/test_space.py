@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import metadata_load
 
-from training.diagnose import load_pipeline
-from training.synthetic.example_patient import write_example_patient
+from medtvt_training.inference.load import load_pipeline
+from medtvt_training.synthetic.example_patient import write_example_patient
 
 
 SPACE = Path(__file__).resolve().parents[2] / "hub_cards" / "space"

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, pipeline
 
+from medtvt_training.inference.load import load_pipeline
 from modeling_medtvt import export_for_hub
 from modeling_medtvt.convert_medtvt_weights_to_hf import convert_checkpoint, main
-from training.diagnose import load_pipeline
 
 from . import parity
 from .parity import make_hollow_state_dict, make_state_dict, save_pt, save_rft

@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, ViTConfig
 
+from medtvt_training.stages.initialize import tiny_config
 from modeling_medtvt import (
     MedTVTConfig,
     MedTVTEcgConfig,
@@ -16,7 +17,6 @@ from modeling_medtvt import (
     MedTVTLabConfig,
     MedTVTLabEncoder,
 )
-from training.initialize import tiny_config
 
 from ..conftest import SUBSETS, build_inputs, build_model
 

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoProcessor, GenerationConfig, LlamaConfig, LlamaForCausalLM, TextStreamer, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
+from medtvt_training.stages.initialize import init_tiny, tiny_tokenizer
+from medtvt_training.synthetic.example_patient import write_example_patient
 from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline, MedTVTForCausalLM, parse_answer
-from training.initialize import init_tiny, tiny_tokenizer
-from training.synthetic.example_patient import write_example_patient
 
 from ..conftest import SUBSETS
 from .test_modeling_medtvt import count_rows

@@ -11,13 +11,13 @@ from PIL import Image
 from transformers import AutoProcessor, ViTImageProcessor
 
 import modeling_medtvt  # noqa: F401  (registers the processor)
+from medtvt_training.stages.initialize import default_processor
 from processing_medtvt import (
     MedTVTEcgFeatureExtractor,
     MedTVTImageProcessor,
     MedTVTLabFeatureExtractor,
     MedTVTProcessor,
 )
-from training.initialize import default_processor
 
 from ..conftest import SUBSETS
 

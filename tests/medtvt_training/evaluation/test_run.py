@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+import argparse
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from medtvt_training.data.load import load_medtvt_qa
+from medtvt_training.evaluation import run as evaluate
+from medtvt_training.evaluation.run import MedTVTAnswerer, predict, swap_between_rows, withhold_from_rows
+from medtvt_training.inference.answer_likelihood import answer_probabilities, label_order
+from modeling_medtvt import DISEASES
+
+from tests.medtvt_training.toy_dataset import write_toy_dataset
+
+
+torch.set_num_threads(1)
+ABOUT = {"model": "tiny", "settings": {}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_toy_dataset(tmp_path_factory.mktemp("data"), patients=6)
+
+
+@pytest.fixture
+def rows(data):
+    return load_medtvt_qa(data, "diagnosis", "test").to_list()
+
+
+@pytest.fixture(scope="module")
+def model_and_processor(checkpoint):
+    return AutoModelForCausalLM.from_pretrained(checkpoint).eval(), AutoProcessor.from_pretrained(checkpoint)
+
+
+class Parrot:
+    """Answers with its own reference, and counts; fails at the given record as a killed process would."""
+
+    def __init__(self, killed_at=None, unreadable=()):
+        self.seen, self.killed_at, self.unreadable = [], killed_at, set(unreadable)
+
+    def length(self, row):
+        return 0
+
+    def prepare(self, rows):
+        if bad := self.unreadable.intersection(row["id"] for row in rows):
+            raise ValueError(f"{bad} cannot be read")
+        return rows
+
+    def answer(self, rows):
+        self.seen += [row["id"] for row in rows]
+        if self.killed_at in self.seen:
+            raise KeyboardInterrupt
+        return [{"completion": f"<answer>{'; '.join(row['diseases'])}</answer>"} for row in rows]
+
+
+def run_command(*arguments):
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    evaluate.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_a_killed_run_goes_on(rows, tmp_path):
+    first, second = Parrot(killed_at=rows[4]["id"]), Parrot()
+    with pytest.raises(KeyboardInterrupt):
+        predict(rows, first, tmp_path, ABOUT, batch_size=2)
+    path = tmp_path / "predictions.jsonl"
+    whole = path.read_text()
+    assert whole.count("\n") == 4
+    path.write_text(whole + '{"id": "diag')  # the line that was being written
+    records = predict(rows, second, tmp_path, ABOUT, batch_size=2)
+    assert path.read_text().startswith(whole)
+    assert set(second.seen) == {row["id"] for row in rows[4:]}
+    assert [record["id"] for record in records] == [row["id"] for row in rows]
+    again = Parrot()
+    assert predict(rows, again, tmp_path, ABOUT, batch_size=2) == records
+    assert again.seen == []
+
+
+@pytest.mark.parametrize("change", ["model", "settings", "dataset", "ids"])
+def test_predictions_of_another_run_are_noticed(rows, tmp_path, change):
+    predict(rows, Parrot(), tmp_path, ABOUT, batch_size=2)
+    before = (tmp_path / "predictions.jsonl").read_bytes()
+    about = {**ABOUT, **({change: "other"} if change in ABOUT else {})}
+    if change == "dataset":
+        rows[0]["lab"]["Creatinine"] = 9.0
+    if change == "ids":
+        rows = rows[1:]
+    with pytest.raises(ValueError, match=rf"another run \(.*{change}.*differ\)"):
+        predict(rows, Parrot(), tmp_path, about, batch_size=2)
+    assert (tmp_path / "predictions.jsonl").read_bytes() == before
+
+
+def test_what_cannot_be_read_is_listed(rows, tmp_path):
+    bad = rows[2]["id"]
+    records = predict(rows, Parrot(unreadable=[bad]), tmp_path, ABOUT, batch_size=3)
+    assert [record["id"] for record in records] == [row["id"] for row in rows if row["id"] != bad]
+    assert json.loads((tmp_path / "rejects.jsonl").read_text())["id"] == bad
+    assert len(predict(rows, Parrot(), tmp_path, ABOUT, batch_size=3)) == len(rows)  # the file was repaired
+    assert not (tmp_path / "rejects.jsonl").exists()
+    with pytest.raises(ValueError, match="None of 6 records"):
+        predict(rows, Parrot(unreadable=[row["id"] for row in rows]), tmp_path / "all", ABOUT, batch_size=3)
+
+
+def test_swapping(rows):
+    rows = [{**row, "subject_id": str(i // 2)} for i, row in enumerate(rows)]
+    swapped = swap_between_rows(rows, "ecg", seed=1)
+    assert [row["id"] for row in swapped] == [row["id"] for row in rows if row["ecg"]]
+    by_id = {row["id"]: row for row in rows}
+    for row in swapped:
+        donor = by_id[row["donor_id"]]
+        assert donor["subject_id"] != row["subject_id"]
+        assert (row["ecg"], row["donor_diseases"]) == (donor["ecg"], donor["diseases"])
+        assert (row["cxr"], row["diseases"]) == (by_id[row["id"]]["cxr"], by_id[row["id"]]["diseases"])
+    assert sorted(row["ecg"] for row in swapped) == sorted(row["ecg"] for row in rows if row["ecg"])
+    assert swapped == swap_between_rows(rows, "ecg", seed=1)
+    one = [{**row, "subject_id": "a"} for row in rows]
+    with pytest.raises(ValueError, match="cannot be swapped between 1 patients"):
+        swap_between_rows(one, "ecg")
+
+
+def test_withholding(rows):
+    kept = withhold_from_rows(rows, "ecg")
+    assert kept and all("ecg" not in row["modalities"] and row["modalities"] for row in kept)
+    with pytest.raises(ValueError, match="cannot be withheld"):
+        withhold_from_rows([row for row in rows if "ecg" not in row["modalities"]], "ecg")
+
+
+def test_a_batch_answers_as_its_rows_alone(rows, model_and_processor):
+    answerer = MedTVTAnswerer(*model_and_processor, max_new_tokens=6)
+    together = answerer.answer(answerer.prepare(rows))
+    alone = [answerer.answer(answerer.prepare([row]))[0] for row in rows]
+    assert [answer["completion"] for answer in together] == [answer["completion"] for answer in alone]
+    assert all(
+        (answer["gates"]["ecg"] is None) == ("ecg" not in row["modalities"]) for row, answer in zip(rows, together)
+    )
+
+
+def test_label_order():
+    texts = [f"<answer>{text}</answer>" for text in ("Sepsis; Hypertension", "Hypertension; Pneumonia", "Pneumonia")]
+    order = label_order(texts)
+    assert order.index("Sepsis") < order.index("Hypertension") < order.index("Pneumonia")
+    assert label_order([f"<answer>{'; '.join(DISEASES)}</answer>"]) == list(DISEASES)
+
+
+def test_likelihood_is_the_sum_over_all_answers(rows, model_and_processor):
+    """Against a forward without a cache of each of the 128 answers."""
+    model, processor = model_and_processor
+    answerer = MedTVTAnswerer(model, processor)
+    _, prompts, inputs = answerer.prepare(rows[:1])
+    embeds = model.get_modality_embeds(torch.tensor(prompts), **inputs).embeds
+    completion = "<think>no P waves</think><answer>Sepsis"
+    found = answer_probabilities(model, processor.tokenizer, prompts[0], completion, DISEASES, embeds)
+    scores, sets = [], []
+    for bits in range(128):
+        labels = [disease for i, disease in enumerate(DISEASES) if bits >> i & 1]
+        text = f"<think>no P waves</think><answer>{'; '.join(labels)}</answer>"
+        ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompts[0] + ids]), modality_embeds=embeds).logits[0]
+        following = logits[len(prompts[0]) - 1 : -1].log_softmax(-1)
+        scores.append(following.gather(1, torch.tensor(ids)[:, None]).sum())
+        sets.append(labels)
+    shares = torch.stack(scores).softmax(0)
+    for disease in DISEASES:
+        expected = sum(share for share, labels in zip(shares, sets) if disease in labels)
+        assert found[disease] == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_the_command(checkpoint, data, tmp_path, capsys):
+    arguments = ["--model", checkpoint, "--data", data, "--out", tmp_path, "--max-new-tokens", 4, "--num-samples", 2]
+    arguments += ["--resamples", 20, "--swap", "ecg", "--limit", 5]
+    run_command(*arguments)
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 5 and all(len(line["samples"]) == 2 for line in lines)
+    assert {"id", "subject_id", "diseases", "reference", "completion", "modalities"} <= lines[0].keys()
+    for folder in (tmp_path, tmp_path / "swap-ecg"):
+        results = json.loads((folder / "metrics.json").read_text())
+        assert results["strict"]["parse_rate"] == 0 and results["strict"]["auroc_macro"] is not None
+        assert results["about"]["run"]["seconds_per_record"] > 0
+    assert (tmp_path / "variants.png").is_file() and (tmp_path / "swap-ecg" / "swap.png").is_file()
+    assert json.loads((tmp_path / "swap-ecg" / "comparison.json").read_text())["strict/parse_rate"]["difference"] == 0
+    with pytest.raises(ValueError, match=r"another run \(settings"):
+        run_command(*arguments, "--seed", 1)
+
+
+def test_physiology_level_and_its_table(checkpoint, data, tmp_path, capsys):
+    arguments = ["--model", checkpoint, "--data", data, "--out", tmp_path, "--max-new-tokens", 4, "--resamples", 10]
+    run_command(*arguments, "--level", "physiology", "--feature-cache", tmp_path / "cache")
+    results = json.loads((tmp_path / "metrics.json").read_text())
+    assert "parse_rate" not in results["strict"] and results["paper"]["f1"] is None
+    assert set(results["by_modality"]) == {"ecg", "cxr", "lab"}
+    capsys.readouterr()
+    run_command("--table", 2, "--metrics", f"tiny={tmp_path / 'metrics.json'}")
+    printed = capsys.readouterr().out
+    assert "ECG, paper metrics" in printed and "| tiny | 0.000 [0.000, 0.000]" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "x"], "--model is needed"),
+        (["--table", "1"], "--metrics NAME=FILE"),
+        (["--table", "1", "--metrics", "nothing"], "--metrics NAME=FILE"),
+    ],
+)
+def test_missing_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run_command(*arguments)

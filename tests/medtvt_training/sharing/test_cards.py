@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import re
+import shutil
+
+import pytest
+from huggingface_hub import DatasetCard, ModelCard
+
+from medtvt_training.cli import main
+from medtvt_training.evaluation.score import score_records
+from medtvt_training.files import hash_folder
+from medtvt_training.sharing import cards
+from medtvt_training.synthetic.cohort import write_cohort
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    entry = {"stage": "sft", "name": "cohort", "access": "synthetic"}
+    (folder / "config.json").write_text(json.dumps({**config, "stage": "sft", "training_data": [entry]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("cohort") / "drawn", 10, num_workers=1, progress=False)
+
+
+def write_metrics(folder, model):
+    text = "<think>x</think><answer>Sepsis</answer>"
+    records = [
+        {
+            "id": str(i),
+            "subject_id": str(i),
+            "diseases": ["Sepsis"] * (i % 3 > 0),
+            "reference": text,
+            "completion": text,
+        }
+        for i in range(6)
+    ]
+    results = score_records(records, resamples=20)
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(results))
+    header = {"model": model, "level": "diagnosis", "split": "test", "settings": {}, "ids": [r["id"] for r in records]}
+    (folder / "run.json").write_text(json.dumps(header))
+    return folder / "metrics.json", results
+
+
+def test_model_card_is_filled_from_its_files(folder, tmp_path):
+    metrics, results = write_metrics(tmp_path / "run", hash_folder(folder))
+    card = cards.model_card(folder, metrics, "org/mine")
+    data = ModelCard(str(card)).data
+    assert (data.library_name, data.license, data.datasets) == ("transformers", "apache-2.0", ["cohort"])
+    found = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert found["strict_f1_macro"] == results["strict"]["f1_macro"]
+    value, limits = results["strict"]["exact_match"], results["intervals"]["strict"]["exact_match"]
+    assert f"{value:.3f} [{limits[0]:.3f}, {limits[1]:.3f}]" in card.text
+    assert "6 records of 6 patients, diagnosis level, split test" in card.text
+    for said in ("Research use only", 'model="org/mine"', "imaginary patients", "Limits", "Licence", "2506.18512"):
+        assert said in card.text
+    snippet = re.search("```python\n(.*?)```", card.text, re.DOTALL)[1]
+    compile(snippet, "card", "exec")
+    assert len(snippet.strip().splitlines()) <= 10
+
+
+def test_card_shows_variants_peers_and_notes(folder, tmp_path, capsys):
+    metrics, results = write_metrics(tmp_path / "run", hash_folder(folder))
+    variant = {"strict/f1_samples": {"a": 0.25, "b": 0.5, "difference": -0.25, "interval": [-0.5, 0.125]}}
+    (tmp_path / "run" / "withhold-ecg").mkdir()
+    (tmp_path / "run" / "withhold-ecg" / "comparison.json").write_text(json.dumps(variant))
+    peer, _ = write_metrics(tmp_path / "trees", "another")
+    (tmp_path / "notes.md").write_text("## How it was made\n\nmedtvt pretrain\n")
+    words = ["card", "--model", str(folder), "--metrics", str(metrics), "--notes", str(tmp_path / "notes.md")]
+    assert main([*words, "--peers", f"trees={peer}"]) == 0
+    text = (folder / "README.md").read_text()
+    assert "| withhold-ecg | F1 | 0.250 | -0.250 [-0.500, 0.125] |" in text
+    assert f"| trees | {results['strict']['f1_samples']:.3f} [" in text and text.rstrip().endswith("medtvt pretrain")
+    (folder / "README.md").unlink()
+    assert main([*words, "--peers", "trees"]) == 2 and "--peers are NAME=FILE" in capsys.readouterr().err
+    header = json.loads((peer.parent / "run.json").read_text())
+    (peer.parent / "run.json").write_text(json.dumps({**header, "ids": [f"other-{i}" for i in range(6)]}))
+    with pytest.raises(ValueError, match="trees: .* does not list the same records"):
+        cards.model_card(folder, metrics, peers={"trees": peer})
+
+
+def test_metrics_of_another_model_are_refused(folder, tmp_path):
+    metrics, _ = write_metrics(tmp_path / "run", "another")
+    with pytest.raises(ValueError, match="metrics of another model"):
+        cards.model_card(folder, metrics)
+
+
+@pytest.mark.parametrize(
+    ("changes", "access", "licence", "said"),
+    [
+        ({"stage": None, "training_data": None}, "none", "apache-2.0", "random and untrained"),
+        ({"training_data": None}, "unknown", "other", "Not recorded"),
+        (
+            {"training_data": [{"name": "m", "stage": "pt", "access": "credentialed"}]},
+            "credentialed",
+            "other",
+            "agreement",
+        ),
+    ],
+)
+def test_card_is_honest_about_data(folder, changes, access, licence, said):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    card = cards.model_card(folder)
+    assert cards.read_access(folder) == access
+    assert card.data.license == licence and said in card.text
+    assert "None was given" in card.text and card.data.eval_results is None
+
+
+def test_malformed_provenance_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "training_data": [{"access": "free"}]}))
+    with pytest.raises(ValueError, match="`access` out of synthetic, open, credentialed"):
+        cards.read_access(folder)
+
+
+def test_adapter_card(folder):
+    adapter = {"r": 8, "modules_to_save": ["perception"], "base_model_name_or_path": "/home/me/runs/pt/final"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    card = cards.model_card(folder)
+    assert "rank 8" in card.text and "perception" in card.text and "/home/me" not in str(card)
+    assert ModelCard(str(card)).data.library_name == "peft"
+
+
+def test_dataset_card_counts_and_names_no_patient(cohort):
+    card = cards.dataset_card(cohort)
+    assert DatasetCard(str(card)).data.license == "apache-2.0"
+    assert "| diagnosis | train | 8 | 8 |" in card.text and "| physiology | test | 6 | 1 |" in card.text
+    assert "medtvt synthesize --out drawn --patients 10 --seed 0 --setting clear" in card.text
+    assert "`completion`" in card.text and "struct of 50 float64" in card.text
+    assert "0-00000" not in str(card)
+    assert cards.training_data_entry("sft", cohort) == {"stage": "sft", "name": "drawn", "access": "synthetic"}
+
+
+def test_dataset_of_patients_is_credentialed(cohort, tmp_path):
+    folder = shutil.copytree(cohort, tmp_path / "mimic", ignore=shutil.ignore_patterns("records", "films"))
+    (folder / "cohort.json").unlink()
+    card = cards.dataset_card(folder)
+    assert card.data.license == "other" and "the data may not" in card.text
+    assert cards.training_data_entry("pt", folder)["access"] == "credentialed"
+    with pytest.raises(ValueError, match="holds no MedTVT-QA"):
+        cards.dataset_card(tmp_path)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+import filecmp
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medtvt_training import load_medtvt_qa
+from medtvt_training.cli import main
+from medtvt_training.data.conversation import MODALITIES, text_of, withhold
+from medtvt_training.evaluation.fairness import (
+    PUBLISHED_AUROC,
+    _auroc,
+    _sign_tables,
+    format_fairness,
+    measure_fairness,
+)
+from medtvt_training.synthetic.cohort import write_cohort
+from medtvt_training.synthetic.findings import FINDINGS, cited_findings
+from medtvt_training.synthetic.patient import draw_patient
+from modeling_medtvt.answers_medtvt import parse_answer
+from processing_medtvt import MedTVTEcgFeatureExtractor
+
+
+PATIENTS = 40
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort") / "cohort"
+    return write_cohort(folder, PATIENTS, seed=5, num_workers=1, progress=False)
+
+
+def read_causes(folder):
+    return [json.loads(line) for line in (folder / "causes.jsonl").read_text().splitlines()]
+
+
+def test_cohort_opens_as_dataset_with_patients_split(cohort):
+    subjects = {split: set() for split in ("train", "validation", "test")}
+    for stage, rows_a_patient in (("physiology", 6), ("diagnosis", 1)):
+        for split, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
+            dataset = load_medtvt_qa(cohort, stage, split, check_files=True)
+            assert len(dataset) == PATIENTS * share * rows_a_patient
+            subjects[split] |= set(dataset["subject_id"])
+    assert len(set.union(*subjects.values())) == sum(map(len, subjects.values())) == PATIENTS
+
+
+def test_answers_cite_what_the_patient_has_and_nothing_else(cohort):
+    causes = {patient["subject_id"]: patient for patient in read_causes(cohort)}
+    for split in ("train", "validation", "test"):
+        for row in load_medtvt_qa(cohort, "diagnosis", split):
+            text = text_of(row["completion"][0])
+            patient = causes[row["subject_id"]]
+            assert cited_findings(text) == set(row["findings"]) == set(patient["findings"])
+            answer = parse_answer(text)
+            assert set(answer.diseases) == set(row["diseases"]) == set(patient["diseases"])
+            assert answer.unknown == () and answer.reasoning
+        for row in load_medtvt_qa(cohort, "physiology", split):
+            (modality,) = row["modalities"]
+            cited = cited_findings(text_of(row["completion"][0]))
+            assert cited <= set(row["findings"]) if row["id"].endswith("part") else cited == set(row["findings"])
+            assert all(name.startswith(modality) for name in row["findings"])
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_withheld_modality_is_neither_offered_nor_cited(cohort, modality):
+    for row in load_medtvt_qa(cohort, "diagnosis", "test"):
+        less = withhold(row, modality)
+        assert not any(part["type"] == modality for part in less["prompt"][0]["content"])
+        text = text_of(less["completion"][0])
+        assert cited_findings(text) == set(less["findings"])
+        assert less["findings"] == [name for name in row["findings"] if not name.startswith(modality)]
+        assert parse_answer(text).diseases == parse_answer(text_of(row["completion"][0])).diseases
+
+
+def test_a_patient_alone_is_the_patient_of_the_cohort(cohort, tmp_path):
+    alone = write_cohort(tmp_path / "alone", 1, seed=5, first=17, progress=False)
+    for name in ("records/000/5-000017.hea", "records/000/5-000017.dat", "films/000/5-000017.png"):
+        assert filecmp.cmp(cohort / name, alone / name, shallow=False)
+    assert read_causes(alone) == [read_causes(cohort)[17]]
+
+
+def test_files_do_not_depend_on_the_number_of_processes(cohort, tmp_path):
+    parallel = write_cohort(tmp_path / "parallel", PATIENTS, seed=5, num_workers=2, progress=False)
+    for path in sorted(path for path in cohort.rglob("*") if path.is_file()):
+        assert path.read_bytes() == (parallel / path.relative_to(cohort)).read_bytes(), path.name
+
+
+def test_other_seed_other_patients():
+    assert draw_patient(0, 3).lab != draw_patient(1, 3).lab
+    assert draw_patient(0, 3) == draw_patient(0, 3)
+
+
+def test_patients_without_label_are_kept_and_marked(cohort):
+    none = [patient for patient in read_causes(cohort) if patient["none_of_the_seven"]]
+    assert none and all(patient["diseases"] == [] for patient in none)
+
+
+def test_labs_obey_their_identities():
+    table = pd.DataFrame([draw_patient(2, i, "realistic").lab for i in range(300)]).astype(float)
+    gap = table["Sodium"] + table["Potassium"] - table["Bicarbonate"] - table["Chloride"]
+    assert (gap - table["Anion Gap"]).abs().max() <= 2.1  # four values rounded to whole numbers
+    assert (table["Hematocrit"] - 100 * table["Hemoglobin"] / table["MCHC"]).abs().max() < 0.5
+    ph = 6.1 + np.log10(table["Bicarbonate"] / (0.03 * table["pCO2"]))
+    assert (ph - table["pH"]).abs().max() < 0.05
+    panel = table[["pH", "pCO2", "pO2", "Base Excess"]].notna()
+    assert 0.02 > (panel.any(axis=1) & ~panel.all(axis=1)).mean()  # panels go missing whole
+    assert 0.3 < panel["pH"].mean() < 0.6
+
+
+def test_late_disease_leaves_ecg_and_labs_alone():
+    patients = [draw_patient(3, i, "realistic") for i in range(1500)]
+    lactate = {True: [], False: []}
+    for patient in patients:
+        if "SEP" in patient.causes and patient.lab["White Blood Cells"] is not None:
+            lactate["SEP" in patient.causes.late].append(patient.lab["White Blood Cells"])
+    assert np.median(lactate[True]) < np.median(lactate[False]) - 1
+
+
+def test_realistic_setting_is_as_hard_as_published():
+    patients = [draw_patient(1, i, "realistic") for i in range(2500)]
+    diseases = list(PUBLISHED_AUROC)
+    codes = ("CAD", "ARF", "HTN", "AF", "PNA", "DM", "SEP")
+    truth = np.array([[code in patient.causes.diseases for code in codes] for patient in patients])
+    signs = {name: table for name, table in _sign_tables(patients).items() if name in ("ecg", "lab")}
+    found = _auroc(signs, truth, truth.any(1))
+    for disease in diseases:
+        # 0.05 holds for many patients; these are few
+        assert found[disease]["ecg"] == pytest.approx(PUBLISHED_AUROC[disease][0], abs=0.09)
+        assert found[disease]["lab"] == pytest.approx(PUBLISHED_AUROC[disease][2], abs=0.09)
+
+
+def test_clear_setting_shows_more():
+    shown = {
+        setting: np.mean([len(draw_patient(4, i, setting).causes.treated) for i in range(400)])
+        for setting in ("clear", "realistic")
+    }
+    assert shown["clear"] < shown["realistic"]
+
+
+def test_no_wording_hides_in_another():
+    phrases = [(phrase.lower(), name) for name, finding in FINDINGS.items() for phrase in finding.phrases]
+    for phrase, name in phrases:
+        assert cited_findings(f"The test shows {phrase}, and more.") == {name}
+    assert len({phrase for phrase, _ in phrases}) == len(phrases)
+    assert cited_findings("Atrial Fibrillation; Hypertension; Pneumonia. Nothing abnormal.") == set()
+
+
+def test_report_and_preview_of_a_small_cohort(tmp_path, capsys):
+    folder = tmp_path / "cohort"
+    assert main(["synthesize", "--patients", "200", "--out", str(folder), "--workers", "2"]) == 0
+    report = measure_fairness(folder, num_workers=2, progress=False)
+    assert report["shared_signals"] == 0
+    f1 = report["sample_f1"]
+    assert f1["all signs"] > f1["question alone"] and f1["all signs"] > f1["prior: always Hypertension"]
+    assert "| all signs |" in format_fairness(report)
+    assert main(["synthesize", "--out", str(folder), "--preview"]) == 0
+    assert len(list((folder / "preview").glob("*.png"))) == 8
+    assert "no real data" in capsys.readouterr().out
+
+
+def test_shared_signals_are_noticed(tmp_path):
+    folder = write_cohort(tmp_path / "cohort", 200, num_workers=2, progress=False)
+    (folder / "films/000/0-000009.png").write_bytes((folder / "films/000/0-000000.png").read_bytes())
+    assert measure_fairness(folder, num_workers=2, progress=False)["shared_signals"] == 1
+
+
+def test_signals_are_read_by_the_processor(cohort):
+    values = MedTVTEcgFeatureExtractor()(str(cohort / "records/000/5-000003.hea"))["ecg_values"]
+    assert np.shape(values) == (1, 12, 1000)
+    leads = dict(zip(MedTVTEcgFeatureExtractor().leads, values[0]))
+    np.testing.assert_allclose(leads["III"], leads["II"] - leads["I"], atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patients": 0}, "`patients` must be at least 1"),
+        ({"patients": 1, "setting": "easy"}, "`setting` must be one of realistic, clear"),
+        ({"patients": 1, "first": -1}, "must not be negative"),
+        ({"patients": 10**12}, "GB left"),
+    ],
+)
+def test_wrong_arguments_write_nothing(tmp_path, arguments, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        write_cohort(tmp_path / "cohort", progress=False, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_failed_run_leaves_nothing(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medtvt_training.synthetic.cxr.write_cxr", full)
+    with pytest.raises(OSError, match="No space"):
+        write_cohort(tmp_path / "cohort", 4, num_workers=1, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_report_of_too_small_a_cohort_is_refused(cohort):
+    with pytest.raises(ValueError, match="too few patients"):
+        measure_fairness(cohort, num_workers=1, progress=False)

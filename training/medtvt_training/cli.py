@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `medtvt` command: its table of subcommands, and what becomes of their errors."""
+
+import argparse
+import dis
+import importlib
+import logging
+import sys
+from typing import NamedTuple
+
+from .extras import require_extra
+
+
+class Command(NamedTuple):
+    """A module of `commands` with `add_arguments(parser)` and `run(args)`, its summary, and the extra that it needs."""
+
+    module: str
+    summary: str
+    extra: str | None = None
+
+
+COMMANDS = {
+    "demo": Command("demo", "draw an example patient and run a model on it, or on your own files"),
+    "diagnose": Command("diagnose", "run a model on one patient's files, any subset of ECG, X-ray and labs"),
+    "init": Command("init", "write a fresh model folder, tiny or from pretrained parts"),
+    "convert": Command("convert", "turn a checkpoint of the authors into a folder"),
+    "synthesize": Command(
+        "synthesize", "write a cohort of imaginary patients with known causes, as MedTVT-QA", "train"
+    ),
+    "train-encoders": Command("train_encoders", "teach the encoders the findings of their modality", "train"),
+    "pretrain": Command("pretrain", "PT: projectors and language model learn to describe one modality", "train"),
+    "finetune": Command(
+        "finetune", "SFT: perception layer and language model learn to diagnose with evidence", "train"
+    ),
+    "reinforce": Command("reinforce", "RFT: GRPO with the format and Jaccard rewards", "train"),
+    "merge": Command("merge", "fold a LoRA adapter into its model", "train"),
+    "evaluate": Command("evaluate", "answer a dataset's questions and measure the answers", "train"),
+    "metrics": Command("metrics", "measure answers that are already there", "train"),
+    "baseline": Command("baseline", "the same measurements for another model, or for gradient boosting", "train"),
+    "ablate": Command("ablate", "train and evaluate the variants of the paper's tables, side by side", "train"),
+    "build-qa": Command("build_qa", "MedTVT-QA from your MIMIC folders, step by step", "qa"),
+    "card": Command("card", "write the card of a model or a dataset from its own files", "train"),
+    "push": Command("push", "put a model on the Hub: its folder, its code, its card", "train"),
+    "export": Command("export", "write a folder that loads anywhere, with its code inside"),
+}
+
+DESCRIPTION = """\
+MedTVT-R1 for transformers: a 12-lead ECG, a chest X-ray and a blood panel in, a reasoned diagnosis out.
+
+For research only: not a medical device, not for the care of patients."""
+
+EXAMPLES = """\
+examples:
+  medtvt demo                                           an example patient through the model, in seconds
+  medtvt init --tiny my-model                           a small random model to build on
+  medtvt diagnose --model my-model --ecg record.hea --cxr chest.png --lab labs.csv
+  medtvt diagnose --model my-model --lab labs.csv --num-samples 8 --json
+  medtvt init --text DIR --cxr DIR --ecg F --lab F --out my-model    a model from pretrained parts
+  medtvt convert --checkpoint F --params params.json --tokenizer tokenizer.model --lab-means F --out medtvt-r1
+  medtvt export --model my-model --out for-the-hub
+  medtvt synthesize --patients 1000 --out cohort --report            a cohort to train and test on
+  medtvt finetune --recipe tiny --data cohort --model pt/final --out sft
+  medtvt evaluate --model sft/final --data cohort --split test --out results
+
+`medtvt COMMAND --help` explains a command."""
+
+PACKAGES = ("medtvt_training", "modeling_medtvt", "processing_medtvt")
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser; only the chosen command's module is imported, so that help is quick."""
+    parser = argparse.ArgumentParser(
+        prog="medtvt",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary, _) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == command:
+            _import(module).add_arguments(subparser)
+    return parser
+
+
+def _import(module: str):
+    return importlib.import_module(f".commands.{module}", __package__)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """
+    Whether an error says that an input, the disk or the installation is not as it should be: a ValueError or ImportError
+    that this project raises itself, or an OSError. Anything else is a bug, and its traceback is needed.
+    """
+    if isinstance(error, OSError):
+        return True
+    traceback = error.__traceback__
+    if not isinstance(error, (ValueError, ImportError)) or traceback is None:
+        return False
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    frame = traceback.tb_frame
+    raised_here = frame.f_code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return raised_here and frame.f_globals.get("__name__", "").split(".")[0] in PACKAGES
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a subcommand. What is refused ends in one line and exit code 2; bugs keep their traceback."""
+    argv = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger(__package__).setLevel(logging.INFO)
+    command = argv[0] if argv else None
+    try:
+        if command in COMMANDS and (extra := COMMANDS[command].extra):
+            require_extra(extra, f"medtvt {command}")
+        parser = build_parser(command)
+        args, rest = parser.parse_known_args(argv)
+        if hasattr(args, "overrides"):  # options of a training stage, which its dataclasses define
+            args.overrides = rest
+        elif rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        _import(COMMANDS[args.command].module).run(args)
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        print(f"medtvt {command}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

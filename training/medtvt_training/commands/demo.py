@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`medtvt demo`: an example patient, drawn by the package, through the pipeline."""
+
+import argparse
+import textwrap
+
+from modeling_medtvt import DEFAULT_CHECKPOINT
+from processing_medtvt.report_medtvt import RESEARCH_USE
+
+from ..inference.load import load_pipeline
+from ..inference.result import format_result
+from ..synthetic.example_patient import write_example_patient
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `medtvt demo`."""
+    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint folder (default: the package's own)")
+    parser.add_argument("--ecg", help="your own WFDB record instead of the example patient")
+    parser.add_argument("--cxr", help="your own chest X-ray: PNG, JPEG or DICOM")
+    parser.add_argument("--lab", help="your own laboratory panel: CSV with the columns name,value[,unit]")
+    parser.add_argument("--out", default="demo", help="folder for the example patient's files (default: demo)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Entry point of `medtvt demo`."""
+    print(f"MedTVT-R1 demo. {RESEARCH_USE}\n")
+    files = {"ecg": args.ecg, "cxr": args.cxr, "lab": args.lab}
+    patient = None
+    if not any(files.values()):
+        patient = write_example_patient(args.out)
+        files = {modality: patient[modality] for modality in files}
+        print(f"An example patient, drawn for this demo, not a real one, is in {args.out}/:")
+    for modality, path in files.items():
+        if path is not None:
+            print(f"  {modality}  {path}")
+    print(f"  model {args.model}\n")
+    print(format_result(load_pipeline(args.model)(**files)))
+    if patient is not None:
+        print(format_truth(patient))
+
+
+def format_truth(patient: dict) -> str:
+    """What the example patient was drawn with, to hold against the answer."""
+    lines = [
+        "",
+        "The truth: the example patient was drawn with",
+        f"  {'; '.join(patient['diseases'])}",
+        "whose data show",
+    ]
+    for modality in ("ecg", "cxr", "lab"):
+        shown = [name.split(": ")[1] for name in patient["findings"] if name.startswith(modality)]
+        lines.append(
+            textwrap.fill(f"{modality}: {', '.join(shown)}", 100, initial_indent="  ", subsequent_indent="       ")
+        )
+    return "\n".join(lines)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`medtvt evaluate`: answers of a model to a dataset's questions, and every metric of them."""
+
+import argparse
+from collections.abc import Sequence
+
+from ..data.conversation import MODALITIES
+from ..evaluation.paper_tables import TABLES, render_table
+from ..evaluation.run import evaluate_model
+from .evaluation_options import add_record_options, add_scoring_options, check_required, records_of, scoring_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `medtvt evaluate`."""
+    parser.add_argument("--model", help="checkpoint folder")
+    add_record_options(parser)
+    parser.add_argument(
+        "--num-samples", type=int, default=0, help="answers to draw as well; scores are shares of them"
+    )
+    parser.add_argument("--likelihood", action="store_true", help="probability of each disease in the answer slot too")
+    parser.add_argument("--feature-cache", help="folder of the encoders' outputs; made if missing")
+    parser.add_argument(
+        "--withhold", nargs="+", choices=MODALITIES, default=[], help="evaluate again without each of these modalities"
+    )
+    parser.add_argument(
+        "--swap",
+        nargs="+",
+        choices=MODALITIES,
+        default=[],
+        help="evaluate again with each of these modalities taken from another patient",
+    )
+    parser.add_argument("--table", type=int, choices=sorted(TABLES), help="print a table of the paper instead")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME=FILE", help="with --table: metrics.json of each row")
+    add_scoring_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Entry point of `medtvt evaluate`."""
+    if args.table:
+        print(render_table(args.table, parse_named_files(args.metrics)))
+        return
+    check_required(args, "model", "data", "out")
+    evaluate_model(
+        args.model,
+        records_of(args),
+        args.out,
+        scoring_of(args),
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+        num_samples=args.num_samples,
+        likelihood=args.likelihood,
+        feature_cache=args.feature_cache,
+        withheld=args.withhold,
+        swapped=args.swap,
+        device=args.device,
+    )
+
+
+def parse_named_files(named: Sequence[str] | None) -> dict[str, str]:
+    """`["SFT=runs/sft/metrics.json"]` as a dict."""
+    if not named or any("=" not in item for item in named):
+        raise ValueError("--table needs --metrics NAME=FILE, one for each row of the table.")
+    return dict(item.split("=", 1) for item in named)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`medtvt init`: a fresh model folder, tiny or from pretrained parts."""
+
+import argparse
+
+from ..stages.initialize import init_from_parts, init_tiny
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `medtvt init`."""
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--tiny", metavar="OUT", help="write a tiny model with random weights, 8 MB, for first steps")
+    target.add_argument("--out", help="folder for a model from the parts below; what is not named is drawn at random")
+    parser.add_argument("--text", help="decoder LM: a Hub id, a folder, or a folder with one .gguf file")
+    parser.add_argument("--cxr", help="X-ray encoder: a Hub id or folder of a ViT or of a timm backbone")
+    parser.add_argument("--ecg", help="ECG encoder: a file of ECGFM-KED (`ecg_model`)")
+    parser.add_argument("--lab", help="laboratory encoder: a checkpoint of Symile (`labs_encoder.*`)")
+    parser.add_argument("--num-modality-tokens", type=int, default=1, help="embeddings a modality (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Entry point of `medtvt init`."""
+    parts = {"text": args.text, "cxr": args.cxr, "ecg": args.ecg, "lab": args.lab}
+    if args.tiny:
+        if given := [f"--{name}" for name, part in parts.items() if part]:
+            raise ValueError(f"--tiny draws every part at random; leave out {', '.join(given)}, or use --out.")
+        init_tiny(args.tiny, seed=args.seed, num_modality_tokens=args.num_modality_tokens)
+        print(f"{args.tiny}: a tiny MedTVT-R1 with random weights. Its answers mean nothing until it is trained.")
+        return
+    init_from_parts(args.out, **parts, num_modality_tokens=args.num_modality_tokens, seed=args.seed)
+    for name, part in parts.items():
+        print(f"{name:<5}{part or 'random weights'}")
+    print(
+        f"{args.out}: projectors and perception layer have random weights. Its answers mean nothing until it is trained."
+    )

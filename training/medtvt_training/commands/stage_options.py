@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of the training commands."""
+
+import argparse
+import dataclasses
+
+from ..stages.recipes import OWN_ARGUMENTS, packaged_recipes
+
+
+def add_stage_options(parser: argparse.ArgumentParser, stage: str) -> None:
+    """Adds `--recipe`; all other words stay in `args.overrides`, for [`run_stage`]."""
+    parser.add_argument("--recipe", help=f"a YAML file, or one of {', '.join(packaged_recipes(stage))}")
+    parser.set_defaults(overrides=[])
+    lines = ["options, which are keys of a recipe too (the command line wins):"]
+    for fields in map(dataclasses.fields, OWN_ARGUMENTS[stage]):
+        for item in fields:
+            required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+            default = "required" if required else f"default: {default}"
+            lines.append(f"  --{item.name.replace('_', '-'):<20} {item.metadata['help']} ({default})")
+    trainer = "trl.GRPOConfig" if stage == "rft" else "transformers.TrainingArguments"
+    lines += [f"  --{'out':<20} Folder for checkpoints and the result (required).", ""]
+    parser.epilog = "\n".join([*lines, f"and every argument of {trainer}, such as --max_steps."])
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`medtvt synthesize`: writes a cohort of imaginary patients with known causes."""
+
+import argparse
+import json
+from pathlib import Path
+
+from ..synthetic.causes import SETTINGS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `medtvt synthesize`."""
+    parser.add_argument("--patients", type=int, default=1000, help="how many (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed; different seeds share no patient (default: 0)")
+    parser.add_argument(
+        "--out", required=True, help="folder to write; with --report or --preview it may be there already"
+    )
+    parser.add_argument(
+        "--setting",
+        choices=list(SETTINGS),
+        help="how plainly causes show; realistic: as often as published (default: clear)",
+    )
+    parser.add_argument(
+        "--first", type=int, default=0, help="index of the first patient, to draw some alone (default: 0)"
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--report", action="store_true", help="measure whether the cohort is a fair problem")
+    parser.add_argument("--preview", action="store_true", help="draw a contact sheet for each disease")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Entry point of `medtvt synthesize`."""
+    from ..synthetic.cohort import write_cohort
+
+    folder = Path(args.out)
+    if (folder / "cohort.json").exists() and (args.report or args.preview):
+        print(f"{folder} is there already and stays as it is.")
+    else:
+        write_cohort(folder, args.patients, args.seed, args.setting or "clear", args.first, args.workers)
+        print(f"{folder}: {args.patients} imaginary patients, no real data. Research use only.")
+    if args.preview:
+        from ..synthetic.preview import draw_previews
+
+        for path in draw_previews(folder):
+            print(path)
+    if args.report:
+        from ..evaluation.fairness import format_fairness, measure_fairness
+
+        report = measure_fairness(folder, args.workers)
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / "report.md").write_text(format_fairness(report))
+        print(format_fairness(report))

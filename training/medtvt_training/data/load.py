@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads MedTVT-QA, in the schema of this package or as the authors' files."""
+
+import os
+from itertools import chain
+from pathlib import Path, PurePath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features
+from datasets.table import table_cast
+
+from modeling_medtvt import DISEASES, parse_answer
+from processing_medtvt import MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor, load_cxr
+from processing_medtvt.processing_medtvt import PLACEHOLDER
+
+from .authors_layout import AUTHORS_FILES, find_authors_file, read_authors_rows
+from .conversation import MODALITIES, text_of
+from .inputs import has_input
+from .rejects import drop_rejects, make_reject
+from .schema import FEATURES, LEVELS, SPLITS
+
+
+def load_medtvt_qa(
+    folder: str | os.PathLike,
+    level: str,
+    split: str,
+    *,
+    ecg_root: str | os.PathLike | None = None,
+    cxr_root: str | os.PathLike | None = None,
+    max_rejected: float = 0.01,
+    check_files: bool = False,
+    rejects_file: str | os.PathLike | None = None,
+) -> Dataset:
+    """
+    One level and split of a MedTVT-QA folder. Signals stay on disk until a collator or the feature cache reads them, and
+    the rows stay in memory: no copy of them is written anywhere.
+
+    Args:
+        folder (`str` or `os.PathLike`): Holds `{level}/{split}.parquet` with the columns of `medtvt_training.data.schema`, or the
+            authors' JSON and CSV files, whose texts and signals are joined by row position, as they do; see
+            `medtvt_training.data.authors_layout`.
+        level (`str`): `"physiology"` or `"diagnosis"`.
+        split (`str`): `"train"`, `"validation"` or `"test"`.
+        ecg_root, cxr_root (`str` or `os.PathLike`, *optional*): What the paths of the rows are relative to, if not to
+            `folder`.
+        max_rejected (`float`): Share of rows that may be left out because they cannot be read.
+        check_files (`bool`): Whether to open every file now.
+        rejects_file (`str` or `os.PathLike`, *optional*): JSON lines (`id`, `path`, `reason`) of the rows left out.
+
+    Returns:
+        `datasets.Dataset`: the schema's columns and any further ones of the file; `ecg` and `cxr` as absolute paths.
+
+    Raises:
+        FileNotFoundError: if the folder holds no such dataset, level or split.
+        ValueError: if columns or rows contradict the schema, or more than `max_rejected` of the rows cannot be read.
+    """
+    for name, value, accepted in (("level", level, LEVELS), ("split", split, SPLITS)):
+        if value not in accepted:
+            raise ValueError(f"`{name}` must be one of {', '.join(accepted)}; got {value!r}.")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder.")
+    parquet = folder / level / f"{split}.parquet"
+    rejects = []
+    if parquet.is_file():
+        table = _read_parquet(parquet)
+    elif any(find_authors_file(folder, source.json) for sources in AUTHORS_FILES.values() for source in sources):
+        rows, rejects = read_authors_rows(folder, level, split)
+        table = pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
+    else:
+        found = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.parquet"))
+        raise FileNotFoundError(
+            f"{folder} has no {level}/{split}.parquet, nor files of the authors' layout. "
+            + (f"Found: {', '.join(found)}." if found else "It is no MedTVT-QA folder.")
+        )
+    _check_rows(table, level)
+    dataset = Dataset(_resolve_paths(table, {"ecg": ecg_root or folder, "cxr": cxr_root or folder}))
+    total = len(dataset) + len(rejects)
+    if check_files:
+        rejects += _unreadable_rows(dataset)
+    return drop_rejects(dataset, rejects, max_rejected, rejects_file, total)
+
+
+def _read_parquet(file: Path) -> pa.Table:
+    try:
+        table = pq.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{file}: not a readable parquet file ({error}).") from error
+    missing = [name for name in FEATURES if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{file}: has no column {', '.join(missing)}; a MedTVT-QA file has {', '.join(FEATURES)}.")
+    further = Features.from_arrow_schema(table.drop_columns(list(FEATURES)).schema)
+    features = Features({**FEATURES, **further})
+    try:
+        return table_cast(table.select(list(features)), features.arrow_schema)
+    except (TypeError, ValueError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{file}: a column is not of the schema's type ({error}).") from error
+
+
+def _check_rows(table: pa.Table, level: str):
+    """Raises ValueError with the ids of the first rows that contradict the schema."""
+    problems, seen = [], set()
+    rows = chain.from_iterable(batch.to_pylist() for batch in table.select(list(FEATURES)).to_batches(1000))
+    for i, row in enumerate(rows):
+        problem = _find_problem(row, level)
+        if problem is None and row["id"] in seen:
+            problem = "its id occurs more than once"
+        seen.add(row["id"])
+        if problem:
+            problems.append(f"{row['id'] or f'number {i}'}: {problem}")
+    if problems:
+        examples = "".join(f"\n  row {problem}" for problem in problems[:5])
+        raise ValueError(f"{len(problems)} of {len(table)} rows contradict the schema of MedTVT-QA:{examples}")
+
+
+def _find_problem(row: dict, level: str) -> str | None:
+    if not row["id"]:
+        return "it has no id"
+    if row["level"] != level:
+        return f"its level is {row['level']!r}, in a file of the level {level!r}"
+    modalities, diseases = row["modalities"], row["diseases"]
+    if modalities is None or diseases is None:
+        return "its modalities or diseases are null; a row without any has an empty list"
+    if len(set(modalities)) < len(modalities) or not set(modalities) <= set(MODALITIES):
+        return f"its modalities are {modalities}; accepted are {', '.join(MODALITIES)}, each once"
+    for modality in modalities:
+        if not has_input(row, modality):
+            return f"it has the modality {modality!r}, but no value in the column `{modality}`"
+    for modality in ("ecg", "cxr"):
+        path = PurePath(row[modality] or "")
+        if path.is_absolute() or ".." in path.parts:
+            return f"the path {row[modality]!r} is not relative to the dataset's root"
+    unknown = [disease for disease in diseases if disease not in DISEASES]
+    if unknown or len(set(diseases)) < len(diseases):
+        return f"its diseases are {diseases}; accepted are {', '.join(DISEASES)}, each once"
+    return _find_text_problem(row, modalities) or (_find_answer_problem(row) if level == "diagnosis" else None)
+
+
+def _find_text_problem(row: dict, modalities: list[str]) -> str | None:
+    prompt, completion = row["prompt"] or [], row["completion"] or []
+    if not prompt or prompt[-1]["role"] == "assistant":
+        return "its prompt must end with a message that is not the assistant's"
+    if [message["role"] for message in completion] != ["assistant"]:
+        return "its completion must be one message of the assistant"
+    if any(message["content"] is None for message in prompt + completion):
+        return "a message has no content"
+    parts = [part for message in prompt + completion for part in message["content"]]
+    if any(part["type"] == "text" and PLACEHOLDER.search(part["text"] or "") for part in parts):
+        return "a text part holds a placeholder; a modality is a part of its own type"
+    typed = [part["type"] for message in prompt for part in message["content"] if part["type"] != "text"]
+    if sorted(map(str, typed)) != sorted(modalities):
+        return f"its prompt has the parts {typed}, its modalities are {modalities}"
+    if any(part["type"] != "text" for part in completion[0]["content"]) or not text_of(completion[0]).strip():
+        return "its completion must be text"
+    return None
+
+
+def _find_answer_problem(row: dict) -> str | None:
+    answer = parse_answer(text_of(row["completion"][0]))
+    if answer.answer is None:
+        return "its completion has no <answer> block"
+    if answer.unknown:
+        return f"its answer names {', '.join(answer.unknown)}; accepted are {', '.join(DISEASES)}"
+    if set(answer.diseases) != set(row["diseases"]):
+        return f"its answer names {list(answer.diseases)}, its diseases are {row['diseases']}"
+    return None
+
+
+def _resolve_paths(table: pa.Table, roots: dict) -> pa.Table:
+    for modality, root in roots.items():
+        root = os.path.abspath(root)
+        paths = [os.path.join(root, path) if path else None for path in table[modality].to_pylist()]
+        table = table.set_column(table.column_names.index(modality), modality, pa.array(paths, pa.string()))
+    return table
+
+
+def _unreadable_rows(dataset: Dataset) -> list[dict]:
+    """Rejects for the rows with a file or panel that this package's readers refuse."""
+    readers = {"ecg": MedTVTEcgFeatureExtractor(), "cxr": load_cxr, "lab": MedTVTLabFeatureExtractor()}
+    reasons, rejects = {}, []
+    for row in dataset.select_columns(["id", "modalities", *MODALITIES]):
+        for modality in row["modalities"]:
+            source = row[modality]
+            key = source if isinstance(source, str) else row["id"]
+            if (modality, key) not in reasons:
+                try:
+                    readers[modality](source)
+                    reasons[modality, key] = None
+                except (ValueError, TypeError, OSError) as error:
+                    reasons[modality, key] = str(error)
+            if reasons[modality, key]:
+                rejects.append(make_reject(row, modality, reasons[modality, key]))
+    return rejects

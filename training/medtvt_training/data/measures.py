@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A row's labs and what programs measure in its signals, as numbers."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from processing_medtvt import MedTVTEcgFeatureExtractor, load_cxr
+
+from ..synthetic.cxr import measure_cxr
+from ..synthetic.ecg_measures import measure_ecg
+from .conversation import MODALITIES
+from .schema import LAB_NAMES
+
+
+def measure_row(row: Mapping, modalities: Sequence[str] = MODALITIES) -> dict[str, float]:
+    """
+    The numbers of a row, NaN where they cannot be measured: labs in their units, intervals and amplitudes of the ECG
+    (see [`measure_ecg`]), sizes and densities of the X-ray (see [`measure_cxr`]).
+
+    Raises:
+        ValueError: if a file cannot be read.
+    """
+    found = {}
+    present = [modality for modality in modalities if modality in row["modalities"]]
+    if "ecg" in present:
+        signal = MedTVTEcgFeatureExtractor(sampling_rate=500)(row["ecg"])["ecg_values"][0]
+        found |= {f"ecg {name}": value for name, value in measure_ecg(np.asarray(signal)).items()}
+    if "cxr" in present:
+        image = np.asarray(load_cxr(row["cxr"])[0].convert("L"))
+        found |= {f"cxr {name}": value for name, value in measure_cxr(image).items()}
+    if "lab" in present:
+        found |= {f"lab {name}": row["lab"][name] for name in LAB_NAMES if row["lab"][name] is not None}
+    return found

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The rows of MedTVT-QA: one question and answer a row.
+
+A dataset folder holds `{physiology,diagnosis}/{train,validation,test}.parquet`, and the files that its rows name.
+"""
+
+from datasets import Features, List, Value
+
+from processing_medtvt import LAB_DEFINITIONS
+
+
+LEVELS = ("physiology", "diagnosis")
+SPLITS = ("train", "validation", "test")
+LAB_NAMES = tuple(lab.name for lab in LAB_DEFINITIONS)
+# `modalities` of a part: what it belongs to or, in a completion, what evidence it cites; null where it cites none.
+_MESSAGES = List(
+    {
+        "role": Value("string"),
+        "content": List({"type": Value("string"), "text": Value("string"), "modalities": List(Value("string"))}),
+    }
+)
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "subject_id": Value("string"),
+        "level": Value("string"),
+        "modalities": List(Value("string")),
+        "prompt": _MESSAGES,
+        "completion": _MESSAGES,
+        "ecg": Value("string"),
+        "cxr": Value("string"),
+        "lab": {name: Value("float64") for name in LAB_NAMES},
+        "diseases": List(Value("string")),
+        # What the data of this row show, where it is known (the synthetic cohort). A name begins with its modality,
+        # as in "ecg: sinus rhythm".
+        "findings": List(Value("string")),
+    }
+)

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a synthetic cohort a fair problem? Numbers from its files, its causes and simple classifiers."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from modeling_medtvt import DISEASES
+
+from ..data.conversation import MODALITIES, text_of
+from ..data.load import load_medtvt_qa
+from ..data.measures import measure_row
+from ..data.schema import LAB_NAMES, SPLITS
+from ..synthetic.patient import draw_patient
+
+
+# Linear probes on drawn signs, AUROC of ECG, CXR, LAB and all (the project's table of physiology, section 3)
+PUBLISHED_AUROC = {
+    "Coronary Artery Disease": (0.75, 0.74, 0.61, 0.81),
+    "Acute Renal Failure": (0.63, 0.61, 0.80, 0.82),
+    "Hypertension": (0.68, 0.68, 0.63, 0.74),
+    "Atrial Fibrillation": (0.82, 0.75, 0.66, 0.89),
+    "Pneumonia": (0.60, 0.80, 0.71, 0.84),
+    "Diabetes Mellitus": (0.66, 0.62, 0.76, 0.80),
+    "Sepsis": (0.70, 0.67, 0.85, 0.88),
+}
+LOGARITHMIC = (
+    *("Creatinine", "Urea Nitrogen", "Glucose", "White Blood Cells", "Lactate", "Platelet Count", "INR(PT)"),
+    *("Creatine Kinase (CK)", "Bilirubin, Total", "Phosphate"),
+)
+NO_SIGNS = {  # fields that are no sign of the patient but faults of acquisition, or his sex
+    *("male", "wander_mv", "mains_mv", "emg_mv", "f_wave_mv", "limb_swap", "misplaced", "dead_lead", "gap"),
+    *("rotation", "gamma"),
+}
+# What is measured on the files of patients without a sign that moves it, and the range of normal adults
+NORMAL_RANGES = {
+    "heart_rate": (60, 100, "ecg: sinus rhythm"),
+    "qrs_ms": (70, 110, "ecg: sinus rhythm"),
+    "qtc_ms": (350, 460, "ecg: sinus rhythm"),
+    "axis": (-30, 90, "ecg: sinus rhythm"),
+}
+
+
+def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, progress: bool = True) -> dict:
+    """
+    Args:
+        folder: a cohort folder.
+
+    Returns:
+        `dict`: `sample_f1` of test patients for the prior, the question alone, raw labs with simple statistics of ECG
+        and film, the drawn signs of each modality, and of all (the ceiling); `auroc` of linear probes on the drawn signs
+        of labelled patients, five-fold; `shared_signals` between splits; `measured`, what simple programs measure on
+        ECGs without a sign.
+
+    Raises:
+        ValueError: if a split is too small to learn from.
+    """
+    folder = Path(folder)
+    made_by = json.loads((folder / "cohort.json").read_text())
+    rows = {split: list(load_medtvt_qa(folder, "diagnosis", split)) for split in SPLITS}
+    if min(len(rows[split]) for split in SPLITS) < 20:
+        raise ValueError(f"{folder} has too few patients for a report; 200 or more are needed.")
+    everyone = [row for split in SPLITS for row in rows[split]]
+    patients = [
+        draw_patient(made_by["seed"], int(row["subject_id"].split("-")[1]), made_by["setting"]) for row in everyone
+    ]
+    truth = np.array([[disease in row["diseases"] for disease in DISEASES] for row in everyone])
+    sizes = np.cumsum([len(rows[split]) for split in SPLITS])
+    parts = [slice(0, sizes[0]), slice(sizes[0], sizes[1]), slice(sizes[1], sizes[2])]
+
+    signs = _sign_tables(patients)
+    measured = _measure(everyone, num_workers, progress)
+    questions = CountVectorizer().fit_transform(text_of(row["prompt"][0]) for row in everyone).toarray()
+    inputs = {
+        "prior: how frequent each disease is": np.zeros((len(truth), 1)),
+        "question alone": questions,
+        "raw labs, simple ECG and film statistics": measured.to_numpy(float),
+        **{f"{modality} signs": table for modality, table in signs.items()},
+    }
+    prior = np.array(Counter(map(tuple, truth[parts[0]])).most_common(1)[0][0])
+    sample_f1 = {
+        "prior: the most frequent set": _sample_f1(truth[parts[2]], np.tile(prior, (sizes[2] - sizes[1], 1))),
+        "prior: always Hypertension": _sample_f1(
+            truth[parts[2]], np.tile([disease == "Hypertension" for disease in DISEASES], (sizes[2] - sizes[1], 1))
+        ),
+        **{name: _fit_and_score(table, truth, parts) for name, table in inputs.items()},
+    }
+    labelled = truth.any(1)
+    return {
+        **made_by,
+        "share_without_label": float(1 - labelled.mean()),
+        "prevalence": dict(zip(DISEASES, truth.mean(0).round(4).tolist())),
+        "labels_a_patient": float(truth[labelled].sum(1).mean()),
+        "sample_f1": sample_f1,
+        "auroc": _auroc(signs, truth, labelled),
+        "shared_signals": _shared_signals(rows),
+        "measured": _measured_intervals(measured, everyone),
+        "megabytes_a_patient": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / len(everyone) / 1e6,
+    }
+
+
+def _sign_tables(patients) -> dict[str, np.ndarray]:
+    """One table of numbers a modality: the drawn signs and the measured labs, and `all`."""
+    ecg = pd.DataFrame([{k: v for k, v in asdict(p.ecg).items() if k not in NO_SIGNS} for p in patients])
+    ecg["fast"], ecg["slow"], ecg["left"] = ecg.rate > 100, ecg.rate < 60, ecg.axis < -30
+    film = [{k: v for k, v in asdict(p.film).items() if k not in NO_SIGNS} for p in patients]
+    film = pd.DataFrame([{**row, "opacity_zones": "|".join(row["opacity_zones"])} for row in film])
+    lab = pd.DataFrame([p.lab for p in patients]).astype(float)
+    present = lab.notna()
+    lab[list(LOGARITHMIC)] = np.log(lab[list(LOGARITHMIC)].clip(lower=0.05))
+    lab = pd.concat([lab.fillna(lab.mean()).fillna(0), present], axis=1)
+    tables = {modality: pd.get_dummies(table).to_numpy(float) for modality, table in zip(MODALITIES, (ecg, film, lab))}
+    return {**tables, "all": np.concatenate(list(tables.values()), axis=1)}
+
+
+def _measure(rows: list[dict], num_workers: int | None, progress: bool) -> pd.DataFrame:
+    with ProcessPoolExecutor(num_workers or os.cpu_count()) as pool:
+        found = pool.map(measure_row, rows, chunksize=32)
+        return pd.DataFrame(list(tqdm(found, total=len(rows), unit="patient", desc="measuring", disable=not progress)))
+
+
+def _sample_f1(truth: np.ndarray, named: np.ndarray) -> float:
+    """F1 averaged over patients; two empty sets agree fully."""
+    hits, total = (truth & named).sum(1), truth.sum(1) + named.sum(1)
+    return float(np.where(total == 0, 1.0, 2 * hits / np.maximum(total, 1)).mean())
+
+
+def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) -> float:
+    """Gradient boosting, a classifier a disease; one threshold, the best on validation patients."""
+    train, validation, test = parts
+    scores = np.empty(truth.shape)
+    for k in range(truth.shape[1]):
+        model = HistGradientBoostingClassifier(max_iter=120, learning_rate=0.06, max_leaf_nodes=15, random_state=0)
+        scores[:, k] = model.fit(inputs[train], truth[train, k]).predict_proba(inputs)[:, 1]
+    thresholds = np.arange(0.2, 0.65, 0.025)
+    best = max(thresholds, key=lambda value: _sample_f1(truth[validation], scores[validation] > value))
+    return _sample_f1(truth[test], scores[test] > best)
+
+
+def _auroc(signs: dict[str, np.ndarray], truth: np.ndarray, labelled: np.ndarray) -> dict[str, dict[str, float]]:
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
+    found = {}
+    for k, disease in enumerate(DISEASES):
+        found[disease] = {}
+        for modality, table in signs.items():
+            scores = cross_val_predict(probe, table[labelled], truth[labelled, k], cv=5, method="predict_proba")
+            found[disease][modality] = float(roc_auc_score(truth[labelled, k], scores[:, 1]))
+    return found
+
+
+def _shared_signals(rows: dict[str, list[dict]]) -> int:
+    """ECGs, films and panels of one split that are in another too."""
+    seen = {}
+    for split, patients in rows.items():
+        seen[split] = set()
+        for row in patients:
+            for path in (Path(row["ecg"]).with_suffix(".dat"), Path(row["cxr"])):
+                seen[split].add(hashlib.sha256(path.read_bytes()).hexdigest())
+            seen[split].add(tuple(row["lab"][name] for name in LAB_NAMES))
+    one, two, three = seen.values()
+    return len(one & two) + len(one & three) + len(two & three)
+
+
+def _measured_intervals(measured: pd.DataFrame, rows: list[dict]) -> dict[str, dict]:
+    """Median and central 95 % of what is measured where no ECG sign but a sinus rhythm is."""
+    found = {}
+    for name, (low, high, only) in NORMAL_RANGES.items():
+        without = [[f for f in row["findings"] if f.startswith("ecg")] == [only] for row in rows]
+        values = measured.loc[without, f"ecg {name}"].dropna()
+        lower, median, upper = np.quantile(values, [0.025, 0.5, 0.975]) if len(values) else [np.nan] * 3
+        inside = float(values.between(low, high).mean())
+        found[name] = {"median": median, "central_95": [lower, upper], "normal": [low, high], "inside": inside}
+    return found
+
+
+def format_fairness(report: dict) -> str:
+    """The report as Markdown."""
+    f1, ceiling = report["sample_f1"], report["sample_f1"]["all signs"]
+    lines = [
+        f"# Synthetic cohort: {report['patients']} patients, seed {report['seed']}, setting `{report['setting']}`",
+        "",
+        "Imaginary patients, for research only: figures from them say nothing about real ones.",
+        "",
+        f"{report['share_without_label']:.1%} have none of the seven diseases; the others have "
+        f"{report['labels_a_patient']:.2f} on average. {report['megabytes_a_patient']:.2f} MB a patient. "
+        f"Signals shared between splits: {report['shared_signals']}.",
+        "",
+        "| known to the classifier | F1 averaged over test patients | share of the ceiling |",
+        "|---|---|---|",
+        *(f"| {name} | {value:.3f} | {value / ceiling:.2f} |" for name, value in f1.items()),
+        "",
+        "`all signs` is the ceiling: what was drawn, and the labs as measured.",
+        "",
+        "AUROC of linear probes on the drawn signs, patients with a label (in brackets: the published figures of the "
+        "realistic setting)",
+        "",
+        "| disease | share | ECG | CXR | LAB | all |",
+        "|---|---|---|---|---|---|",
+    ]
+    for disease, aurocs in report["auroc"].items():
+        cells = (f"{value:.2f} ({known:.2f})" for value, known in zip(aurocs.values(), PUBLISHED_AUROC[disease]))
+        lines.append(f"| {disease} | {report['prevalence'][disease]:.1%} | {' | '.join(cells)} |")
+    if report["setting"] == "realistic":
+        gap = max(
+            abs(value - known)
+            for disease, aurocs in report["auroc"].items()
+            for value, known in zip(aurocs.values(), PUBLISHED_AUROC[disease])
+        )
+        lines += ["", f"Largest difference: {gap:.3f}."]
+    lines += [
+        "",
+        "| measured on normal ECGs | median | central 95 % | normal adults | inside |",
+        "|---|---|---|---|---|",
+    ]
+    for name, value in report["measured"].items():
+        low, high = value["central_95"]
+        lines.append(
+            f"| {name} | {value['median']:.0f} | {low:.0f} to {high:.0f} | {value['normal'][0]} to {value['normal'][1]} | "
+            f"{value['inside']:.1%} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from modeling_medtvt import DISEASES
+
+from ..data.conversation import MODALITIES, MODALITY_NAMES
+
+
+# Okabe and Ito's colours, which the colour-blind can tell apart
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
+MODALITY_COLOURS = dict(zip(MODALITIES, COLOURS))
+
+
+def write_figures(results: Mapping, folder: Path) -> list[str]:
+    """The figures that a metrics.json allows, as PNG; returns their names."""
+    strict, intervals = results["strict"], results["intervals"]
+    figures = {}
+    if diseases := strict.get("per_disease"):
+        limits = intervals.get("strict", {}).get("per_disease", {})
+        series = {name: ([diseases[d][name] for d in DISEASES], _limits(limits, name)) for name in _LABEL_METRICS}
+        title = "Each disease, strict (bars: 95 % of resampled patients)"
+        figures["diseases.png"] = plot_bars(DISEASES, series, title)
+        if "auroc" in diseases[DISEASES[0]]:
+            names = ("auroc", "auprc", "prevalence")
+            series = {name: ([diseases[d][name] for d in DISEASES], _limits(limits, name)) for name in names}
+            figures["ranking.png"] = plot_bars(DISEASES, series, "Ranking of patients, by drawn answers or likelihood")
+    if gates := results.get("gates"):
+        limits = intervals.get("gates", {})
+        series = {MODALITY_NAMES[m]: ([gates[d][m] for d in DISEASES], _limits(limits, m)) for m in MODALITIES}
+        figures["gates.png"] = plot_bars(DISEASES, series, "Mean gate of each modality, patients with the disease")
+    if swap := results.get("swap"):
+        limits = intervals.get("swap", {})
+        series = {
+            label: ([swap[d][name] for d in DISEASES], _limits(limits, name)) for name, label in _SWAP_GROUPS.items()
+        }
+        title = "A modality of another patient: how often a disease is named, by who has it"
+        figures["swap.png"] = plot_bars(DISEASES, series, title)
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=120)
+    return list(figures)
+
+
+_LABEL_METRICS = ("precision", "recall", "f1")
+_SWAP_GROUPS = {
+    "named_both": "both",
+    "named_patient_only": "the patient only",
+    "named_donor_only": "the donor only",
+    "named_neither": "neither",
+}
+
+
+def _limits(intervals: Mapping, name: str) -> list:
+    return [intervals.get(disease, {}).get(name) for disease in DISEASES]
+
+
+def plot_bars(groups: Sequence[str], series: Mapping[str, tuple], title: str) -> Figure:
+    """
+    Grouped bars of fractions with their intervals; what is undefined is marked.
+
+    Args:
+        series: By name, the values of the groups and their intervals, None where undefined.
+    """
+    figure = Figure(figsize=(max(6.0, 1.45 * len(groups)), 4.2), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(series)
+    for i, (name, (values, limits)) in enumerate(series.items()):
+        places = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
+        heights = np.array([np.nan if value is None else value for value in values], dtype=float)
+        axes.bar(places, heights, width * 0.92, color=COLOURS[i % len(COLOURS)], label=name)
+        for place, value, limit in zip(places, values, limits):
+            if value is None:
+                axes.text(place, 0.01, "undefined", rotation=90, ha="center", va="bottom", fontsize=7, color="#555555")
+            elif limit:
+                axes.plot([place, place], limit, color="black", linewidth=1)
+    axes.set_xticks(np.arange(len(groups)), [group.replace(" ", "\n") for group in groups], fontsize=9)
+    axes.set_ylim(0, 1)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10, loc="left")
+    figure.legend(loc="outside lower center", ncols=min(len(series), 5), frameon=False, fontsize=9)
+    return figure
+
+
+def plot_variants(results: Mapping[str, Mapping], folder: Path) -> None:
+    """
+    What a run loses when a modality is withheld or swapped: recall of each disease, and the share of cited findings
+    that are true.
+
+    Args:
+        results: By name of the variant, the content of its metrics.json; "" is the plain run.
+    """
+    series = {}
+    for name, found in results.items():
+        if diseases := found["strict"].get("per_disease"):
+            limits = found["intervals"].get("strict", {}).get("per_disease", {})
+            series[name or "plain"] = ([diseases[d]["recall"] for d in DISEASES], _limits(limits, "recall"))
+    if series:
+        figure = plot_bars(DISEASES, series, "Recall with a modality withheld, or of another patient (strict)")
+        figure.savefig(folder / "variants.png", dpi=120)
+    if all("evidence" in found for found in results.values()):
+        figure = plot_bars([name or "plain" for name in results], _evidence(results), "Cited findings that are true")
+        figure.savefig(folder / "findings.png", dpi=120)
+
+
+def _evidence(results: Mapping[str, Mapping]) -> dict[str, tuple]:
+    """Share of true ones among all cited findings, those of each modality and, where it was swapped, of its donor."""
+    series = {"all": ([], [])}
+    series |= {MODALITY_NAMES[modality]: ([], []) for modality in MODALITIES}
+    series["donor's"] = ([], [])
+    for found in results.values():
+        values, limits = found["evidence"], found["intervals"].get("evidence", {})
+        cells = {"all": (values["cited_true"], limits.get("cited_true"))}
+        for modality in MODALITIES:
+            own, own_limits = values[modality], limits.get(modality, {})
+            cells[MODALITY_NAMES[modality]] = (own["cited_true"], own_limits.get("cited_true"))
+            if "cited_true_of_donor" in own:
+                cells["donor's"] = (own["cited_true_of_donor"], own_limits.get("cited_true_of_donor"))
+        for name, (heights, intervals) in series.items():
+            value, limit = cells.get(name, (np.nan, None))  # there is a donor only where something was swapped
+            heights.append(value)
+            intervals.append(limit)
+    return series

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether what moves a disease most is its known cause, in patients of a synthetic cohort."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ..inference.occlusion import occlude
+
+
+# The check on the cohort, where the causes are known
+
+
+STRETCH_SECONDS = 0.2
+ST_WINDOW = (0.06, 0.30)  # s after the middle of QRS
+# heights on the film, in the order of medtvt_training.synthetic.cxr.ZONES; the patient's right is on the left of the picture
+ZONE_ROWS = {"upper": (0.15, 0.36), "middle": (0.36, 0.55), "base": (0.55, 0.76)}
+ZONE_COLUMNS = {"right": (0.1, 0.45), "left": (0.55, 0.9)}
+ST_LEADS = {
+    "lateral": ("I", "aVL", "V5", "V6"),
+    "inferior": ("II", "III", "aVF"),
+    "anterior": ("V3", "V4"),
+    "inferior/lateral": ("II", "III", "aVF", "V5", "V6"),
+    "extensive": ("I", "II", "aVL", "V3", "V4", "V5", "V6"),
+}
+
+
+def occlusion_agreement(model_dir: str | os.PathLike, cohort_dir: str | os.PathLike, n: int = 50) -> dict[str, dict]:
+    """
+    How often the part that moves a disease most is its known cause, in test patients of a synthetic cohort who have the
+    cause and whose answer names the disease: the opacity for Pneumonia, the ST segments of the leads with ischaemia for
+    Coronary Artery Disease, creatinine for Acute Renal Failure.
+
+    Args:
+        model_dir: A trained model.
+        cohort_dir: Of `medtvt synthesize`.
+        n (`int`): Patients a check, at most.
+
+    Returns:
+        `dict`: for `opacity`, `st_segment` and `creatinine`: `hits` of `patients`, `rate`, `chance` (the mean share of
+        the parts that belong to the cause), `p_value` of a one-sided binomial test, and `not_named`, the patients left
+        out because the answer does not name the disease.
+    """
+    from scipy.stats import binomtest
+
+    from ..inference.load import load_pipeline
+
+    diagnose, cohort = load_pipeline(os.fspath(model_dir)), Path(cohort_dir)
+    found = {name: {"hits": [], "chances": [], "not_named": 0} for name in _CHECKS}
+    for patient, inputs in _test_patients(cohort):
+        checks = [name for name, (_, _, target) in _CHECKS.items() if target(patient, None, inputs) is not None]
+        checks = [name for name in checks if len(found[name]["hits"]) < n]
+        result = diagnose(inputs, do_sample=False) if checks else None
+        named = {entry["label"] for entry in result["diseases"] if entry["named"]} if checks else ()
+        for name in checks:
+            disease, modality, target = _CHECKS[name]
+            if disease not in named:
+                found[name]["not_named"] += 1
+                continue
+            falls = occlude(diagnose, inputs, result["generated_text"], disease, [modality], STRETCH_SECONDS)
+            values, wanted = target(patient, falls, inputs)
+            found[name]["hits"].append(bool(wanted.flat[values.argmax()]))
+            found[name]["chances"].append(float(wanted.mean()))
+    summary = {}
+    for name, counts in found.items():
+        hits, patients = sum(counts["hits"]), len(counts["hits"])
+        summary[name] = {"hits": hits, "patients": patients, "not_named": counts["not_named"]}
+        if patients:
+            chance = float(np.mean(counts["chances"]))
+            test = binomtest(hits, patients, chance, alternative="greater")
+            summary[name] |= {"rate": hits / patients, "chance": chance, "p_value": float(test.pvalue)}
+    return summary
+
+
+def _test_patients(cohort: Path):
+    """What lies behind each test patient, and the inputs."""
+    import pandas as pd
+
+    rows = pd.read_parquet(cohort / "diagnosis" / "test.parquet").set_index("subject_id")
+    with open(cohort / "causes.jsonl", encoding="utf-8") as file:
+        for patient in map(json.loads, file):
+            if patient["split"] == "test":
+                row = rows.loc[patient["subject_id"]]
+                lab = {name: value for name, value in row["lab"].items() if value is not None and value == value}
+                yield patient, {"ecg": str(cohort / row["ecg"]), "cxr": str(cohort / row["cxr"]), "lab": lab}
+
+
+# Each target gives the falls and which of them belong to the cause; () before there are falls, None without the cause.
+
+
+def _opacity(patient, falls, inputs):
+    film = patient["cxr"]
+    if "Pneumonia" not in patient["diseases"] or film["opacity"] not in ("lobar", "patchy"):
+        return None
+    if falls is None:
+        return ()
+    values = falls["cxr"]
+    middles = (np.arange(len(values)) + 0.5) / len(values)
+    wanted = np.zeros(values.shape, bool)
+    for zone in film["opacity_zones"]:
+        side, height = zone.split()
+        inside = [(low <= middles) & (middles <= high) for low, high in (ZONE_ROWS[height], ZONE_COLUMNS[side])]
+        wanted |= np.outer(*inside)
+    return values, wanted
+
+
+def _st_segment(patient, falls, inputs):
+    place = patient["ecg"]["acute"] or patient["ecg"]["ischaemia"]
+    if "Coronary Artery Disease" not in patient["diseases"] or place not in ST_LEADS:
+        return None
+    if falls is None:
+        return ()
+    import wfdb
+
+    from processing_medtvt.feature_extraction_medtvt_ecg import STANDARD_LEADS
+
+    from ..synthetic.ecg import SAMPLING_RATE
+    from ..synthetic.ecg_measures import find_beats
+
+    signal = np.nan_to_num(wfdb.rdrecord(inputs["ecg"].removesuffix(".hea")).p_signal.T)
+    beats = find_beats(signal)[0] / SAMPLING_RATE
+    values = falls["ecg"]
+    middles = (np.arange(values.shape[1]) + 0.5) * STRETCH_SECONDS
+    inside = [(beat + ST_WINDOW[0] <= middles) & (middles <= beat + ST_WINDOW[1]) for beat in beats]
+    wanted = np.zeros(values.shape, bool)
+    for lead in ST_LEADS[place]:
+        wanted[STANDARD_LEADS.index(lead)] = np.any(inside, axis=0) if inside else False
+    return values, wanted
+
+
+def _creatinine(patient, falls, inputs):
+    if "Acute Renal Failure" not in patient["diseases"] or "Creatinine" not in inputs["lab"]:
+        return None
+    if falls is None:
+        return ()
+    return np.array(list(falls["lab"].values())), np.array([name == "Creatinine" for name in falls["lab"]])
+
+
+_CHECKS = {
+    "opacity": ("Pneumonia", "cxr", _opacity),
+    "st_segment": ("Coronary Artery Disease", "ecg", _st_segment),
+    "creatinine": ("Acute Renal Failure", "lab", _creatinine),
+}

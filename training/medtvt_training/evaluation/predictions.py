@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prediction files: one JSON line a record, written as it is made, with a header file beside them that says of what."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from modeling_medtvt import DISEASES, parse_answer
+
+from ..data.conversation import message_text
+from ..files import JsonlLog, read_json, read_jsonl, write_json
+
+
+PREDICTIONS_FILE, HEADER_FILE, REJECTS_FILE = "predictions.jsonl", "run.json", "rejects.jsonl"
+REQUIRED = ("id", "subject_id", "diseases", "reference", "completion")
+
+
+def read_predictions(path: str | os.PathLike) -> list[dict]:
+    """
+    The checked lines of a predictions file. Where its header lies beside it, they must be all that the run was to make.
+
+    Raises:
+        ValueError: naming the line and what is wrong with it: no JSON, a missing field, a text that is none, a label
+            outside the seven, an id that stood before; or the ids that are missing or of another dataset.
+    """
+    records = read_jsonl(path)
+    if not records:
+        raise ValueError(f"{path} holds no prediction.")
+    for number, record in enumerate(records, start=1):
+        _check_record(record, f"{path}, line {number}")
+    _check_ids([record["id"] for record in records], str(path))
+    header_file = Path(path).with_name(HEADER_FILE)
+    if Path(path).name == PREDICTIONS_FILE and header_file.is_file():
+        header = read_json(header_file)
+        rejects_file = header_file.with_name(REJECTS_FILE)
+        rejected = {reject["id"] for reject in read_jsonl(rejects_file)} if rejects_file.is_file() else set()
+        check_same_ids(header["ids"], [record["id"] for record in records], str(path), rejected)
+    return records
+
+
+def read_authors_predictions(path: str | os.PathLike, references: str | os.PathLike) -> list[dict]:
+    """
+    Records of two files of the authors: JSON arrays of `{"messages": [question, answer]}`, joined by position. They name
+    no patients, so each record stands for one.
+
+    Raises:
+        ValueError: if lengths or questions differ: then the predictions are of another dataset.
+    """
+    predicted, expected = (_read_conversations(file) for file in (path, references))
+    if len(predicted) != len(expected):
+        raise ValueError(f"{path} has {len(predicted)} records, {references} {len(expected)}: not of one dataset.")
+    records = []
+    for i, ((question, completion), (asked, reference)) in enumerate(zip(predicted, expected)):
+        if question != asked:
+            raise ValueError(f"{path}: record {i} answers another question than record {i} of {references}.")
+        answer = parse_answer(reference)
+        if answer.unknown:
+            raise ValueError(f"{references}: record {i} names {answer.unknown}; known are {', '.join(DISEASES)}.")
+        record = {"id": str(i), "subject_id": str(i), "diseases": list(answer.diseases)}
+        records.append({**record, "reference": reference, "completion": completion})
+    return records
+
+
+def _read_conversations(path) -> list[tuple[str, str]]:
+    try:
+        records = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [tuple(message_text([record["messages"][i]]) for i in (0, 1)) for record in records]
+    except (json.JSONDecodeError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"{path} is no file of the authors, a JSON array of records with two `messages` each ({error!r})."
+        ) from error
+
+
+def _check_record(record, where: str):
+    if not isinstance(record, dict) or (missing := [key for key in REQUIRED if record.get(key) is None]):
+        lacking = ", ".join(missing) if isinstance(record, dict) else "everything"
+        raise ValueError(f"{where} lacks {lacking}; a prediction has {', '.join(REQUIRED)}.")
+    for key in ("id", "subject_id", "reference", "completion"):
+        if not isinstance(record[key], str):
+            raise ValueError(f"{where}: `{key}` must be a string, got {type(record[key]).__name__}.")
+    check_labels(record["diseases"], where)
+
+
+def check_labels(labels, where: str):
+    """
+    Raises:
+        ValueError: unless `labels` is a list of some of the seven diseases.
+    """
+    unknown = [label for label in labels if label not in DISEASES] if isinstance(labels, list) else [labels]
+    if unknown:
+        raise ValueError(f"{where}: {unknown} are none of the seven diseases: {', '.join(DISEASES)}.")
+
+
+def _check_ids(ids: Sequence[str], where: str):
+    seen = set()
+    for name in ids:
+        if name in seen:
+            raise ValueError(f"{where} has id {name!r} more than once.")
+        seen.add(name)
+
+
+def check_same_ids(expected: Iterable[str], found: Iterable[str], where: str, rejected: Iterable[str] = ()):
+    """
+    Raises:
+        ValueError: if ids are missing, or of another dataset.
+    """
+    expected, found = set(expected), set(found)
+    if foreign := sorted(found - expected):
+        raise ValueError(f"{where} has {len(foreign)} ids of another dataset, such as {foreign[0]!r}.")
+    if missing := sorted(expected - found - set(rejected)):
+        raise ValueError(
+            f"{where} lacks {len(missing)} of {len(expected)} records, such as {missing[0]!r}. A run that was stopped "
+            "goes on when it is started again."
+        )
+
+
+def patient_of(row: Mapping) -> str:
+    """Rows without a patient, as the authors' physiology files have them, stand for one each."""
+    return row["subject_id"] or row["id"]
+
+
+def describe_row(row: Mapping) -> dict:
+    """What a line of predictions says of its row."""
+    known = ("findings", "donor_modality", "donor_id", "donor_diseases", "donor_findings")
+    return {
+        "id": row["id"],
+        "subject_id": patient_of(row),
+        "diseases": list(row["diseases"] or []),
+        "modalities": list(row["modalities"]),
+        "reference": message_text(row["completion"]).strip(),
+        **{key: row[key] for key in known if row.get(key) is not None},
+    }
+
+
+class PredictionWriter:
+    """
+    The predictions file of a run, for one that starts or goes on.
+
+    Args:
+        folder (`str` or `os.PathLike`): Made if missing.
+        header (`dict`): What the predictions are of: `ids`, and whatever else must be the same for a run to go on.
+
+    Raises:
+        ValueError: if the folder holds predictions of another dataset, model or setting.
+    """
+
+    def __init__(self, folder: str | os.PathLike, header: dict):
+        self.folder = Path(folder)
+        _check_ids(header["ids"], "The dataset")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path, header_file = self.folder / PREDICTIONS_FILE, self.folder / HEADER_FILE
+        if self.path.exists() and not header_file.exists():
+            raise ValueError(f"{self.path} exists without {HEADER_FILE}, so nobody knows of what; remove or move it.")
+        if header_file.exists():
+            before = read_json(header_file)
+            if differing := sorted(key for key in {*before, *header} if before.get(key) != header.get(key)):
+                raise ValueError(
+                    f"{self.folder} holds predictions of another run ({', '.join(differing)} differ); choose another "
+                    "folder, or remove it."
+                )
+        else:
+            write_json(header, header_file)
+        self._log = JsonlLog(self.path)
+        self.done = {record["id"] for record in self._log.records}
+        self._rejects = open(self.folder / REJECTS_FILE, "w", encoding="utf-8")
+
+    def write(self, records: Iterable[dict]):
+        """Appends records, with the system when this returns."""
+        self._log.append(records)
+
+    def reject(self, name: str, reason: str):
+        """Lists a record whose inputs cannot be used."""
+        self._rejects.write(json.dumps({"id": name, "reason": reason}) + "\n")
+        self._rejects.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._log.close()
+        self._rejects.close()
+        rejects = self.folder / REJECTS_FILE
+        if not rejects.stat().st_size:
+            rejects.unlink()

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics as Markdown."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from modeling_medtvt import DISEASES
+
+from ..files import markdown_table
+
+
+RESEARCH_USE = "Research use only: not a medical device, not for the care of patients."
+# Sections of a report: key in metrics.json, title, what the reader should know
+_SECTIONS = (
+    (
+        "paper",
+        "Paper",
+        "As the authors' script computes them: unparsed answers left out, ROUGE and BERTScore recalls, AUC of 0/1 predictions.",
+    ),
+    ("strict", "Strict", "An answer that does not parse is an empty one. Two empty sets of diseases agree fully."),
+    ("by_modality", "Physiology level", "Each modality by itself."),
+    ("evidence", "Cited findings", "Shares of the findings that the reasoning cites and that are true."),
+    ("swap", "Swapped modality", "Agreement of the answers with the patient, and with the donor of the modality."),
+)
+_DISEASE_TABLES = (("strict/per_disease", "Diseases (strict)"), ("gates", "Gates"), ("swap", "Swapped, by disease"))
+
+
+def format_value(value: float | None, limits: Sequence[float] | None = None) -> str:
+    """A value with its interval, for a table."""
+    if value is None:
+        return "undefined"
+    return f"{value:.3f}" + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
+
+
+def read_metrics(path) -> dict:
+    """
+    A metrics.json.
+
+    Raises:
+        ValueError: if the file is none.
+    """
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}).") from error
+    if not isinstance(results, dict) or not {"paper", "strict", "intervals"} <= results.keys():
+        raise ValueError(f"{path} is no metrics.json: it has no `paper`, `strict` and `intervals`.")
+    return results
+
+
+def render_report(results: Mapping, figures: Sequence[str] = ()) -> str:
+    """report.md: both modes, what else there is, diseases, what is undefined and why, and what the numbers rest on."""
+    about, intervals = results["about"], results["intervals"]
+    bootstrap = about["bootstrap"]
+    parts = [
+        f"# Evaluation\n\n{RESEARCH_USE}\n",
+        f"{about['records']} records of {about['patients']} patients. In brackets: 95 % intervals over "
+        f"{bootstrap['resamples']} resamples of patients (seed {bootstrap['seed']}).\n",
+    ]
+    for key, title, explanation in _SECTIONS:
+        if rows := list(_rows(results.get(key, {}), intervals.get(key, {}))):
+            parts.append(f"## {title}\n\n{explanation}\n\n" + markdown_table(["metric", "value"], rows))
+    for section, title in _DISEASE_TABLES:
+        if table := _disease_table(results, section):
+            parts.append(f"## {title}\n\n{table}")
+    notes = [*results["skipped"], *(f"`{name}` is undefined: {why}." for name, why in results["undefined"].items())]
+    notes += [f"Probabilities: {source}." for source in about["probabilities"]]
+    notes.append(f"Corpus BLEU: {about['bleu_signature']}.")
+    notes += [f"{name.replace('_', ' ').capitalize()}: {value:.3g}." for name, value in about.get("run", {}).items()]
+    parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in notes) + "\n")
+    parts += [f"![{Path(figure).stem}]({figure})\n" for figure in figures]
+    return "\n".join(parts)
+
+
+def _rows(values: Mapping, limits: Mapping, prefix: str = "") -> Iterator[list[str]]:
+    """Name and value of each metric, those of single diseases left out."""
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            yield [prefix + name, format_value(value, limits.get(name))]
+        elif name != "per_disease" and name not in DISEASES:
+            yield from _rows(value, limits.get(name, {}), f"{prefix}{name} ")
+
+
+def _disease_table(results: Mapping, section: str) -> str | None:
+    values, limits = results, results["intervals"]
+    for key in section.split("/"):
+        values, limits = values.get(key, {}), limits.get(key, {})
+    rows = {disease: values[disease] for disease in DISEASES if disease in values}
+    if not rows:
+        return None
+    names = list(next(iter(rows.values())))
+    cells = [
+        [disease, *(format_value(row.get(name), limits.get(disease, {}).get(name)) for name in names)]
+        for disease, row in rows.items()
+    ]
+    return markdown_table(["disease", *names], cells)
+
+
+def render_comparison(comparison: Mapping[str, Mapping], first: str, second: str) -> str:
+    """comparison.md: the metrics of two runs and their paired differences."""
+    rows = [
+        [name, format_value(row["a"]), format_value(row["b"]), format_value(row["difference"], row["interval"])]
+        for name, row in comparison.items()
+    ]
+    title = f"# Two runs\n\nA is {first}, B is {second}. {RESEARCH_USE}\n\n"
+    return title + markdown_table(["metric", "A", "B", "A - B"], rows)

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers of a model to a split of MedTVT-QA, with modalities withheld or swapped, and every metric of them."""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from ..data.conversation import message_text
+from ..data.feature_cache import FeatureCache
+from ..data.load import load_medtvt_qa
+from ..files import fingerprint, hash_folder, write_json, write_text
+from ..inference.answer_likelihood import label_order
+from ..inference.load import load_pipeline
+from .answerer import MedTVTAnswerer
+from .figures import plot_variants
+from .metrics import RESAMPLES
+from .predictions import PredictionWriter, describe_row, read_predictions
+from .report import render_comparison
+from .score import TextResources, compare_records, score_records, write_results
+from .variants import swap_between_rows, withhold_from_rows
+
+
+try:
+    import resource
+except ImportError:  # Windows has no such module
+    resource = None
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Records:
+    """
+    Which records of a dataset.
+
+    Args:
+        data (`str` or `os.PathLike`): Folder of MedTVT-QA, ours or the authors'.
+        level (`str`): `"diagnosis"` or `"physiology"`.
+        split (`str`): `"train"`, `"validation"` or `"test"`.
+        ecg_root, cxr_root (`str` or `os.PathLike`, *optional*): What paths are relative to, if not to `data`.
+        limit (`int`, *optional*): Only the first so many.
+    """
+
+    data: str | os.PathLike
+    level: str = "diagnosis"
+    split: str = "test"
+    ecg_root: str | os.PathLike | None = None
+    cxr_root: str | os.PathLike | None = None
+    limit: int | None = None
+
+    def load(self) -> Dataset:
+        """
+        The rows.
+
+        Raises:
+            ValueError: if there are none, or the dataset refuses.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"`limit` must be at least 1, got {self.limit}.")
+        dataset = load_medtvt_qa(self.data, self.level, self.split, ecg_root=self.ecg_root, cxr_root=self.cxr_root)
+        if self.limit is not None:
+            dataset = dataset.select(range(min(self.limit, len(dataset))))
+        if not len(dataset):
+            raise ValueError(f"{self.data}: {self.level}/{self.split} holds no record.")
+        return dataset
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """
+    How answers are measured.
+
+    Args:
+        resources ([`TextResources`]): Of the text metrics.
+        resamples (`int`): Of the bootstrap over patients; 0 for no intervals.
+        seed (`int`): Of the bootstrap, and of all that is drawn.
+    """
+
+    resources: TextResources = field(default_factory=TextResources)
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.resamples < 0:
+            raise ValueError(f"`resamples` must not be negative, got {self.resamples}.")
+
+
+def evaluate_model(
+    model_dir: str | os.PathLike,
+    records: Records,
+    out: str | os.PathLike,
+    scoring: Scoring | None = None,
+    *,
+    batch_size: int = 8,
+    max_new_tokens: int | None = None,
+    num_samples: int = 0,
+    likelihood: bool = False,
+    feature_cache: str | os.PathLike | None = None,
+    withheld: Sequence[str] = (),
+    swapped: Sequence[str] = (),
+    device: str | None = None,
+) -> dict[str, dict]:
+    """
+    Answers the questions of a dataset and measures the answers. What a killed run answered is kept.
+
+    Args:
+        model_dir (`str` or `os.PathLike`): Checkpoint folder.
+        records ([`Records`]): Which records.
+        out (`str` or `os.PathLike`): Folder for predictions.jsonl, metrics.json, report.md and figures.
+        scoring ([`Scoring`], *optional*): How the answers are measured.
+        batch_size, max_new_tokens, num_samples, likelihood: See [`MedTVTAnswerer`].
+        feature_cache (`str` or `os.PathLike`, *optional*): Folder of the encoders' outputs; made if missing.
+        withheld (`Sequence[str]`): Modalities without each of which the records are answered too.
+        swapped (`Sequence[str]`): Modalities that are also taken from another patient, one at a time.
+        device (`str`, *optional*): A CUDA device where there is one, else the CPU.
+
+    Returns:
+        `dict`: content of metrics.json by variant: `""`, `"withhold-ecg"`, `"swap-ecg"`, ...
+
+    Raises:
+        ValueError: if the model or the data do not open, or `out` holds another run.
+    """
+    scoring = scoring or Scoring()
+    diagnose = load_pipeline(os.fspath(model_dir))
+    model, processor = diagnose.model.to(choose_device(device)), diagnose.processor
+    dataset, features = records.load(), None
+    if feature_cache:
+        features = FeatureCache(feature_cache, model, processor)
+        features.build(dataset, max_rejected=1.0)  # `predict` lists what cannot be read
+    rows = dataset.to_list()
+    answerer = MedTVTAnswerer(
+        model,
+        processor,
+        features,
+        max_new_tokens,
+        num_samples,
+        likelihood,
+        scoring.seed,
+        order=label_order([message_text(row["completion"]) for row in rows]),
+    )
+    settings = {"max_new_tokens": answerer.max_new_tokens, "num_samples": num_samples, "likelihood": likelihood}
+    about = {
+        "model": hash_folder(model_dir),
+        "level": records.level,
+        "split": records.split,
+        "settings": {**settings, "seed": scoring.seed},
+    }
+    variants = {"": rows}
+    variants |= {f"withhold-{name}": withhold_from_rows(rows, name) for name in withheld}
+    variants |= {f"swap-{name}": swap_between_rows(rows, name, scoring.seed) for name in swapped}
+    results, plain = {}, {}
+    for name, variant_rows in variants.items():
+        folder = Path(out, name)
+        answers = predict(variant_rows, answerer, folder, {**about, "variant": name}, batch_size)
+        results[name] = score_records(answers, scoring.resources, scoring.resamples, scoring.seed)
+        results[name]["about"]["run"] = describe_cost(answers)
+        write_results(results[name], folder)
+        if not name:
+            plain = {record["id"]: record for record in answers}
+        else:
+            _compare_with_plain(name, answers, plain, folder, scoring)
+    if len(results) > 1:
+        plot_variants(results, Path(out))
+    return results
+
+
+def _compare_with_plain(name: str, answers: list[dict], plain: Mapping[str, dict], folder: Path, scoring: Scoring):
+    """Writes how a variant differs from the records as they are."""
+    answers = [record for record in answers if record["id"] in plain]
+    same = [plain[record["id"]] for record in answers]
+    comparison = compare_records(answers, same, scoring.resources, scoring.resamples, scoring.seed)
+    write_json(comparison, folder / "comparison.json")
+    text = render_comparison(comparison, name, "all modalities, each the patient's own")
+    write_text(text, folder / "comparison.md")
+
+
+def choose_device(device: str | None) -> str:
+    """The device that is named, or the best there is."""
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def describe_cost(records: Sequence[Mapping]) -> dict[str, float]:
+    """Seconds a record, and the most memory that this process held."""
+    cost = {"seconds_per_record": float(np.mean([record["seconds"] for record in records]))}
+    if resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        cost["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    if torch.cuda.is_available():
+        cost["peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return cost
+
+
+def predict(rows: Sequence[dict], answerer, folder: Path, about: dict, batch_size: int) -> list[dict]:
+    """
+    Answers of a run, those of an earlier start included, in the order of the rows. Records whose inputs cannot be used
+    are listed in rejects.jsonl with the reason.
+
+    Args:
+        answerer: Has `length(row)`, by which rows are sorted into batches; `prepare(rows)`, which reads inputs; and
+            `answer(prepared)`, which gives a dict with `completion` for each row.
+        about (`dict`): What must be the same for a run to go on.
+
+    Raises:
+        ValueError: if the folder holds another run, or no record can be used.
+    """
+    if batch_size < 1:
+        raise ValueError(f"The batch size must be at least 1, got {batch_size}.")
+    contents = [  # by the names of the files, not where they lie
+        json.dumps([row["prompt"], row["completion"], row["lab"], *(Path(row[m] or "").name for m in ("ecg", "cxr"))])
+        for row in rows
+    ]
+    header = {**about, "dataset": fingerprint(contents), "ids": [row["id"] for row in rows]}
+    by_length = sorted(rows, key=lambda row: (answerer.length(row), row["id"]))
+    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    with PredictionWriter(folder, header) as writer:
+        reasons = []
+        with tqdm(total=len(rows), initial=len(writer.done), unit="record", desc=folder.name) as bar:
+            for batch in batches:
+                todo = [row for row in batch if row["id"] not in writer.done]
+                if todo:
+                    reasons += _predict_batch(todo, answerer, writer)
+                    bar.update(len(todo))
+    if len(reasons) == len(rows):
+        raise ValueError(f"None of {len(rows)} records can be used; the first: {reasons[0]}")
+    if reasons:
+        logger.warning("%s: %d of %d records cannot be used; see rejects.jsonl.", folder, len(reasons), len(rows))
+    by_id = {record["id"]: record for record in read_predictions(writer.path)}
+    return [by_id[row["id"]] for row in rows if row["id"] in by_id]
+
+
+def _predict_batch(rows, answerer, writer) -> list[str]:
+    """Writes the answers to some rows; returns why rows were rejected."""
+    start = time.perf_counter()
+    try:
+        prepared = answerer.prepare(rows)
+    except (ValueError, OSError) as error:
+        if len(rows) > 1:  # find out which
+            return [reason for row in rows for reason in _predict_batch([row], answerer, writer)]
+        writer.reject(rows[0]["id"], str(error))
+        return [str(error)]
+    answers = answerer.answer(prepared)
+    seconds = (time.perf_counter() - start) / len(rows)
+    writer.write([{**describe_row(row), **answer, "seconds": seconds} for row, answer in zip(rows, answers)])
+    return []

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of the training stages."""
+
+from dataclasses import dataclass, field
+
+
+LORA_TARGETS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass
+class ModelArguments:
+    """What is trained."""
+
+    model: str = field(metadata={"help": "Folder (or Hub id) of the MedTVT model to start from."})
+    tuning: str = field(
+        default="lora",
+        metadata={
+            "help": "'lora': LoRA on the language model. 'full': all of the language model, for one that is not pretrained.",
+            "choices": ["lora", "full"],
+        },
+    )
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Precision of what is frozen; what is trained is always float32.",
+            "choices": ["float32", "bfloat16"],
+        },
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Hold the frozen language model in 4 bits (QLoRA, bitsandbytes NF4)."}
+    )
+    chunked_loss: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute logits a chunk at a time, where there are labels: saves memory with a large vocabulary."
+        },
+    )
+    lora_rank: int = field(default=8, metadata={"help": "Rank of LoRA."})
+    lora_alpha: int = field(default=8, metadata={"help": "Scale of LoRA; its weights count alpha / rank times."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before LoRA."})
+    lora_targets: str = field(
+        default=LORA_TARGETS, metadata={"help": "Regular expression of the adapted linear layers' whole names."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """What it is trained on."""
+
+    data: str = field(metadata={"help": "Folder of a MedTVT-QA dataset."})
+    ecg_root: str | None = field(default=None, metadata={"help": "Folder of the ECG paths (default: the dataset's)."})
+    cxr_root: str | None = field(
+        default=None, metadata={"help": "Folder of the X-ray paths (default: the dataset's)."}
+    )
+    max_rejected: float = field(
+        default=0.01, metadata={"help": "Share of rows that may be unusable before the run is refused."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Rows of more tokens are left out, with a note, never cut."}
+    )
+    feature_cache: str | None = field(
+        default=None, metadata={"help": "Folder for the frozen encoders' outputs, so that each file is read once."}
+    )
+    max_eval_rows: int | None = field(
+        default=None, metadata={"help": "Validation rows to take the validation loss on (default: all)."}
+    )
+    resume: bool = field(
+        default=False, metadata={"help": "Go on from the last whole checkpoint in the output folder, if there is one."}
+    )
+
+
+@dataclass
+class FinetuneArguments:
+    """What only SFT has."""
+
+    modality_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Probability that a training row loses a modality, so that absence is learned."},
+    )
+    eval_answers: int = field(
+        default=64, metadata={"help": "Validation rows to answer at each evaluation, for eval_disease_f1; 0 for none."}
+    )
+
+
+@dataclass
+class ReinforceArguments:
+    """What only RFT has."""
+
+    rewards: list[str] = field(
+        default_factory=lambda: ["format", "jaccard"],
+        metadata={"help": "What to reward: format, jaccard, graded_format, evidence. `reward_weights` weighs them."},
+    )
+    sample_completions: int = field(
+        default=8, metadata={"help": "Completions to add to samples.jsonl at each log, with their patients' diseases."}
+    )
+
+
+@dataclass
+class EncoderArguments:
+    """What the encoders are trained on, and how long."""
+
+    model: str = field(metadata={"help": "Folder of the MedTVT model whose encoders are trained."})
+    data: str | None = field(
+        default=None, metadata={"help": "Folder of a MedTVT-QA dataset whose physiology rows list their `findings`."}
+    )
+    labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "CSV in the layout of PTB-XL (ptbxl_database.csv), for the ECG encoder, in place of `data`."
+        },
+    )
+    statements: str | None = field(
+        default=None,
+        metadata={"help": "PTB-XL's scp_statements.csv: learn its diagnostic superclasses, not each statement."},
+    )
+    modalities: list[str] = field(
+        default_factory=lambda: ["ecg", "cxr", "lab"], metadata={"help": "Whose encoders to train."}
+    )
+    min_positives: int = field(
+        default=10, metadata={"help": "Findings that fewer training inputs show are left out, with a note."}
+    )
+    ecg_epochs: float = field(default=10, metadata={"help": "Epochs of the ECG encoder."})
+    cxr_epochs: float = field(default=10, metadata={"help": "Epochs of the X-ray encoder."})
+    lab_epochs: float = field(default=10, metadata={"help": "Epochs of the laboratory encoder."})
+    ecg_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the ECG encoder."})
+    cxr_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the X-ray encoder."})
+    lab_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the laboratory encoder."})
+    ecg_batch_size: int = field(default=64, metadata={"help": "Batch size per device of the ECG encoder."})
+    cxr_batch_size: int = field(default=64, metadata={"help": "Batch size per device of the X-ray encoder."})
+    lab_batch_size: int = field(default=64, metadata={"help": "Batch size per device of the laboratory encoder."})
+    max_rejected: float = field(
+        default=0.01, metadata={"help": "Share of inputs that may be unreadable before the run is refused."}
+    )
+    resume: bool = field(default=False, metadata={"help": "Go on from the last whole checkpoint of each encoder."})

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+`medtvt train-encoders`: a supervised stage before PT, for those without the released encoders. Each encoder learns to name
+the findings of its modality, with a linear head on its pooled features; the heads are thrown away.
+"""
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.utils import ModelOutput
+
+from modeling_medtvt.output_folder import check_new_folder, new_folder
+
+from ..files import write_text
+from .arguments import EncoderArguments, ModelArguments
+from .callbacks import FiniteLossCallback
+from .checkpoints import explain_write_errors, find_checkpoint
+from .findings_dataset import FindingsDataset, collate_findings, frequent_findings, read_cohort, read_ptb_xl
+from .model import load_model, record_training_data
+
+
+class FindingsClassifier(nn.Module):
+    """
+    An encoder, and a linear head with one logit a finding at each of its tokens. An X-ray's logits are added up with
+    learned weights, since where a finding shows is part of what it is; an ECG's are averaged over time.
+
+    Args:
+        model ([`MedTVTForCausalLM`]): Whose encoder it trains, in place.
+        modality (`str`): `"ecg"`, `"cxr"` or `"lab"`.
+        num_findings (`int`): Logits.
+        scale, mean, std (`float` or `list[float]`): What turns stored inputs into the encoder's: (x * scale - mean) / std.
+    """
+
+    def __init__(self, model, modality: str, num_findings: int, scale: float = 1.0, mean=0.0, std=1.0):
+        super().__init__()
+        self.encoder = getattr(model.model, f"{modality}_encoder").requires_grad_(True)
+        self.encode = getattr(model, f"get_{modality}_features")
+        self.head = nn.Linear(_hidden_size(model.config, modality), num_findings)
+        length = model.config.cxr_sequence_length if modality == "cxr" else 1
+        self.pooling = nn.Parameter(torch.full((length, num_findings), 1 / length))
+        self.scale = scale
+        for name, value in (("mean", mean), ("std", std)):
+            value = torch.as_tensor(value, dtype=torch.float32)
+            self.register_buffer(name, value[:, None, None] if value.ndim else value, persistent=False)
+
+    def forward(self, values: torch.Tensor, labels: torch.Tensor) -> ModelOutput:
+        """(batch, ...) stored inputs and (batch, findings) labels in {0, 1} -> loss and (batch, findings) logits."""
+        values = (values.float() * self.scale - self.mean) / self.std
+        if values.ndim == 4:
+            values = values.contiguous(memory_format=torch.channels_last)  # quicker convolutions on a CPU
+        features = self.encode(values)
+        logits = self.head(features)
+        logits = (logits * self.pooling).sum(dim=1) if len(self.pooling) > 1 else logits.mean(dim=1)
+        return ModelOutput(loss=nn.functional.binary_cross_entropy_with_logits(logits, labels), logits=logits)
+
+
+def train_encoders(arguments: EncoderArguments, training: TrainingArguments) -> dict:
+    """
+    Trains the encoders of a model on findings, and writes `final/`, the model with them, and `encoder_metrics.json`.
+
+    Where labs are trained and the processor has no table of its own yet, its percentiles are fitted on the training
+    split's values first.
+
+    Returns:
+        `dict`: per modality the validation AUROC of each finding (None where the split has one class only), and counts.
+
+    Raises:
+        ValueError: if arguments, model or data are not what they should be, or the loss is not finite.
+        FileExistsError: if the output folder holds a finished run, or an unfinished one without `resume`.
+    """
+    if (arguments.data is None) == (arguments.labels is None):
+        raise ValueError("Pass either `data`, a MedTVT-QA folder, or `labels`, a CSV in the layout of PTB-XL.")
+    if not training.output_dir:
+        raise ValueError("`output_dir` is missing: the folder for checkpoints and result.")
+    modalities = ["ecg"] if arguments.labels else arguments.modalities
+    if unknown := set(modalities) - {"ecg", "cxr", "lab"}:
+        raise ValueError(f"`modalities` must be some of ecg, cxr and lab; got {', '.join(sorted(unknown))}.")
+    output_dir = Path(training.output_dir)
+    check_new_folder(output_dir / "final")
+    runs = {modality: _modality_arguments(arguments, training, modality) for modality in modalities}
+    checkpoints = {modality: find_checkpoint(run, arguments.resume) for modality, run in runs.items()}
+    set_seed(training.seed)
+    model, processor, _ = load_model(None, ModelArguments(model=arguments.model))
+    labelled = {modality: _read_labelled(arguments, modality) for modality in modalities}
+    metrics = {}
+    for modality, run in runs.items():
+        rows = labelled[modality]
+        extractor = processor.lab_feature_extractor
+        if modality == "lab" and extractor.percentile_source == "reference_intervals":
+            table = pd.DataFrame([row["lab"] for row in rows["train"]])
+            extractor.fit(table, source=f"{Path(arguments.data).name}, training split", allow_missing=True)
+        with explain_write_errors(run.output_dir):
+            metrics[modality] = train_encoder(
+                modality,
+                model,
+                processor,
+                rows,
+                run,
+                arguments.min_positives,
+                arguments.max_rejected,
+                checkpoints[modality],
+            )
+    record_training_data(model.config, "encoders", arguments.data or Path(arguments.labels).parent)
+    if training.should_save:
+        with explain_write_errors(output_dir), new_folder(output_dir / "final") as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+        write_text(json.dumps(metrics, indent=2) + "\n", output_dir / "encoder_metrics.json")
+    return metrics
+
+
+def _read_labelled(arguments: EncoderArguments, modality: str) -> dict[str, list[dict]]:
+    if arguments.labels:
+        return read_ptb_xl(arguments.labels, arguments.statements)
+    return read_cohort(arguments.data, modality)
+
+
+def _modality_arguments(arguments: EncoderArguments, training: TrainingArguments, modality: str) -> TrainingArguments:
+    batch_size = getattr(arguments, f"{modality}_batch_size")
+    return replace(
+        training,
+        output_dir=str(Path(training.output_dir) / modality),
+        num_train_epochs=getattr(arguments, f"{modality}_epochs"),
+        learning_rate=getattr(arguments, f"{modality}_learning_rate"),
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        remove_unused_columns=False,
+    )
+
+
+def train_encoder(
+    modality: str,
+    model,
+    processor,
+    labelled: dict[str, list[dict]],
+    training: TrainingArguments,
+    min_positives: int = 1,
+    max_rejected: float = 0.01,
+    checkpoint: str | None = None,
+) -> dict:
+    """
+    Trains one encoder of `model`, in place.
+
+    Args:
+        labelled (`dict`): Split (`"train"`, `"validation"`) to rows with `id`, the modality and `findings`.
+        training (`TrainingArguments`): Of this encoder.
+        min_positives, max_rejected: See [`EncoderArguments`].
+        checkpoint (`str`, *optional*): To go on from.
+
+    Returns:
+        `dict`: `auroc` per finding, `mean_auroc`, and `positives` and `rows` of the validation split.
+    """
+    findings = frequent_findings(modality, labelled["train"], min_positives)
+    Path(training.output_dir).mkdir(parents=True, exist_ok=True)
+    freeze, model.config.freeze_encoders = model.config.freeze_encoders, False  # `get_*_features` reads it
+    try:
+        with tempfile.TemporaryDirectory(prefix=".inputs-", dir=training.output_dir) as folder:
+            workers = training.dataloader_num_workers
+            datasets = {}
+            for split, rows in labelled.items():
+                file = Path(folder) / f"{split}.npy"
+                datasets[split] = FindingsDataset.read(
+                    rows, modality, processor, findings, file, workers, max_rejected
+                )
+            classifier = FindingsClassifier(model, modality, len(findings), **normalization(modality, processor))
+            trainer = Trainer(
+                model=classifier,
+                args=training,
+                data_collator=collate_findings,
+                train_dataset=datasets["train"],
+                eval_dataset=datasets["validation"],
+                compute_metrics=lambda prediction: {"auroc": _mean(_auroc(*prediction).values())},
+                callbacks=[FiniteLossCallback(classifier)],
+            )
+            trainer.train(resume_from_checkpoint=checkpoint)
+            logits, labels, _ = trainer.predict(datasets["validation"])
+    finally:
+        model.config.freeze_encoders = freeze
+        model.to("cpu").train(model.training)  # freezes the encoders again
+    auroc = _auroc(logits, labels)
+    return {
+        "auroc": {name: auroc[i] for i, name in enumerate(findings)},
+        "mean_auroc": _mean(auroc.values()),
+        "positives": dict(zip(findings, labels.sum(0).astype(int).tolist())),
+        "rows": len(labels),
+    }
+
+
+def _hidden_size(config, modality: str) -> int:
+    sizes = {"ecg": config.ecg_config.hidden_size, "cxr": config.cxr_hidden_size, "lab": config.lab_config.hidden_size}
+    return sizes[modality]
+
+
+def normalization(modality: str, processor) -> dict:
+    """Scale, mean and standard deviation that turn stored X-rays into the encoder's inputs; nothing for the others."""
+    if modality != "cxr":
+        return {}
+    images = processor.image_processor
+    scale = images.rescale_factor if images.do_rescale else 1.0
+    return (
+        {"scale": scale, "mean": images.image_mean, "std": images.image_std}
+        if images.do_normalize
+        else {"scale": scale}
+    )
+
+
+def _auroc(logits: np.ndarray, labels: np.ndarray) -> dict[int, float | None]:
+    """Column of (rows, findings) to its area under the ROC curve, None where the rows are of one class."""
+    return {
+        i: float(roc_auc_score(labels[:, i], logits[:, i])) if 0 < labels[:, i].sum() < len(labels) else None
+        for i in range(labels.shape[1])
+    }
+
+
+def _mean(values) -> float | None:
+    values = [value for value in values if value is not None]
+    return sum(values) / len(values) if values else None

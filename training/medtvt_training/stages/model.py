@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model of a stage: loaded, with what the stage trains set to be trained."""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig
+
+from modeling_medtvt import MedTVTForCausalLM
+
+from ..data.collator import MedTVTDataCollator
+from ..data.provenance import training_data_entry
+from .arguments import ModelArguments
+
+
+logger = logging.getLogger(__name__)
+QA_STAGES = {"pt": "physiology", "sft": "diagnosis", "rft": "diagnosis"}
+# Trained in full, beside the language model's LoRA
+TRAINED_MODULES = {
+    "pt": ["ecg_projector", "cxr_projector", "lab_projector"],
+    "sft": ["perception"],
+    "rft": ["perception"],
+}
+CALIBRATION_ROWS = 32
+
+
+# Model
+
+
+def load_model(stage: str | None, arguments: ModelArguments, device: torch.device | str = "cpu"):
+    """
+    The model of a stage: without perception layer in PT, with one from SFT on, as it is for None.
+
+    Returns:
+        The [`MedTVTForCausalLM`], its processor, and whether its perception layer was drawn just now.
+
+    Raises:
+        ValueError: if the folder does not open, holds another architecture or an adapter, or the arguments contradict.
+    """
+    if arguments.load_in_4bit and arguments.tuning == "full":
+        raise ValueError("`load_in_4bit` freezes the language model, so it needs `tuning: lora`.")
+    # an adapter remembers where its model is
+    source = os.path.abspath(arguments.model) if os.path.isdir(arguments.model) else arguments.model
+    if (Path(source) / "adapter_config.json").exists():
+        raise ValueError(f"{source} holds an adapter. Merge it first, with `medtvt merge`.")
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if config.model_type != "medtvt":
+            raise ValueError(f"it is a model of type {config.model_type!r}, and a MedTVT model is needed.")
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+        is_drawn = stage in ("sft", "rft") and not config.use_perception
+        if stage is not None:
+            config.use_perception = stage != "pt"
+        quantization = {}
+        if arguments.load_in_4bit:
+            compute_dtype = getattr(torch, arguments.dtype)
+            quantization = {
+                "quantization_config": BitsAndBytesConfig(
+                    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype
+                ),
+                "device_map": {"": device},
+            }
+        model = MedTVTForCausalLM.from_pretrained(
+            source, config=config, dtype=getattr(torch, arguments.dtype), **quantization
+        )
+        if not quantization:
+            model.to(device)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{source} cannot be trained: {error}") from error
+    model.config.stage = stage
+    model.config.chunked_loss = arguments.chunked_loss
+    return model, processor, is_drawn
+
+
+def record_training_data(config, stage: str, data_dir: str):
+    """Adds a stage's dataset to what the weights were trained on; the list travels with them."""
+    config.training_data = [*(config.training_data or []), training_data_entry(stage, data_dir)]
+
+
+def lora_config(stage: str, arguments: ModelArguments) -> LoraConfig:
+    """LoRA on the language model, and what the stage trains in full."""
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=arguments.lora_rank,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules=arguments.lora_targets,
+        modules_to_save=TRAINED_MODULES[stage],
+    )
+
+
+def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArguments):
+    """
+    Freezes all but what the stage trains, which is held in float32.
+
+    Returns:
+        The model, wrapped by PEFT unless `tuning` is `"full"`.
+
+    Raises:
+        ValueError: if LoRA's targets are not in the language model, or there are none.
+    """
+    if arguments.tuning == "lora":
+        model = get_peft_model(model, lora_config(stage, arguments))
+        strayed = [name for name, _ in model.named_parameters() if "lora_" in name and "language_model" not in name]
+        if strayed:
+            raise ValueError(
+                f"`lora_targets` also adapts {strayed[0]}; anchor it at the language model, e.g. "
+                r"'.*language_model\..*\.(q_proj|v_proj)'."
+            )
+    else:
+        trained = [model.model.language_model, model.lm_head]
+        trained += [getattr(model.model, name) for name in TRAINED_MODULES[stage]]
+        model.requires_grad_(False)
+        for module in trained:
+            module.requires_grad_(True)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def calibrate_perception(model: MedTVTForCausalLM, processor, dataset: Dataset):
+    """Fits a perception layer that was drawn just now to the projectors' outputs on patients with all modalities."""
+    if model.model.perception.layer_norm is None:
+        return
+    indices = [i for i, modalities in enumerate(dataset["modalities"]) if len(modalities) == 3][:CALIBRATION_ROWS]
+    if not indices:
+        logger.warning(
+            "No row has all three modalities; the perception layer is fitted to noise in place of patients."
+        )
+        return
+    batch = MedTVTDataCollator(processor)([dataset[i] for i in indices])
+    model.model.calibrate_perception(batch["ecg_values"], batch["pixel_values"], batch["lab_values"])

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a stage from its recipe."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .recipes import parse_arguments
+
+
+def run_stage(stage: str, recipe: str | None, overrides: Sequence[str] = ()) -> Any:
+    """
+    Trains a stage and writes its result to its output folder.
+
+    Args:
+        stage (`str`): `"encoders"`, `"pt"`, `"sft"` or `"rft"`.
+        recipe, overrides: See [`parse_arguments`].
+
+    Returns:
+        What the stage returns: the metrics of the encoders, or the trainer as it is after training.
+
+    Raises:
+        ValueError: if arguments, model, data or checkpoint are not what they should be, or a loss is not finite.
+        OSError: if a file cannot be read or written.
+    """
+    arguments = parse_arguments(stage, recipe, overrides)
+    if stage == "encoders":
+        from .encoders import train_encoders
+
+        return train_encoders(*arguments)
+    if stage == "rft":
+        from .rft import reinforce
+
+        return reinforce(*arguments)
+    from .supervised import train_stage
+
+    if stage == "pt":
+        return train_stage("pt", *arguments)
+    model, data, finetune, training = arguments
+    return train_stage("sft", model, data, training, finetune.modality_dropout, finetune.eval_answers)

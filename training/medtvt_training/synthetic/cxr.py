@@ -1,0 +1,521 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The drawn chest film of a synthetic patient: tissue and air summed along the beam, with the signs of `FilmSigns`."""
+
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import uniform_filter1d
+
+from .anatomy import (
+    CM,
+    SIZE,
+    Strokes,
+    add_spine,
+    cloud,
+    draw_body,
+    draw_bones,
+    draw_vessels,
+    lung_depth,
+    ramp,
+    rows,
+    shape_thorax,
+    smooth,
+    soften,
+    vary,
+    window,
+)
+from .signs import FilmSigns
+
+
+# Each part has its own random stream, so that one sign more leaves the rest of the film as it was.
+PARTS = ["frame", "lungs", "heart", "body", "bones", "spine", "vessels", "texture", "noise", "marker"]
+
+
+PARTS += ["effusion", "oedema", "opacity", "atelectasis", "tube", "line", "pacemaker", "wires"]
+
+
+SIDE_NAMES = {"right": (0,), "left": (1,), "both": (0, 1)}
+# Heights of the zones in the lung, from 0 at the apex to 1 at the top of the diaphragm.
+ZONES = {"upper": (0.12, 0.38), "middle": (0.38, 0.66), "base": (0.68, 1.0)}
+
+
+def draw_cxr(signs: FilmSigns, rng: np.random.Generator) -> np.ndarray:
+    """
+    Draw a frontal chest film.
+
+    Args:
+        signs ([`FilmSigns`]): what is to be seen. `rotation` tilts the film in its plane.
+        rng (`np.random.Generator`): the person and the exposure. The same signs and state of the generator give the
+            same film; a changed sign changes nothing but itself.
+
+    Returns:
+        `np.ndarray` of shape (384, 384), uint8, white where there is much tissue, patient's right on the left.
+
+    Raises:
+        ValueError: if a field of `signs` has a value that is not listed in [`FilmSigns`].
+    """
+    _check(signs)
+    parts = _streams(rng)
+    thorax = shape_thorax(signs, parts["lungs"], parts["heart"])
+    air = (0.55 + 0.45 * np.clip(thorax.edge * 9, 0, 1)) * lung_depth(thorax)[:, None]
+    air *= thorax.lungs
+    air *= 1 - 0.8 * thorax.silhouette
+    _fill(air, signs, thorax, parts)
+    texture = cloud(parts["texture"], 96, 20)
+    film = draw_body(signs, thorax, parts["body"])
+    film *= 1 + 0.008 * texture
+    bones = draw_bones(signs, thorax, parts["bones"])
+    bones *= 1 - 0.45 * thorax.silhouette
+    film += bones
+    add_spine(film, thorax, parts["spine"])
+    vessels = draw_vessels(thorax, parts["vessels"], upper=min(1.0, 1.6 * signs.oedema)).layer(0.48)
+    soften(vessels, 0.2)
+    vessels += 0.024 * texture - (0.68 + 0.05 * signs.hyperinflation)
+    vessels *= air
+    film += vessels
+    _add_devices(film, signs, thorax, parts)
+    return _expose(film, signs, parts)
+
+
+def draw_outlines(signs: FilmSigns, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Where heart and lungs lie on the film that `draw_cxr` draws from these arguments, filled with air or not.
+
+    Returns:
+        Two bool arrays of shape (384, 384): the heart below the carina and above the diaphragm, and the lungs beside it.
+        The heart's largest width over that of the lungs is `signs.ctr`.
+    """
+    _check(signs)
+    parts = _streams(rng)
+    thorax = shape_thorax(signs, parts["lungs"], parts["heart"])
+    matrix = _frame(signs, parts["frame"])
+    y = rows()[:, None]
+    heart = thorax.silhouette * ((y > thorax.carina) & (y < thorax.dome))
+    return _transform(heart, matrix) > 0.5, _transform(thorax.lungs * (1 - thorax.silhouette), matrix) > 0.5
+
+
+def _check(signs):
+    sides = (None, *SIDE_NAMES)
+    zones = {f"{side} {zone}" for side in ("right", "left") for zone in ZONES} | {"both sides"}
+    accepted = {"view": ("PA", "AP"), "effusion": sides, "atelectasis": sides}
+    accepted["opacity"] = (None, "lobar", "patchy", "interstitial")
+    for name, values in accepted.items():
+        if getattr(signs, name) not in values:
+            raise ValueError(f"{name} is {getattr(signs, name)!r}; accepted: {', '.join(map(repr, values))}.")
+    if not zones.issuperset(signs.opacity_zones) or bool(signs.opacity) != bool(signs.opacity_zones):
+        found = f"opacity is {signs.opacity!r} and opacity_zones {signs.opacity_zones!r}"
+        raise ValueError(f"{found}; accepted: both empty, or zones out of {', '.join(sorted(zones))}.")
+    if not 0.3 <= signs.ctr <= 0.7:
+        raise ValueError(f"ctr is {signs.ctr}; accepted: 0.3 to 0.7.")
+
+
+def _streams(rng):
+    seeds = np.random.SeedSequence(rng.integers(2**32, size=4).tolist()).spawn(len(PARTS))
+    return {part: np.random.default_rng(seed) for part, seed in zip(PARTS, seeds)}
+
+
+# Signs that take the place of air -----------------------------------------------------------------------------------
+
+
+def _fill(air, signs, thorax, parts):
+    """Fluid and collapse take their share of the air, in place."""
+    if signs.effusion:
+        for side in SIDE_NAMES[signs.effusion]:
+            air[:, thorax.half(side)] *= 1 - _effusion(signs, thorax, side, parts["effusion"])
+    if signs.oedema:
+        air *= 1 - _oedema(signs.oedema, thorax, parts["oedema"])
+    if signs.opacity:
+        draw = {"lobar": _lobar, "patchy": _patchy, "interstitial": _interstitial}[signs.opacity]
+        draw(air, signs, thorax, parts["opacity"])
+    if signs.atelectasis:
+        air *= 1 - _atelectasis(SIDE_NAMES[signs.atelectasis], thorax, parts["atelectasis"])
+
+
+def _effusion(signs, thorax, side, rng):
+    """Upright a meniscus that climbs the chest wall; supine a haze that grows downwards. Share on that side's half."""
+    y = rows()[:, None]
+    amount = min(max(signs.effusion_ml / 1500, 0.1), 1.2)
+    beside = np.clip(thorax.edge[:, thorax.half(side)], 0, None) / float(thorax.wall[side].max())
+    rise = 0.012 + 0.4 * amount**0.85 + float(rng.normal(0, 0.006))
+    angle = thorax.angles[side]
+    climb = np.exp(-9 * beside)
+    if signs.view == "PA":
+        return 0.95 * ramp(y - angle + rise * (0.52 + 0.48 * climb), 0.025)
+    top = thorax.row(side, 0.75 - 0.75 * amount)
+    veil = min(0.32 + 0.5 * amount, 0.75) * np.clip((y - top) / (angle - top), 0, 1)
+    return np.maximum(veil * (0.8 + 0.2 * climb), 0.85 * ramp(y - angle + 0.5 * rise * climb, 0.04))
+
+
+def _oedema(severity, thorax, rng):
+    """Kerley B lines at the bases, haze around the hila, above 0.6 in the form of a bat's wings."""
+    y = rows()[:, None]
+    lumps = cloud(rng, 48, 14)
+    strokes = Strokes()
+    for side in range(2):
+        for k in range(round(2 + 9 * severity)):
+            height = thorax.angles[side] - 0.045 - 0.0145 * k + rng.normal(0, 0.002)
+            length, tilt, gap = rng.uniform([1.0 * CM, -0.006, 0.002], [2.0 * CM, 0.006, 0.008])
+            reach = thorax.wall_at(side, height) - gap
+            x = thorax.x(side, np.array([reach, reach - length]), height)
+            strokes.line(x, np.array([height, height + tilt]), 0.0045, 0.45 + 0.5 * severity)
+    # fluid in the walls of the vessels blurs the hila first
+    wings = max(severity - 0.6, 0) / 0.4
+    across = (np.abs(thorax.offset) - 0.09 - 0.03 * wings) / (0.075 + 0.045 * wings)
+    across *= across
+    across += ((y - thorax.carina - 0.1) / (0.11 + 0.05 * wings)) ** 2
+    across *= -(1 + 0.4 * wings * across)
+    haze = np.exp(across, out=across)
+    haze *= 0.12 + 0.26 * severity + 0.28 * wings
+    haze += 0.1 * severity * np.clip((y - thorax.apex) / 0.5, 0, 1)
+    haze *= np.clip(1 + 0.14 * lumps, 0.3, 1.5)
+    return np.clip(np.maximum(strokes.layer(0.72), haze), 0, 0.9)
+
+
+def _sites(zones):
+    """`(side, zone)` of the names; `"both sides"` stands for all middle and basal ones."""
+    if "both sides" in zones:
+        return [(side, zone) for side in range(2) for zone in ("middle", "base")]
+    names = (zone.split() for zone in zones)
+    return [(("right", "left").index(side), zone) for side, zone in names]
+
+
+def _lobar(air, signs, thorax, rng):
+    """A quarter to half of a lung, dense, ending at a fissure; the bronchi within still hold air."""
+    y = rows()[:, None]
+    for side, zone in _sites(signs.opacity_zones):
+        half = thorax.half(side)
+        slant, sharp, dense, vague = vary(rng, [0.0, 0.03, 0.68, 0.0], [0.12, 0.01, 0.09, 0.015])
+        tall = 0.27 + 0.2 * signs.opacity_extent + vague
+        low, high = {"upper": (-0.3, tall), "middle": (0.53 - tall / 2, 0.53 + tall / 2), "base": (1 - tall, 2)}[zone]
+        lumps = cloud(rng, 36, 9)[:, half]
+        level = y - 0.01 * lumps - slant * (np.abs(thorax.offset[:, half]) - 0.2)
+        area = np.minimum(level - thorax.row(side, low), thorax.row(side, high) - level)
+        density = np.clip(min(dense + 0.12 * signs.opacity_extent, 0.9) + 0.05 * lumps, 0.3, 0.95)
+        density *= ramp(area, max(sharp, 0.012))
+        density *= 1 - 0.4 * _bronchi(thorax, side, zone, rng)[:, half]
+        air[:, half] *= 1 - density
+
+
+def _bronchi(thorax, side, zone, rng):
+    strokes = Strokes()
+    start = np.array([0.1, thorax.carina + 0.08])
+    low, high = ZONES[zone]
+    for _ in range(5):
+        end = np.array([rng.uniform(0.45, 0.85) * 0.35, thorax.row(side, rng.uniform(low, high))])
+        along = np.linspace(0, 1, 8)[:, None]
+        path = start + (end - start) * along + np.array([0.03, 0.0]) * np.sin(3.1 * along) * rng.normal()
+        for first, wide in ((4, 0.005), (2, 0.007), (0, 0.009)):
+            part = path[first : first + 4]
+            strokes.line(thorax.x(side, part[:, 0], part[:, 1]), part[:, 1], wide, 1.0)
+    return strokes.layer()
+
+
+def _patchy(air, signs, thorax, rng):
+    """Two to five patches of 2-5 cm, lumpy and without sharp edges."""
+    sites = _sites(signs.opacity_zones)
+    count = max(2 + round(3 * signs.opacity_extent), len(sites))
+    lumps = cloud(rng, 34)
+    for k in range(count):
+        side, zone = sites[k % len(sites)]
+        low, high = ZONES[zone]
+        height, reach, oval, dense = rng.uniform([low + 0.05, 0, 0.8, 0.4], [high - 0.05, 1, 1.2, 0.72]).tolist()
+        at = thorax.row(side, height)
+        wall, heart = thorax.wall_at(side, at), np.interp(at, rows(), thorax.heart[side])
+        inner = max(0.4 * wall, heart + 0.02)
+        distance = float(inner + reach * (wall - 0.03 - inner))
+        radius = CM * (1 + 1.5 * min(max(float(rng.normal(0.25 + 0.5 * signs.opacity_extent, 0.2)), 0), 1))
+        x = float(thorax.x(side, distance, at))
+        view = window(x - 2.5 * radius, x + 2.5 * radius, at - 2.5 * radius, at + 2.5 * radius)
+        across = (rows()[view[1]] - x) / (radius * oval)
+        down = (rows()[view[0], None] - at) / (radius / oval)
+        air[view] *= 1 - dense * ramp(1.05 - np.sqrt(across * across + down * down) + 0.24 * lumps[view], 0.9)
+
+
+def _interstitial(air, signs, thorax, rng):
+    """A net of lines."""
+    y = rows()
+    # where a smooth field changes its sign, its contours form meshes
+    lumps = cloud(rng, 40, 10)
+    net = np.exp(-((2.6 * cloud(rng, 84)) ** 2)) + 0.6 * np.exp(-((3 * lumps) ** 2))
+    net += 0.3
+    net *= np.clip(1 + 0.15 * lumps, 0.4, 1.6)
+    for side in range(2):
+        near = np.zeros(SIZE, dtype=np.float32)
+        for low, high in [ZONES[zone] for where, zone in _sites(signs.opacity_zones) if where == side]:
+            low, high = thorax.row(side, low), thorax.row(side, high)
+            near = np.maximum(near, ramp(y - low + 0.02, 0.1) * ramp(high + 0.05 - y, 0.1))
+        half = thorax.half(side)
+        share = net[:, half] * ((0.24 + 0.2 * signs.opacity_extent) * near)[:, None]
+        air[:, half] *= 1 - np.minimum(share, 0.8)
+
+
+def _atelectasis(sides, thorax, rng):
+    """Thin bands of 3-10 cm above the diaphragm, nearly horizontal, that taper."""
+    strokes = Strokes()
+    along = np.linspace(0, 1, 14)
+    for side in sides:
+        for k in range(rng.integers(1, 4)):
+            least, most = [3.2, 0.012, -0.1, 0, -0.01], [8, 0.035, 0.2, 1, 0.012]
+            length, rise, tilt, place, bow = rng.uniform(least, most).tolist()
+            row = thorax.tops[side] - rise - 0.03 * k
+            inner = float(np.interp(row, rows(), thorax.heart[side])) + 0.005
+            outer = 0.96 * float(thorax.wall_at(side, row))
+            length = min(length * CM, outer - inner)
+            distance = inner + place * (outer - inner - length) + length * along
+            # above the dome where that is highest
+            y = row - tilt * length * (along - 0.5) + bow * np.sin(np.pi * along)
+            half = 0.5 * rng.uniform(0.007, 0.013) * (0.45 + 0.55 * np.sin(np.pi * (0.1 + 0.8 * along)))
+            x = thorax.x(side, distance, y)
+            strokes.area(np.r_[x, x[::-1]], np.r_[y - half, (y + half)[::-1]], rng.uniform(0.6, 1.0))
+    return strokes.layer(0.75)
+
+
+# Metal and plastic --------------------------------------------------------------------------------------------------
+
+
+def _add_devices(film, signs, thorax, parts):
+    plastic, metal = Strokes(), Strokes()
+    if signs.tube:
+        _tube(plastic, thorax, parts["tube"])
+    if signs.line:
+        _line(plastic, thorax, parts["line"])
+    if signs.aorta:
+        _rim(plastic, thorax, parts["heart"])
+    if signs.pacemaker:
+        _pacemaker(metal, thorax, parts["pacemaker"])
+    if signs.wires:
+        _wires(metal, thorax, parts["wires"])
+    if parts["marker"].random() < 0.15:
+        _marker(metal, parts["marker"])
+    for strokes, density in ((plastic, 0.42), (metal, 0.9)):
+        if strokes.image.getbbox():
+            film += strokes.layer(density)
+
+
+def _tube(strokes, thorax, rng):
+    above, bend = rng.uniform(3, 7) * CM, rng.normal(0, 0.006)
+    tip = thorax.carina - above
+    y = np.linspace(-0.02, tip, 12)
+    x = thorax.x(1, bend * np.sin(5 * y), y)
+    strokes.area(np.r_[x - 0.01, x[::-1] + 0.01], np.r_[y, y[::-1] - 0.004], 0.28)
+    strokes.line(x - 0.01, y, 0.0035, 0.5)
+    strokes.line(x + 0.01, y, 0.0045, 0.95)
+
+
+def _line(strokes, thorax, rng):
+    vein = 0.8 * np.interp(0.3, rows(), thorax.heart[0])
+    tip = thorax.carina + rng.uniform(-0.02, 0.05)
+    way = rng.choice(3, p=[0.6, 0.2, 0.2])
+    wiggle = rng.normal(0, 0.006, 2)
+    start = [[(0.1, -0.02), (0.085, 0.08), (0.055 + wiggle[0], 0.17)],
+             [(0.42, 0.24), (0.3, 0.17), (0.17, 0.145 + wiggle[0]), (0.075, 0.18)],
+             [(-0.1, -0.02), (-0.09, 0.09), (-0.03, 0.19 + wiggle[0])]][way]  # fmt: skip
+    points = np.array([*start, (vein + 0.4 * wiggle[1], 0.25), (vein, tip)])
+    distance, y = smooth(points)
+    strokes.line(thorax.x(0, distance, y), y, 0.0055, 0.95)
+
+
+def _pacemaker(strokes, thorax, rng):
+    turn = np.linspace(0, 2 * np.pi, 48)
+    size, place, height, tilt = vary(rng, [0.046, 0.27, 0.265, 0.15], [0.004, 0.02, 0.02, 0.15])
+    # a rounded box, turned; its battery is denser
+    across = size * np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** 0.5
+    down = 0.85 * size * np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** 0.5
+    across, down = across * np.cos(tilt) - down * np.sin(tilt), across * np.sin(tilt) + down * np.cos(tilt)
+    centre = thorax.x(1, place, height)
+    strokes.area(centre + across, height + down, 0.5)
+    strokes.area(centre + 0.7 * across, height + 0.6 * down + 0.2 * size, 0.75)
+    strokes.line(centre + across, height + down, 0.004, 0.75)
+    left = np.interp(thorax.left_apex, rows(), thorax.heart[1])
+    right = np.interp(thorax.left_apex - 0.1, rows(), thorax.heart[0])
+    floor = thorax.left_apex
+    way = [(place - 0.03, height - size), (0.2, 0.165), (0.1, 0.165), (0.0, 0.195), (-0.045, 0.26)]
+    way += [(-0.05, 0.36), (-0.6 * right, floor - 0.13), (-0.25 * right, floor - 0.02)]
+    way += [(0.3 * left, floor + 0.012), (0.68 * left, floor - 0.005)]
+    for target in (way, [*way[:6], (-0.5 * right, 0.45), (-0.8 * right, 0.43)])[: rng.integers(1, 3)]:
+        distance, y = smooth(target, 60)
+        x = thorax.x(1, distance, y)
+        strokes.line(x, y, 0.0045, 0.62)
+        strokes.line(x[-4:], y[-4:], 0.009, 0.85)
+
+
+def _wires(strokes, thorax, rng):
+    turn = np.linspace(0.4, 6.6, 16)
+    first, last = thorax.carina - 0.11, thorax.carina + rng.uniform(0.2, 0.26)
+    for height in np.linspace(first, last, rng.integers(5, 8)):
+        wide, tall, tilt, aside = vary(rng, [0.017, 0.0085, 0.0, 0.0], [0.002, 0.0015, 0.15, 0.003])
+        x = thorax.x(1, aside + wide * np.cos(turn), height)
+        y = height + tall * np.sin(turn) + tilt * wide * np.cos(turn)
+        strokes.line(x, y, 0.0035, 0.55)
+        strokes.line(x[:1] + [0, 0.006], y[:1] + [0, 0.008], 0.005, 0.6)
+
+
+def _rim(strokes, thorax, rng):
+    """Calcified rim of the aortic knob."""
+    height, distance = thorax.knob
+    y = height + np.linspace(-0.035, rng.uniform(0.01, 0.03), 14)
+    x = thorax.x(1, np.interp(y, rows(), thorax.heart[1]) - 0.007, y)
+    strokes.line(x, y, 0.007, rng.uniform(0.6, 0.9))
+
+
+def _marker(strokes, rng):
+    """The letter of a side, in the corner above that shoulder."""
+    letters = [
+        [(0, 0), (0, 1), (0, 0), (0.5, 0), (0.6, 0.25), (0.5, 0.5), (0, 0.5), (0.6, 1)],
+        [(0, 0), (0, 1), (0.6, 1)],
+    ]
+    side = rng.integers(2)
+    x, y = np.transpose(letters[side])
+    left, top = rng.normal([(0.12, 0.85)[side], 0.08], [0.015, 0.012])
+    strokes.line(left + 0.035 * x, top + 0.035 * y, 0.007, 0.9)
+
+
+# The exposure -------------------------------------------------------------------------------------------------------
+
+
+def _frame(signs, rng):
+    """The affine map from the film to the drawing: tilt, position and size, the drawing's border left out."""
+    turn = np.deg2rad(signs.rotation)
+    sine, cosine = np.sin(turn), np.cos(turn)
+    x, y = np.clip(rng.normal(0, 0.008, 2), -0.02, 0.02) + 0.5
+    scale = min(rng.normal(0.935, 0.015), (1 - 2 * max(abs(x - 0.5), abs(y - 0.5))) / (cosine + abs(sine)))
+    a, b = scale * cosine, scale * sine
+    half = SIZE / 2
+    return (a, b, x * SIZE - half * (a + b), -b, a, y * SIZE - half * (a - b))
+
+
+def _transform(values, matrix):
+    image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    return np.asarray(image.transform((SIZE, SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+
+
+def _expose(film, signs, parts):
+    """Film density to grey levels."""
+    rng = parts["noise"]
+    dose, grain, bright, blur = vary(rng, [1.35, 0.016, 0.0, 0.14], [0.07, 0.004, 0.02, 0.04])
+    blur = min(max(blur, 0.05), 0.25)
+    soften(film, blur)
+    film = _transform(film, _frame(signs, parts["frame"]))
+    contrast = 0.92 if signs.view == "AP" else 1.0  # scatter, no grid
+    # three bytes are normal enough; their sum has the mean 382.5 and the standard deviation 128
+    counts = rng.integers(256, size=(3, SIZE, SIZE), dtype=np.uint8).sum(0, dtype=np.float32)
+    film = film + (max(grain, 0.006) / 128) * (counts - 382.5)
+    table = np.linspace(0, 2, 4096)
+    grey = 1.12 * (1 - np.exp(-dose * contrast * table)) + (0.04 if signs.view == "AP" else 0) + bright
+    grey = np.rint(255 * np.clip(grey, 0, 1) ** signs.gamma).astype(np.uint8)
+    return grey[np.clip(film * np.float32(4095 / 2), 0, 4095).astype(np.uint16)]
+
+
+# Files and figures --------------------------------------------------------------------------------------------------
+
+
+def write_cxr(path: str | os.PathLike, image: np.ndarray):
+    """
+    Write a film as PNG. A file of that name is replaced once the new one is complete.
+
+    Raises:
+        ValueError: if `image` is not (height, width) uint8.
+    """
+    _check_image(image)
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        # noise does not repeat: Huffman codes alone give the smallest file, in a third of the time
+        Image.fromarray(image).save(partial, format="PNG", compress_type=zlib.Z_HUFFMAN_ONLY)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_image(image):
+    if getattr(image, "dtype", None) != np.uint8 or image.ndim != 2:
+        found = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"The film is {found}; accepted: a uint8 array of shape (height, width).")
+
+
+def measure_cxr(image: np.ndarray) -> dict[str, float]:
+    """
+    Simple figures of a film, from its pixels alone: a baseline's features, and checks of the drawing.
+
+    Args:
+        image (`np.ndarray`): (height, width) uint8, any size; patient's right on the left.
+
+    Returns:
+        `dict` of floats. Grey levels are 0..1 (white), lengths shares of the width or height. `mean`, `std`, `q05` ...
+        `q95`; `grid_<row><column>` of 4 x 4 fields; `<side>_<zone>` (mean of the inner thorax), `_detail` (root mean
+        square of what is finer than a hundredth of the width) and `_bands` (of horizontal structure);
+        `difference_<zone>` (right - left); `heart_width`, `thorax_width` and their crude ratio `ctr`; `lung_height`.
+
+    Raises:
+        ValueError: if `image` is not (height, width) uint8.
+    """
+    _check_image(image)
+    side = 128
+    picture = Image.fromarray(image)
+    fine = np.asarray(picture.resize((2 * side, 2 * side), Image.Resampling.BOX), dtype=np.float32) / 255
+    quarters = [fine[row::2, column::2] for row in range(2) for column in range(2)]
+    small = sum(quarters) / 4
+    figures = {"mean": small.mean(), "std": small.std()}
+    quantiles = (5, 25, 50, 75, 95)
+    figures |= zip((f"q{q:02d}" for q in quantiles), np.percentile(small, quantiles))
+    grid = small.reshape(4, side // 4, 4, side // 4).mean((1, 3))
+    figures |= {f"grid_{row}{column}": grid[row, column] for row in range(4) for column in range(4)}
+
+    middle, heart, wall = _borders(small)
+    widths = (wall[0] + wall[1]) / side
+    heart_width = np.percentile(heart, 75, axis=1).sum() / side
+    # at least something, so that a picture of anything else is measured too
+    thorax_width = max(np.percentile(widths, 90), heart_width, 0.4)
+    figures |= {"heart_width": heart_width, "thorax_width": thorax_width, "ctr": heart_width / thorax_width}
+
+    detail = sum((quarter - small) ** 2 for quarter in quarters) / 4
+    bands = np.zeros_like(small)
+    bands[2:-2] = (small[2:-2] - (small[4:] + small[:-4]) / 2) ** 2
+    reach = round(0.42 * thorax_width * side)
+    for name, rows_of_zone in (("upper", (20, 46)), ("middle", (46, 70)), ("base", (70, 92))):
+        zone = slice(*rows_of_zone)
+        for where, columns in (("right", (middle - reach, middle - 12)), ("left", (middle + 12, middle + reach))):
+            area = zone, slice(max(columns[0], 0), max(columns[1], columns[0] + 1))
+            figures[f"{where}_{name}"] = small[area].mean()
+            figures[f"{where}_{name}_detail"] = np.sqrt(detail[area].mean())
+            figures[f"{where}_{name}_bands"] = np.sqrt(bands[area].mean())
+        figures[f"difference_{name}"] = figures[f"right_{name}"] - figures[f"left_{name}"]
+    figures["lung_height"] = _lung_height(small, middle, reach)
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _borders(small):
+    """Column of the spine; distances of the borders of heart and inner chest wall from it, (2, rows) each."""
+    size = len(small)
+    block = uniform_filter1d(uniform_filter1d(small, 5, axis=0), 3, axis=1)[round(0.3 * size) : round(0.72 * size) : 2]
+    first, last = round(0.44 * size), round(0.56 * size)
+    middle = first + int(block[:, first:last].mean(0).argmax())
+    near, far = round(0.12 * size), round(0.38 * size)
+    hearts, walls, contrasts = [], [], []
+    for half in (block[:, :middle][:, ::-1], block[:, middle:]):
+        place = np.arange(half.shape[1])
+        lung = near + half[:, near:far].argmin(1)[:, None]
+        dark = np.take_along_axis(half, lung, 1)
+        centre = np.median(half[:, 4:8], 1, keepdims=True)
+        edge = np.where(place > lung, half, 0).argmax(1)[:, None]
+        bright = np.take_along_axis(half, edge, 1)
+        # halfway between tissue and lung
+        hearts.append(((half < (centre + dark) / 2) & (place >= 4)).argmax(1))
+        walls.append(((half > (dark + bright) / 2) & (place > lung)).argmax(1))
+        contrasts.append((centre - dark)[:, 0])
+    contrast = np.minimum(*contrasts)
+    clear = contrast >= 0.6 * contrast.max()  # not below the diaphragm
+    return middle, np.array(hearts)[:, clear], np.array(walls)[:, clear]
+
+
+def _lung_height(small, middle, reach):
+    """Rows, as a share, in which the lungs beside the spine are darker than halfway to the abdomen."""
+    column = np.concatenate(
+        [small[:, max(middle - reach, 0) : middle - 16], small[:, middle + 16 : middle + reach]], 1
+    )
+    column = np.median(column, 1)
+    level = (np.percentile(column[20:90], 10) + np.percentile(column, 95)) / 2
+    return (column[10:] < level).mean()

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every wording of the synthetic cohort's questions and answers."""
+
+from ..data.wording import POINTERS
+from .answers import (
+    DIAGNOSIS_QUESTIONS,
+    FOCUSED_QUESTIONS,
+    GENERAL_QUESTIONS,
+    NO_DISEASE,
+    NOTHING,
+    PHYSIOLOGY_QUESTIONS,
+    UNSUPPORTED,
+)
+from .findings import FINDINGS, GROUPS
+
+
+def answer_vocabulary() -> list[str]:
+    """Texts to train a tokenizer on."""
+    questions = (*DIAGNOSIS_QUESTIONS, *FOCUSED_QUESTIONS, *GENERAL_QUESTIONS, *PHYSIOLOGY_QUESTIONS.values())
+    return [
+        *(f" {text}" for pair in questions for text in pair),
+        *(f"; {phrase}, {pointer}" for f in FINDINGS.values() for phrase in f.phrases for pointer in POINTERS),
+        *(f"{group.capitalize()}: " for groups in GROUPS.values() for group in groups),
+        *(f" {group}" for groups in GROUPS.values() for group in groups),
+        *(f" {text}" for text in (*NOTHING, *NO_DISEASE, *UNSUPPORTED)),
+    ]
