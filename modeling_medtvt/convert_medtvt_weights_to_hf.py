@@ -2,7 +2,7 @@
 """
 Converts a checkpoint of the MedTVT-R1 authors (keke-nice/MedTVT-R1; PT, SFT or RFT) into a folder for transformers.
 
-    python -m modeling_medtvt.convert_medtvt_weights_to_hf --checkpoint checkpoint_19.pth --params params.json \
+    medtvt convert --checkpoint checkpoint_19.pth --params params.json \
         --tokenizer tokenizer.model --lab-means labs_means.json --out medtvt-r1
 """
 

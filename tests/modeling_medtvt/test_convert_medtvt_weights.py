@@ -3,7 +3,6 @@ import base64
 import json
 import re
 import shutil
-import sys
 
 import pandas as pd
 import pytest
@@ -13,9 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, pipeline
 
+from medtvt_training import cli
 from medtvt_training.inference.load import load_pipeline
 from modeling_medtvt import export_for_hub
-from modeling_medtvt.convert_medtvt_weights_to_hf import convert_checkpoint, main
+from modeling_medtvt.convert_medtvt_weights_to_hf import convert_checkpoint
 
 from . import parity
 from .parity import make_hollow_state_dict, make_state_dict, save_pt, save_rft
@@ -407,9 +407,8 @@ def arguments(checkpoint, files, output_dir):
     return [text for name, path in paths.items() for text in (f"--{name.replace('_', '-')}", str(path))]
 
 
-def test_command_line_lists_what_it_leaves_out(checkpoints, files, converted, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["convert", *arguments(checkpoints["pt"], files, tmp_path / "deep" / "out")])
-    main()
+def test_command_line_lists_what_it_leaves_out(checkpoints, files, converted, tmp_path, capsys):
+    assert cli.main(["convert", *arguments(checkpoints["pt"], files, tmp_path / "deep" / "out")]) == 0
     printed = capsys.readouterr().out
     assert "594 tensors" in printed
     for name in ("llama.layers.1.attention.gate", "vit_model.pooler.dense.bias", "ecg_encoder.7.2.convs.2.1.bias"):
@@ -419,11 +418,8 @@ def test_command_line_lists_what_it_leaves_out(checkpoints, files, converted, tm
         assert path.read_bytes() == (converted / "pt" / path.name).read_bytes()
 
 
-def test_command_line_ends_with_one_line_on_bad_input(files, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["convert", *arguments(tmp_path / "none.pth", files, tmp_path / "out")])
-    with pytest.raises(SystemExit) as exit_info:
-        main()
-    assert exit_info.value.code == 2
+def test_command_line_ends_with_one_line_on_bad_input(files, tmp_path, capsys):
+    assert cli.main(["convert", *arguments(tmp_path / "none.pth", files, tmp_path / "out")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

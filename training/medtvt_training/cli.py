@@ -104,26 +104,37 @@ def is_refusal(error: BaseException) -> bool:
     return raised_here and frame.f_globals.get("__name__", "").split(".")[0] in PACKAGES
 
 
+def run(argv: list[str]) -> None:
+    """
+    Runs a subcommand.
+
+    Raises:
+        ImportError: if the command needs an extra that is not installed.
+        ValueError, OSError: if the command refuses what it was given.
+    """
+    command = argv[0] if argv else None
+    if command in COMMANDS and (extra := COMMANDS[command].extra):
+        require_extra(extra, f"medtvt {command}")
+    parser = build_parser(command)
+    args, rest = parser.parse_known_args(argv)
+    if hasattr(args, "overrides"):  # options of a training stage, which its dataclasses define
+        args.overrides = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    _import(COMMANDS[args.command].module).run(args)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand. What is refused ends in one line and exit code 2; bugs keep their traceback."""
     argv = sys.argv[1:] if argv is None else argv
     logging.basicConfig(format="%(message)s")
     logging.getLogger(__package__).setLevel(logging.INFO)
-    command = argv[0] if argv else None
     try:
-        if command in COMMANDS and (extra := COMMANDS[command].extra):
-            require_extra(extra, f"medtvt {command}")
-        parser = build_parser(command)
-        args, rest = parser.parse_known_args(argv)
-        if hasattr(args, "overrides"):  # options of a training stage, which its dataclasses define
-            args.overrides = rest
-        elif rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        _import(COMMANDS[args.command].module).run(args)
+        run(argv)
     except Exception as error:
         if not is_refusal(error):
             raise
-        print(f"medtvt {command}: error: {error}", file=sys.stderr)
+        print(f"medtvt {argv[0]}: error: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-import argparse
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoProcessor
 
-from medtvt_training.evaluation import ablation as ablate
+from medtvt_training import cli
+from medtvt_training.evaluation import ablation
 from medtvt_training.evaluation.score import score_records
 from medtvt_training.files import write_json
 from medtvt_training.stages.initialize import init_tiny
@@ -33,41 +34,51 @@ def inputs(checkpoint, tmp_path_factory):
     for name, recipe in RECIPES.items():
         (folder / "recipe" / f"{name}.yaml").write_text(recipe + COMMON)
     data = write_toy_dataset(folder / "toy", patients=3)
-    return ["--recipe", folder / "recipe", "--data", data, "--model", checkpoint, "--feature-cache", folder / "cache"]
+    return {"recipe": str(folder / "recipe"), "data": data, "model": checkpoint, "feature_cache": folder / "cache"}
 
 
 @pytest.fixture
 def stages_run(monkeypatch):
     """Names of the output folders of the stages that are trained to their end, in order."""
     done = []
-    original = ablate.run_stage
+    original = ablation.run_stage
 
-    def run_stage(stage, model, data, folder, args):
-        original(stage, model, data, folder, args)
-        done.append(folder.name)
+    def run_stage(stage, recipe, overrides):
+        original(stage, recipe, overrides)
+        done.append(folder_of(overrides).name)
 
-    monkeypatch.setattr(ablate, "run_stage", run_stage)
+    monkeypatch.setattr(ablation, "run_stage", run_stage)
     return done
 
 
+def option(overrides, name):
+    return next(word.split("=", 1)[1] for word in overrides if word.startswith(f"--{name}="))
+
+
+def folder_of(overrides):
+    return Path(option(overrides, "out"))
+
+
+def words(settings):
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
 def run_command(*arguments):
-    parser = argparse.ArgumentParser()
-    ablate.add_arguments(parser)
-    ablate.run(parser.parse_args([str(argument) for argument in arguments]))
+    cli.run(["ablate", *map(str, arguments)])
 
 
 def test_a_killed_run_goes_on(inputs, stages_run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    arguments = [*inputs, "--out", out, "--variants", "neither", "--limit", 3]
-    finetune_run = ablate.finetune.run
+    arguments = [*words(inputs), "--out", out, "--variants", "neither", "--limit", 3]
+    original = ablation.run_stage
 
-    def killed(args):
-        if any("sft-neither" in word for word in args.overrides):
+    def killed(stage, recipe, overrides):
+        if folder_of(overrides).name == "sft-neither":
             raise KeyboardInterrupt
-        finetune_run(args)
+        original(stage, recipe, overrides)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ablate.finetune, "run", killed)
+        patch.setattr(ablation, "run_stage", killed)
         with pytest.raises(KeyboardInterrupt):
             run_command(*arguments, "--max-steps", 1)
     assert stages_run == ["pt", "sft", "rft"]
@@ -90,20 +101,18 @@ def skip_training(monkeypatch):
     """What each stage would be run on, by the name of its folder; its result is the model that it starts from."""
     runs = {}
 
-    def run_stage(stage, model, data, folder, args):
-        runs[folder.name] = (model, data)
+    def run_stage(stage, recipe, overrides):
+        folder, model = folder_of(overrides), Path(option(overrides, "model"))
+        runs[folder.name] = (model, Path(option(overrides, "data")))
         folder.mkdir(parents=True)
         (folder / "final").symlink_to(model.absolute(), target_is_directory=True)
 
-    monkeypatch.setattr(ablate, "run_stage", run_stage)
+    monkeypatch.setattr(ablation, "run_stage", run_stage)
     return runs
 
 
-def train(name, inputs, out, *arguments):
-    parser = argparse.ArgumentParser()
-    ablate.add_arguments(parser)
-    args = parser.parse_args([str(word) for word in [*inputs, "--out", out, *arguments]])
-    return ablate.train_variant(name, args), args
+def train(name, inputs, out, **settings):
+    return ablation.train_variant(name, ablation.Ablation(out=out, **inputs, **settings))
 
 
 def test_variants_share_what_they_have_in_common(inputs, skip_training, tmp_path):
@@ -113,31 +122,32 @@ def test_variants_share_what_they_have_in_common(inputs, skip_training, tmp_path
     assert list(skip_training) == ["pt", "sft", "rft", *others]
 
 
-def test_without_rft_every_variant_ends_with_sft(inputs, skip_training, checkpoint, tmp_path, capsys):
+def test_without_rft_every_variant_ends_with_sft(inputs, skip_training, checkpoint, tmp_path, caplog):
+    caplog.set_level("INFO", logger="medtvt_training")
     for name in ("full", "no-pt", "no-cao"):
-        train(name, inputs, tmp_path, "--without-rft")
+        train(name, inputs, tmp_path, without_rft=True)
     assert list(skip_training) == ["pt", "sft", "sft-no-pt", "sft-no-cao"]
     config = AutoConfig.from_pretrained(checkpoint)
-    assert ablate.choose_variants(["no-rft", "no-pt"], config, without_rft=True) == ["full", "no-pt"]
-    assert "no-rft is left out" in capsys.readouterr().out
+    assert ablation.choose_variants(["no-rft", "no-pt"], config, without_rft=True) == ["full", "no-pt"]
+    assert "no-rft is left out" in caplog.text
 
 
 @pytest.mark.parametrize("modality", ["ecg", "cxr", "lab"])
 def test_a_modality_withheld_in_pretraining(modality, inputs, skip_training, tmp_path):
     name = f"pt-without-{modality}"
-    _, args = train(name, inputs, tmp_path)
+    train(name, inputs, tmp_path)
     assert list(skip_training) == [f"pt-{name}", f"sft-{name}", f"rft-{name}"]
     data = skip_training[f"pt-{name}"][1]
     for split in ("train", "validation"):
         kept = pq.read_table(data / "physiology" / f"{split}.parquet")["id"].to_pylist()
-        before = pq.read_table(f"{args.data}/physiology/{split}.parquet")["id"].to_pylist()
+        before = pq.read_table(f"{inputs['data']}/physiology/{split}.parquet")["id"].to_pylist()
         assert kept == [row for row in before if not row.startswith(modality)] != before
-    assert skip_training[f"sft-{name}"][1] == args.data
+    assert skip_training[f"sft-{name}"][1] == inputs["data"]
 
 
 def test_another_number_of_tokens_keeps_encoders_and_language_model(inputs, checkpoint, skip_training, tmp_path):
-    final, _ = train("k4", inputs, tmp_path / "a")
-    again, _ = train("k4", inputs, tmp_path / "b")
+    final = train("k4", inputs, tmp_path / "a")
+    again = train("k4", inputs, tmp_path / "b")
     assert AutoConfig.from_pretrained(final).num_modality_tokens == 4
     assert AutoProcessor.from_pretrained(final).num_modality_tokens == 4
     before, after, repeated = (load_file(folder / "model.safetensors") for folder in (checkpoint, final, again))
@@ -150,15 +160,16 @@ def test_another_number_of_tokens_keeps_encoders_and_language_model(inputs, chec
 
 
 def test_without_pretraining_the_perception_layer_is_left_to_finetuning(inputs, skip_training, tmp_path):
-    final, _ = train("no-pt", inputs, tmp_path)
+    final = train("no-pt", inputs, tmp_path)
     assert list(skip_training) == ["sft-no-pt", "rft-no-pt"]
     assert not AutoConfig.from_pretrained(final).use_perception
 
 
-def test_the_models_own_number_of_tokens_is_not_trained_twice(checkpoint, capsys):
+def test_the_models_own_number_of_tokens_is_not_trained_twice(checkpoint, caplog):
+    caplog.set_level("INFO", logger="medtvt_training")
     config = AutoConfig.from_pretrained(checkpoint)
-    assert ablate.choose_variants(["k4", "k1", "no-cao"], config) == ["full", "no-cao", "k4"]
-    assert "k1 is left out" in capsys.readouterr().out
+    assert ablation.choose_variants(["k4", "k1", "no-cao"], config) == ["full", "no-cao", "k4"]
+    assert "k1 is left out" in caplog.text
 
 
 def write_answers(folder, completions):
@@ -177,7 +188,7 @@ def test_variants_are_compared_with_the_full_model(tmp_path):
     right, other = DISEASES[:2]
     write_answers(tmp_path / "full", [f"<answer>{disease}</answer>" for disease in (right, other, right, other)])
     write_answers(tmp_path / "no-pt", [f"<answer>{right}; {other}</answer>", "I do not know"] * 2)
-    summary = ablate.compare_variants(["full", "no-pt"], tmp_path)
+    summary = ablation.compare_variants(["full", "no-pt"], tmp_path)
     cells = summary["no-pt"]["metrics"]
     values = {"strict/parse_rate": 1 / 2, "strict/f1_samples": 1 / 3, "strict/jaccard_samples": 1 / 4}
     for metric, value in values.items():
@@ -188,11 +199,11 @@ def test_variants_are_compared_with_the_full_model(tmp_path):
         assert low < value - 1 < high
         assert cells[metric]["interval"] == pytest.approx([low + 1, high + 1])  # `full` is always right
     assert cells["evidence/cited_true"]["value"] is None  # no finding is cited
-    lines = ablate.render_ablation(summary).splitlines()
+    lines = ablation.render_ablation(summary).splitlines()
     rows = [line.split(" | ") for line in lines if line.startswith("| no-pt | Table 1: without PT")]
     assert [row[3].split()[0] for row in rows] == ["0.333", "-0.667"]
     assert [row[-1] for row in rows] == ["undefined |"] * 2
-    (table_1,) = ablate.paper_tables(["full", "no-pt"], tmp_path)
+    (table_1,) = ablation.paper_tables(["full", "no-pt"], tmp_path)
     assert table_1.startswith("# Table 1") and "| without PT |" in table_1 and "| full model |" in table_1
 
 
@@ -200,7 +211,7 @@ def test_variants_are_compared_with_the_full_model(tmp_path):
     ("arguments", "message"),
     [
         (["--variants", "no-pt", "no-ecg"], "unknown variant no-ecg; there are full, no-pt"),
-        (["--max-steps", 0], "--max-steps must be at least 1"),
+        (["--max-steps", 0], "`max_steps` must be at least 1"),
         (["--recipe", "large"], "neither a file nor a packaged recipe"),
         (["--data", "."], "is no MedTVT-QA folder"),
         (["--model", "."], "cannot be trained"),
@@ -208,11 +219,11 @@ def test_variants_are_compared_with_the_full_model(tmp_path):
 )
 def test_refuses(arguments, message, inputs, tmp_path):
     with pytest.raises((ValueError, OSError), match=message):
-        run_command(*inputs, "--out", tmp_path / "out", *arguments)
+        run_command(*words(inputs), "--out", tmp_path / "out", *arguments)
     assert not (tmp_path / "out").exists()
 
 
 def test_refuses_a_model_without_the_parts(inputs, tmp_path):
     model = init_tiny(tmp_path / "model", use_cyclic_attention=False)
     with pytest.raises(ValueError, match="switched off already"):
-        run_command(*inputs, "--out", tmp_path / "out", "--model", model)
+        run_command(*words(inputs), "--out", tmp_path / "out", "--model", model)

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import argparse
 import json
 
 import numpy as np
@@ -7,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from medtvt_training import cli
 from medtvt_training.data.load import load_medtvt_qa
-from medtvt_training.evaluation import baseline
 from medtvt_training.evaluation.baseline import PEERS, draw_ecg_page, list_peers, load_answerer, write_question
 from medtvt_training.evaluation.gradient_boosting import GradientBoostingAnswerer
 from medtvt_training.stages.initialize import tiny_tokenizer
@@ -33,9 +32,7 @@ def rows(data):
 
 
 def run_command(*arguments):
-    parser = argparse.ArgumentParser()
-    baseline.add_arguments(parser)
-    baseline.run(parser.parse_args([str(argument) for argument in arguments]))
+    cli.run(["baseline", *map(str, arguments)])
 
 
 def test_the_eight_of_the_paper():

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import argparse
 import json
 import math
 import re
@@ -11,7 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 from sklearn import metrics as sk
 
-from medtvt_training.evaluation import score as recompute_metrics
+from medtvt_training import cli
 from medtvt_training.evaluation.metrics import (
     as_label_array,
     evaluate_metrics,
@@ -55,9 +54,7 @@ ANSWERS = [
 
 
 def run_command(*arguments):
-    parser = argparse.ArgumentParser()
-    recompute_metrics.add_arguments(parser)
-    recompute_metrics.run(parser.parse_args([str(argument) for argument in arguments]))
+    cli.run(["metrics", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -414,7 +411,7 @@ def test_the_metric_folder_of_evaluate(records):
     evaluate = pytest.importorskip("evaluate")
     from pathlib import Path
 
-    folder = Path(recompute_metrics.__file__).parents[1] / "hub_cards" / "medical_diagnosis"
+    folder = Path(__file__).parents[3] / "hub_cards" / "medical_diagnosis"
     metric = evaluate.load(str(folder))
     found = metric.compute(
         predictions=[record["completion"] for record in records],

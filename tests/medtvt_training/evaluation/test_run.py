@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-import argparse
 import json
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoProcessor
 
+from medtvt_training import cli
 from medtvt_training.data.load import load_medtvt_qa
-from medtvt_training.evaluation import run as evaluate
 from medtvt_training.evaluation.run import MedTVTAnswerer, predict, swap_between_rows, withhold_from_rows
 from medtvt_training.inference.answer_likelihood import answer_probabilities, label_order
 from modeling_medtvt import DISEASES
@@ -56,9 +55,7 @@ class Parrot:
 
 
 def run_command(*arguments):
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
-    evaluate.run(parser.parse_args([str(argument) for argument in arguments]))
+    cli.run(["evaluate", *map(str, arguments)])
 
 
 def test_a_killed_run_goes_on(rows, tmp_path):

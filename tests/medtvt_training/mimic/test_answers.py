@@ -152,7 +152,7 @@ def test_torn_store_is_continued_and_damage_is_named(tmp_path):
     with AnswerStore(file) as store:
         assert store.get("b") == "two"
     file.write_bytes(b"\n" + file.read_bytes())
-    with pytest.raises(ValueError, match="line 1 is damaged"):
+    with pytest.raises(ValueError, match="line 1, is no JSON"):
         AnswerStore(file)
 
 

@@ -108,13 +108,14 @@ def trained_on(folder, *entries):
     (folder / "config.json").write_text(json.dumps({**config, "stage": "sft", "training_data": list(entries)}))
 
 
-def test_one_commit_that_opens(hub, folder, tmp_path, capsys):
+def test_one_commit_that_opens(hub, folder, tmp_path, caplog):
+    caplog.set_level("INFO", logger="medtvt_training")
     trained_on(folder, SYNTHETIC)
     names = push(folder, "org/name", tag="v0.1.0", endpoint=hub.url, token="hf_x")
     assert (hub.commits, hub.tags, hub.private) == (1, ["v0.1.0"], False)
     assert sorted(hub.files) == sorted(names)
     assert {"config.json", "model.safetensors", "modeling_medtvt.py", "pipeline_medtvt.py", "README.md"} <= set(names)
-    listed = re.findall(r"^ +[\d,]+  (\S+)$", capsys.readouterr().out, re.MULTILINE)
+    listed = re.findall(r"^ +[\d,]+  (\S+)$", caplog.text, re.MULTILINE)
     assert listed == names
     arrived = tmp_path / "arrived"
     arrived.mkdir()
@@ -128,9 +129,10 @@ def test_one_commit_that_opens(hub, folder, tmp_path, capsys):
     assert diagnose(lab={"Sodium": 140}, max_new_tokens=2)["contributions"]["lab"] > 0
 
 
-def test_dry_run_contacts_nobody(folder, capsys):
+def test_dry_run_contacts_nobody(folder, caplog):
+    caplog.set_level("INFO", logger="medtvt_training")
     names = push(folder, "org/name", dry_run=True, endpoint="http://127.0.0.1:9")
-    assert "model.safetensors" in names and "Dry run" in capsys.readouterr().out
+    assert "model.safetensors" in names and "Dry run" in caplog.text
 
 
 @pytest.mark.parametrize(

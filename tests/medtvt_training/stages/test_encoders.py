@@ -10,13 +10,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from medtvt_training.data.schema import FEATURES
-from medtvt_training.stages import encoders as train_encoders
+from medtvt_training.stages.encoders import FindingsClassifier, normalization
 from medtvt_training.stages.findings_dataset import FindingsDataset, frequent_findings, read_cohort, read_ptb_xl
 from modeling_medtvt import MedTVTForCausalLM
 from processing_medtvt import MedTVTProcessor
 
 from ..toy_dataset import write_toy_dataset
-from .test_pt import changed_parameters, run_stage
+from .test_pt import changed_parameters, run
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,15 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train(checkpoint, data):
-    def run(output_dir, **arguments):
+    def train(output_dir, **arguments):
         defaults = {"model": checkpoint, "data": data, "min_positives": 2, "save_strategy": "epoch"}
         defaults |= {f"{modality}_epochs": 2 for modality in ("ecg", "cxr", "lab")}
         defaults |= {f"{modality}_batch_size": 8 for modality in ("ecg", "cxr", "lab")}
         defaults |= {"cxr_batch_size": 4, "lab_epochs": 15, "lab_learning_rate": 5e-3}
-        run_stage(train_encoders, output_dir=output_dir, **defaults | arguments)
+        run("encoders", output_dir=output_dir, **defaults | arguments)
         return output_dir
 
-    return run
+    return train
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +99,7 @@ def test_stored_pictures_become_what_the_processor_makes_of_them(checkpoint, dat
     rows = read_cohort(data, "cxr")["train"][:2]
     dataset = FindingsDataset.read(rows, "cxr", processor, ["shown"], tmp_path / "inputs.npy")
     expected = torch.from_numpy(processor(cxr=[row["cxr"] for row in rows])["pixel_values"])
-    classifier = train_encoders.FindingsClassifier(
-        model, "cxr", 1, **train_encoders.normalization("cxr", processor)
-    ).eval()
+    classifier = FindingsClassifier(model, "cxr", 1, **normalization("cxr", processor)).eval()
     stored = torch.stack([item["values"] for item in dataset])
     assert stored.dtype == torch.uint8
     seen = []

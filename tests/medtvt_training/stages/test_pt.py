@@ -2,15 +2,14 @@
 import json
 import resource
 import shutil
-from argparse import Namespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
-from medtvt_training.commands import pretrain
 from medtvt_training.stages.model import TRAINED_MODULES
+from medtvt_training.stages.run import run_stage
 
 from ..toy_dataset import write_toy_dataset
 
@@ -29,9 +28,10 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("data") / "cache"
 
 
-def run_stage(module, *, config="tiny", **arguments):
-    overrides = [f"--{name}={value}" for name, value in arguments.items() if value is not None]
-    module.run(Namespace(config=config, overrides=["--disable_tqdm=true", *overrides]))
+def run(stage, *, recipe="tiny", **arguments):
+    """A stage as its command runs it."""
+    options = {name.replace("_", "-"): value for name, value in arguments.items() if value is not None}
+    run_stage(stage, recipe, ["--disable_tqdm=true", *(f"--{name}={value}" for name, value in options.items())])
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def pretrain_toy(checkpoint, data, cache):
             "warmup_steps": 0,
             "lora_dropout": 0.1,
         }
-        run_stage(pretrain, output_dir=output_dir, **defaults | arguments)
+        run("pt", output_dir=output_dir, **defaults | arguments)
         return output_dir
 
     return train

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import argparse
 import json
 from pathlib import Path
 
@@ -7,14 +6,13 @@ import pytest
 import torch
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoProcessor
-from trl import GRPOConfig
 
-from medtvt_training.commands import reinforce
 from medtvt_training.stages import grpo_trainer
-from medtvt_training.stages.arguments import RECIPES, parse_stage_arguments
 from medtvt_training.stages.grpo_trainer import SampleCallback
 from medtvt_training.stages.initialize import init_tiny
+from medtvt_training.stages.recipes import RECIPES, parse_arguments
 from medtvt_training.stages.rewards import REWARDS
+from medtvt_training.stages.run import run_stage
 
 from tests.medtvt_training.toy_dataset import write_toy_dataset
 
@@ -60,10 +58,10 @@ def length_reward(completions, **kwargs):
 
 @pytest.fixture(scope="module")
 def run(checkpoint, data):
-    def run(output_dir, config="tiny", **overrides):
+    def run(output_dir, recipe="tiny", **overrides):
         overrides = {"model": checkpoint, "data": data, "output_dir": output_dir, **SHORT, **overrides}
-        words = [word for key, value in overrides.items() for word in (f"--{key}", *str(value).split())]
-        reinforce.run(argparse.Namespace(config=config, overrides=words))
+        options = {key.replace("_", "-"): str(value).split() for key, value in overrides.items()}
+        run_stage("rft", recipe, [word for key, values in options.items() for word in (f"--{key}", *values)])
         return Path(output_dir)
 
     return run
@@ -101,7 +99,7 @@ def test_a_run_ends_in_a_plain_folder_with_samples(finished, checkpoint):
     assert not (out / "README.md").exists()
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, run, tmp_path, capsys):
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, run, tmp_path, caplog):
     whole, kwargs = finished
     killed = tmp_path / "killed"
 
@@ -110,10 +108,11 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, run, tmp_
             if state.global_step == 3:
                 raise KeyboardInterrupt
 
+    caplog.set_level("INFO", logger="medtvt_training")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(grpo_trainer, "SampleCallback", Kill)
         run(killed, **kwargs)
-    assert "train: 1 of 12 rows list no disease and are left out." in capsys.readouterr().out
+    assert "train: 1 of 12 rows list no disease and are left out." in caplog.text
     with open(killed / "samples.jsonl", "a") as file:
         file.write('{"step": 3, "id')
     with pytest.raises(FileExistsError, match="--resume"):
@@ -153,7 +152,6 @@ def test_rft_starts_from_a_model_with_a_perception_layer(run, tmp_path):
 @pytest.mark.parametrize("recipe", sorted(path.parent.name for path in RECIPES.glob("*/reinforce.yaml")))
 def test_packaged_recipes_are_read(recipe):
     words = ["--model", "m", "--data", "d", "--output_dir", "o", "--bf16", "false", "--use_cpu"]
-    types = (*reinforce.ARGUMENTS, GRPOConfig)
-    *_, arguments, training = parse_stage_arguments("reinforce", types, recipe, words)
+    *_, arguments, training = parse_arguments("rft", recipe, words)
     assert arguments.rewards == ["format", "jaccard"]
     assert training.num_generations == 8 and training.beta == 0.04 and training.loss_type == "grpo"

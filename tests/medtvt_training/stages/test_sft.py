@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 import importlib.util
 import json
-from argparse import ArgumentParser, Namespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from medtvt_training.commands import finetune
+from medtvt_training import cli
 from medtvt_training.data.collator import MedTVTDataCollator, drop_long_rows
 from medtvt_training.data.load import load_medtvt_qa
-from medtvt_training.stages import callbacks, merge
+from medtvt_training.stages import callbacks
 from medtvt_training.stages.callbacks import answer_rows, label_set_f1
+from medtvt_training.stages.merge import merge_adapter
 from medtvt_training.stages.rows import StageCollator
 from modeling_medtvt import DISEASES, MedTVTForCausalLM
 from processing_medtvt import MedTVTProcessor
 
 from ..toy_dataset import write_toy_dataset
-from .test_pt import LINEAR, changed_parameters, run_stage
+from .test_pt import LINEAR, changed_parameters, run
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def finetune_toy(pretrained, data, cache):
             "eval_answers": 0,
             "warmup_steps": 0,
         }
-        run_stage(finetune, output_dir=output_dir, **defaults | arguments)
+        run("sft", output_dir=output_dir, **defaults | arguments)
         return output_dir
 
     return train
@@ -233,27 +233,25 @@ def test_qlora_trains_and_merges_into_the_unquantised_model(finetune_toy, pretra
 
 def test_merge_folds_in_an_adapter_and_a_checkpoint(finetune_toy, pretrained, tmp_path):
     run = finetune_toy(tmp_path / "run", tuning="lora", save_strategy="epoch")
-    parser = ArgumentParser()
-    merge.add_arguments(parser)
     for name in ("adapter", "checkpoint-4"):
-        merge.run(parser.parse_args(["--adapter", str(run / name), "--out", str(tmp_path / name)]))
+        cli.run(["merge", "--adapter", str(run / name), "--out", str(tmp_path / name)])
         assert changed_parameters(run / "final", tmp_path / name) == set()
         assert MedTVTProcessor.from_pretrained(tmp_path / name)
     moved = tmp_path / "moved"
     pretrained.rename(moved)
     try:
         with pytest.raises(ValueError, match="does not open; say where it is"):
-            merge.run(parser.parse_args(["--adapter", str(run / "adapter"), "--out", str(tmp_path / "out")]))
+            cli.run(["merge", "--adapter", str(run / "adapter"), "--out", str(tmp_path / "out")])
         assert not (tmp_path / "out").exists()
         arguments = ["--adapter", str(run / "adapter"), "--out", str(tmp_path / "out"), "--model", str(moved)]
-        merge.run(parser.parse_args(arguments))
+        cli.run(["merge", *arguments])
     finally:
         moved.rename(pretrained)
 
 
 def test_merge_refuses_what_is_no_adapter(pretrained, tmp_path):
     with pytest.raises(ValueError, match="it has no adapter_config.json"):
-        merge.run(Namespace(adapter=pretrained, out=tmp_path / "out", model=None))
+        merge_adapter(pretrained, tmp_path / "out")
 
 
 def test_refuses_to_start_from_an_adapter(finetune_toy, tmp_path):

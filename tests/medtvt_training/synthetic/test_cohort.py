@@ -192,7 +192,7 @@ def test_failed_run_leaves_nothing(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("medtvt_training.synthetic.cxr.write_cxr", full)
+    monkeypatch.setattr("medtvt_training.synthetic.patient.write_cxr", full)
     with pytest.raises(OSError, match="No space"):
         write_cohort(tmp_path / "cohort", 4, num_workers=1, progress=False)
     assert not list(tmp_path.iterdir())
