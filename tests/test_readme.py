@@ -91,7 +91,7 @@ def test_commands_end_in_one_line_on_bad_input(medtvt, arguments, message):
 
 def test_training_commands_run_as_written(folder, medtvt):
     block = next(b for b in README.read_text().split("```")[1::2] if "medtvt pretrain" in b)
-    few = {"train-encoders": ["--max_steps", "1", "--min_positives", "1"], "evaluate": ["--max-new-tokens", "8"]}
+    few = {"train-encoders": ["--max_steps", "1", "--min-positives", "1"], "evaluate": ["--max-new-tokens", "8"]}
     few |= {stage: ["--max_steps", "1"] for stage in ("pretrain", "finetune", "reinforce")}
     few["reinforce"] += ["--max_completion_length", "8"]
     for line in block.strip().splitlines():

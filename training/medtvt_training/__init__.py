@@ -12,7 +12,6 @@ _EXPORTS = {
     "MedTVTGRPOTrainer": ".stages.grpo_trainer",
     "load_medtvt_qa": ".data.load",
 }
-
 __all__ = list(_EXPORTS)
 
 

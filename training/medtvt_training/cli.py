@@ -43,12 +43,10 @@ COMMANDS = {
     "push": Command("push", "put a model on the Hub: its folder, its code, its card", "train"),
     "export": Command("export", "write a folder that loads anywhere, with its code inside"),
 }
-
 DESCRIPTION = """\
 MedTVT-R1 for transformers: a 12-lead ECG, a chest X-ray and a blood panel in, a reasoned diagnosis out.
 
 For research only: not a medical device, not for the care of patients."""
-
 EXAMPLES = """\
 examples:
   medtvt demo                                           an example patient through the model, in seconds
@@ -63,7 +61,6 @@ examples:
   medtvt evaluate --model sft/final --data cohort --split test --out results
 
 `medtvt COMMAND --help` explains a command."""
-
 PACKAGES = ("medtvt_training", "modeling_medtvt", "processing_medtvt")
 
 

@@ -7,10 +7,10 @@ import wfdb
 from scipy.signal import find_peaks
 
 from medtvt_training.synthetic.ecg import draw_ecg, write_ecg
-from medtvt_training.synthetic.ecg_measures import measure_ecg
 from medtvt_training.synthetic.signs import EcgSigns
 from processing_medtvt import MedTVTEcgFeatureExtractor
 from processing_medtvt.feature_extraction_medtvt_ecg import STANDARD_LEADS
+from processing_medtvt.measure_ecg_medtvt import measure_ecg
 
 
 CLEAN = EcgSigns(

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from processing_medtvt import MedTVTEcgFeatureExtractor, load_cxr
+from processing_medtvt.measure_cxr_medtvt import measure_cxr
+from processing_medtvt.measure_ecg_medtvt import measure_ecg
 
-from ..synthetic.cxr import measure_cxr
-from ..synthetic.ecg_measures import measure_ecg
 from .conversation import MODALITIES
 from .schema import LAB_NAMES
 

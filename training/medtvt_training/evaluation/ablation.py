@@ -32,8 +32,6 @@ from .score import compare_records
 
 
 logger = logging.getLogger(__name__)
-
-
 METRICS = {
     "parsed": "strict/parse_rate",
     "F1 samples": "strict/f1_samples",

@@ -10,9 +10,6 @@ import numpy as np
 from ..inference.occlusion import occlude
 
 
-# The check on the cohort, where the causes are known
-
-
 STRETCH_SECONDS = 0.2
 ST_WINDOW = (0.06, 0.30)  # s after the middle of QRS
 # heights on the film, in the order of medtvt_training.synthetic.cxr.ZONES; the patient's right is on the left of the picture
@@ -115,9 +112,9 @@ def _st_segment(patient, falls, inputs):
     import wfdb
 
     from processing_medtvt.feature_extraction_medtvt_ecg import STANDARD_LEADS
+    from processing_medtvt.measure_ecg_medtvt import find_beats
 
     from ..synthetic.ecg import SAMPLING_RATE
-    from ..synthetic.ecg_measures import find_beats
 
     signal = np.nan_to_num(wfdb.rdrecord(inputs["ecg"].removesuffix(".hea")).p_signal.T)
     beats = find_beats(signal)[0] / SAMPLING_RATE

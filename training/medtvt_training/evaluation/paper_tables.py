@@ -16,24 +16,14 @@ _TEXT = [
     ("BERTScore", "paper/bert_score"),
 ]
 _STRICT_TEXT = [("BLEU", "strict/bleu"), ("ROUGE-1", "strict/rouge1"), ("ROUGE-2", "strict/rouge2")]
-
-
 _STRICT_TEXT += [("ROUGE-L", "strict/rougeL"), ("METEOR", "strict/meteor"), ("BERTScore F1", "strict/bert_score")]
-
-
 _STRICT_ANSWER = [
     ("parsed", "strict/parse_rate"),
     ("F1 samples", "strict/f1_samples"),
     ("F1 macro", "strict/f1_macro"),
 ]
-
-
 _STRICT_ANSWER += [("F1 micro", "strict/f1_micro"), ("Jaccard", "strict/jaccard_samples")]
-
-
 _STRICT_ANSWER += [("exact", "strict/exact_match"), ("AUROC", "strict/auroc_macro")]
-
-
 TABLES = {
     1: {
         "title": "Table 1: disease level",

@@ -43,8 +43,6 @@ from .text_metrics import (
 
 
 logger = logging.getLogger(__name__)
-
-
 PROBABILITY_METRICS = ("auroc", "auprc", "brier", "ece")
 
 

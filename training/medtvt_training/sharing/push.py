@@ -21,7 +21,6 @@ from .cards import _is_repo, model_card
 
 
 logger = logging.getLogger(__name__)
-
 # Signals, pictures and tables: with a model they are there by mistake, and may be a patient's
 DATA_SUFFIXES = (
     *(".parquet", ".csv", ".tsv", ".jsonl", ".arrow", ".npy", ".npz", ".h5", ".hdf5", ".xlsx"),

@@ -5,9 +5,9 @@ import numpy as np
 from scipy.ndimage import median_filter, uniform_filter1d
 from scipy.signal import find_peaks
 
-from .ecg import SAMPLING_RATE, STEP, check_signal
 
-
+SAMPLING_RATE = 500  # Hz
+STEP = 1000 / SAMPLING_RATE  # ms
 BEFORE, AFTER = 200, 325  # samples of the median beat around the middle of QRS
 LEAD_GROUPS = {"inferior": (1, 2, 4), "septal": (6, 7), "anterior": (8, 9), "lateral": (0, 5, 10, 11)}
 
@@ -25,9 +25,13 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
         zero without P waves), `qrs_ms`, `qt_ms`, `qtc_ms` (QT + 154 (1 - RR)), `axis` (degrees, from the area of the
         QRS), `sv1_rv56`, `r_v3`, `limb_voltage`, `chest_voltage` (mV, largest QRS), and for the lead groups inferior,
         septal, anterior and lateral `st_{group}` (at J + 60-80 ms) and `t_{group}` (mV). NaN where it cannot be measured.
+
+    Raises:
+        ValueError: if `signal` has another shape, or is shorter than two seconds.
     """
     signal = np.array(signal, np.float32)
-    check_signal(signal)
+    if signal.ndim != 2 or len(signal) != 12 or signal.shape[1] < 2 * SAMPLING_RATE:
+        raise ValueError(f"signal: shape {signal.shape}; accepted is (12, samples), at least 2 s of 500 Hz.")
     gaps = np.isnan(signal)
     filled = np.where(gaps, 0, signal)
     lost = (gaps.mean(axis=1) > 0.5) | (np.ptp(filled, axis=1) < 0.02)
