@@ -18,7 +18,7 @@ from medtvt_training.data import feature_cache as features
 from medtvt_training.stages.initialize import default_processor
 from modeling_medtvt import MedTVTForCausalLM
 
-from ...conftest import build_model
+from ...conftest import assert_close, build_model
 from ..toy_dataset import write_toy_dataset
 
 
@@ -77,8 +77,8 @@ def test_features_are_those_of_the_model(toy, tmp_path, model, processor):
     for modality, name in INPUTS.items():
         present = [i for i, row in enumerate(rows) if modality in row["modalities"]]
         with torch.no_grad():
-            expected = getattr(model, f"get_{modality}_features")(raw[name][present])  # the batch that `build` made
-        assert cached[f"{modality}_features"][present].equal(expected)
+            expected = getattr(model, f"get_{modality}_features")(raw[name][present])
+        assert_close(cached[f"{modality}_features"][present], expected)
         absent = [i for i in range(len(rows)) if i not in present]
         assert absent and not cached[f"{modality}_features"][absent].any()
     assert set(cached) == {"input_ids", "attention_mask", "labels", "ecg_features", "cxr_features", "lab_features"}

@@ -24,7 +24,7 @@ from medtvt_training.cli import main
 from medtvt_training.stages.initialize import init_from_parts, init_tiny
 from modeling_medtvt import MedTVTEcgConfig, MedTVTEcgEncoder, MedTVTForCausalLM, MedTVTLabConfig, MedTVTLabEncoder
 
-from ...conftest import SUBSETS, build_inputs
+from ...conftest import assert_close
 
 
 CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
@@ -93,13 +93,13 @@ def test_every_part_arrives(parts, tmp_path):
     inputs = build_inputs_for(model)
     ids = inputs["input_ids"][:, :5]
     llama = AutoModelForCausalLM.from_pretrained(folder / "text")
-    assert torch.equal(model(ids).logits[..., : llama.vocab_size], llama(ids).logits)
+    assert_close(model(ids).logits[..., : llama.vocab_size], llama(ids).logits)
     assert model.lm_head.weight is model.get_input_embeddings().weight, "ties are kept"
-    assert torch.equal(model.get_ecg_features(inputs["ecg_values"]), ecg.eval()(inputs["ecg_values"]))
-    assert torch.equal(model.get_lab_features(inputs["lab_values"]), lab(inputs["lab_values"]))
+    assert_close(model.get_ecg_features(inputs["ecg_values"]), ecg.eval()(inputs["ecg_values"]))
+    assert_close(model.get_lab_features(inputs["lab_values"]), lab(inputs["lab_values"]))
     vit = ViTForImageClassification.from_pretrained(folder / "cxr").vit
     pixels = torch.randn(2, 3, 96, 96)
-    assert torch.equal(model.get_cxr_features(pixels), vit(pixels).last_hidden_state)
+    assert_close(model.get_cxr_features(pixels), vit(pixels).last_hidden_state)
     assert list(processor.image_processor.image_mean) == [0.4] * 3 and processor.num_modality_tokens == 2
     assert processor.image_processor.size["height"] == 96
     conversation = [{"role": "user", "content": [{"type": "lab", "lab": {"Sodium": 140}}]}]
@@ -134,9 +134,8 @@ def test_tiny_is_deterministic_and_its_seed_is_its_own(tmp_path, checkpoint):
     again = MedTVTForCausalLM.from_pretrained(init_tiny(tmp_path / "again"))
     assert torch.equal(torch.rand(3), expected)
     model = MedTVTForCausalLM.from_pretrained(checkpoint)
-    with torch.no_grad():
-        inputs = build_inputs(model, SUBSETS)
-        assert torch.equal(model(**inputs).logits, again(**inputs).logits)
+    expected = model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in again.state_dict().items())
 
 
 def write(path, content):
