@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,18 @@ from modeling_medtvt import MedTVTForCausalLM
 
 # the suite runs in two processes; OMP_NUM_THREADS is torch's own way to ask for more
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+FIXTURES = Path(__file__).parent / "fixtures"
 SUBSETS = [(), ("ecg",), ("cxr",), ("lab",), ("ecg", "cxr"), ("ecg", "lab"), ("cxr", "lab"), ("ecg", "cxr", "lab")]
 
 
-@pytest.fixture(scope="session")
-def shared():
-    if not SHARED.is_dir():
-        pytest.skip("the folder ../shared (real cases and parity numbers) is not beside this checkout")
-    return SHARED
+def pytest_terminal_summary(terminalreporter):
+    """What was not run, and why, in one line."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])
+    )
+    if reasons:
+        parts = (f"{number} ({reason})" for reason, number in reasons.most_common())
+        terminalreporter.write_line(f"Not run here: {'; '.join(parts)}")
 
 
 DEPTH = 101  # layers of the ECG encoder, the longest way from an input to the logits

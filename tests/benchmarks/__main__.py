@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--repeats", type=int, default=5, help="pairs; long measurements have half of it (default: 5)")
     parser.add_argument("--threads", type=int, help="torch's threads (default: torch's own choice)")
     parser.add_argument("--out", type=Path, help="folder for bench.json and bench.md")
-    parser.add_argument("--cases", type=Path, default=ROOT.parent / "shared" / "cases", help="real ECGs and X-rays")
+    parser.add_argument("--cases", type=Path, default=ROOT / "tests" / "fixtures", help="real ECGs and X-rays")
     args = parser.parse_args(arguments)
     sizes = args.sizes or {"cpu": ["tiny", "smollm2-135m"], "cuda": ["smollm2-135m", "llama-3.2-1b"]}[args.device]
     if args.device == "cpu" and "llama-3.2-1b" in sizes:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..conftest import SHARED
+from ..conftest import FIXTURES
 
 
-FOLDER = SHARED / "parity"
+FOLDER = FIXTURES / "parity"
 SEED = 20250624
 
 

@@ -47,7 +47,7 @@ def assert_within_tolerance(name, actual, expected):
 
 
 @pytest.fixture(scope="session")
-def files(shared, tmp_path_factory):
+def files(tmp_path_factory):
     """The authors' files beside a checkpoint."""
     params = tmp_path_factory.mktemp("files") / "params.json"
     params.write_text(json.dumps(json.loads((parity.FOLDER / "config.json").read_text())["params_json"]))
@@ -59,7 +59,7 @@ def files(shared, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def state_dict(shared):
+def state_dict():
     """The authors' stage 3 state dict, rebuilt from the fill rule."""
     return make_state_dict(3)
 
@@ -98,12 +98,12 @@ def processor(converted):
 
 
 @pytest.fixture(scope="session")
-def inputs(shared):
+def inputs():
     return load_file(parity.FOLDER / "inputs.safetensors")
 
 
 @pytest.fixture(scope="session")
-def expected(shared):
+def expected():
     return load_file(parity.FOLDER / "expected.safetensors")
 
 
@@ -314,7 +314,7 @@ def test_a_folder_with_kept_lora_is_never_opened_without_it(converted, inputs, e
 
 
 @pytest.fixture(scope="session")
-def preprocessing(shared):
+def preprocessing():
     return load_file(parity.FOLDER / "preprocessing" / "expected.safetensors")
 
 
@@ -371,7 +371,7 @@ def test_files_and_text_become_the_authors_inputs(processor, inputs):
 
 
 @pytest.fixture(scope="session")
-def cases(shared):
+def cases():
     return json.loads((parity.FOLDER / "tokenizer" / "cases.json").read_text())
 
 
@@ -450,7 +450,7 @@ def test_half_precision_is_merged_in_float32(state_dict, files, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def hollow(shared):
+def hollow():
     return make_hollow_state_dict(3)
 
 

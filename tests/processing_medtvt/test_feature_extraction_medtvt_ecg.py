@@ -14,10 +14,11 @@ from safetensors.numpy import load_file
 
 from processing_medtvt.feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor, read_item
 
+from ..conftest import FIXTURES
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
-PARITY = SHARED / "parity" / "preprocessing"
-CASES = SHARED / "cases" / "ecg"
+
+PARITY = FIXTURES / "parity" / "preprocessing"
+CASES = FIXTURES / "ecg"
 LEADS = ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]
 LIMB = LEADS[:6]
 MV = {"sampling_rate": 500, "leads": LEADS, "unit": "mV"}
@@ -74,7 +75,6 @@ def run(extractor, *args, **kwargs):
     return features["ecg_values"][0], features["alterations"][0]
 
 
-@pytest.mark.skipif(not PARITY.is_dir(), reason="the parity fixture ../shared/parity is not here")
 def test_parity_with_the_reference():
     expected = load_file(PARITY / "expected.safetensors")
     clean, notes = run(MedTVTEcgFeatureExtractor(), PARITY / "ecg" / "rec_clean")
@@ -373,12 +373,10 @@ REFUSED = {
     CASES / "not_12_lead/A00001.hea": "V1, V2, V3, V4, V5, V6 is missing.*found ECG",
     CASES / "philips_xml/2020-5-18_15-48-11.xml": "XML",
     CASES / "dicom/ge_simulator_sample.dcm": "DICOM",
-    **dict.fromkeys([*CASES.glob("cpsc2018/*.mat"), *CASES.glob("code15/*.mat")], "no header with lead names"),
+    **dict.fromkeys(CASES.glob("code15/*.mat"), "no header with lead names"),
 }
-needs_cases = pytest.mark.skipif(not REAL, reason="the real files ../shared/cases/ecg are not here")
 
 
-@needs_cases
 @pytest.mark.parametrize("path", [path for path in REAL if path not in REFUSED], ids=lambda p: p.stem)
 def test_real_records_open(extractor, path):
     values, notes = run(extractor, path)
@@ -392,14 +390,12 @@ def test_real_records_open(extractor, path):
     assert ("ecg: ignored leads vx, vy, vz" in notes) == (path.stem == "s0010_re")
 
 
-@needs_cases
 @pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.name)
 def test_real_files_of_other_kinds_are_refused(extractor, path):
     with pytest.raises(ValueError, match=REFUSED[path]):
         extractor(path)
 
 
-@needs_cases
 @pytest.mark.parametrize("patient", ["00012", "00190", "00260", "00348"])
 def test_ptbxl_at_100_and_500_hz_agree(extractor, patient):
     low, high = (run(extractor, next(CASES.rglob(f"{patient}_{rate}.hea")))[0] for rate in ("lr", "hr"))

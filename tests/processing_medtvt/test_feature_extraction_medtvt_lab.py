@@ -4,7 +4,6 @@
 import csv
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +12,11 @@ from transformers.dynamic_module_utils import get_imports
 from processing_medtvt.feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
 from processing_medtvt.lab_definitions_medtvt import LAB_DEFINITIONS
 
+from ..conftest import FIXTURES
+
 
 pd = pytest.importorskip("pandas")
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder shared/ (facts, fixtures, cases) is absent")
 NAMES, ITEMIDS = [lab.name for lab in LAB_DEFINITIONS], [lab.itemids[0] for lab in LAB_DEFINITIONS]
 CREATININE = NAMES.index("Creatinine")
 H = NAMES.index("H (hemolysis index, inferred)")
@@ -349,9 +348,8 @@ def test_pandas_is_not_needed():
     assert imports - set(sys.stdlib_module_names) == {"numpy", "transformers"}
 
 
-@needs_shared
 def test_definitions_are_the_facts():
-    with open(SHARED / "facts" / "labs.csv", encoding="utf-8") as file:
+    with open(FIXTURES / "labs.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == NAMES
     columns = {"ref_low": "reference_low", "ref_high": "reference_high"}
@@ -364,11 +362,10 @@ def test_definitions_are_the_facts():
             assert value == (float(row[column]) if row[column] else None), (lab.name, column)
 
 
-@needs_shared
 @pytest.mark.parametrize("kind", ["frame", "series", "dict"])
 def test_authors_numbers(kind):
     load_file = pytest.importorskip("safetensors.numpy").load_file
-    folder = SHARED / "parity" / "preprocessing"
+    folder = FIXTURES / "parity" / "preprocessing"
     expected = load_file(folder / "expected.safetensors")
     extractor = MedTVTLabFeatureExtractor.from_means(folder / "lab" / "labs_means.json")
     frame = pd.read_csv(folder / "lab" / "labs.csv")
@@ -380,8 +377,7 @@ def test_authors_numbers(kind):
         assert f"lab: {missing} of 50 labs absent, mean percentile used" in output["alterations"][row]
 
 
-@needs_shared
-@pytest.mark.parametrize("path", sorted(SHARED.glob("cases/labs/*/admissions/*.csv")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("labs/mimic-iv-demo-tidy/*.csv")), ids=lambda path: path.stem)
 def test_real_admissions(reference, path):
     with pytest.raises(ValueError, match=f"{path.name}: .*(name,value,unit, found subject_id|no rows below)"):
         reference(path)
@@ -400,9 +396,8 @@ def test_real_admissions(reference, path):
     assert ((0 <= values) & (values <= 1)).all()
 
 
-@needs_shared
 def test_fit_on_real_labevents(tmp_path):
-    path = SHARED / "cases" / "labs" / "mimic-iv-demo-2.2-subset40" / "hosp" / "labevents.csv.gz"
+    path = FIXTURES / "labs" / "mimic-iv-demo-2.2" / "hosp" / "labevents.csv.gz"
     events = pd.read_csv(path, usecols=["hadm_id", "charttime", "itemid", "valuenum"]).dropna()
     events = events[events["itemid"].isin(ITEMIDS)].sort_values("charttime")
     table = events.pivot_table(index="hadm_id", columns="itemid", values="valuenum", aggfunc="first")

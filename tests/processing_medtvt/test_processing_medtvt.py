@@ -19,7 +19,7 @@ from processing_medtvt import (
     MedTVTProcessor,
 )
 
-from ..conftest import SUBSETS
+from ..conftest import FIXTURES, SUBSETS
 
 
 LEADS = ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]
@@ -298,17 +298,17 @@ def test_tokenizer_without_placeholders_is_refused(tokenizer):
         default_processor(bare)
 
 
-def test_from_real_files_to_text(checkpoint, processor, shared):
-    """A real ECG, X-ray and laboratory panel of ../shared/cases through processor and model."""
+def test_from_real_files_to_text(checkpoint, processor):
+    """A real ECG, X-ray and laboratory panel through processor and model."""
     model = modeling_medtvt.MedTVTForCausalLM.from_pretrained(checkpoint)
-    rows = pd.read_csv(shared / "cases/labs/mimic-iv-demo-tidy/admissions/10004733_27411876.csv")
+    rows = pd.read_csv(FIXTURES / "labs/mimic-iv-demo-tidy/10004733_27411876.csv")
     known = {itemid for lab in processor.lab_feature_extractor.labs for itemid in lab["itemids"]}
     rows = rows[rows["itemid"].isin(known)].sort_values("charttime").drop_duplicates("itemid")
     values = pd.to_numeric(rows["value"], errors="coerce")
     features = processor(
         text=PROMPT,
-        ecg=shared / "cases/ecg/ptbxl/records500/00000/00152_hr",
-        cxr=shared / "cases/cxr/nih/00000001_000.png",
+        ecg=FIXTURES / "ecg/ptbxl/records500/00000/00152_hr",
+        cxr=FIXTURES / "cxr/nih/00000001_000.png",
         lab=dict(zip(rows["itemid"].tolist(), values.tolist())),
         return_tensors="pt",
         return_alterations=True,

@@ -11,6 +11,7 @@ from medtvt_training.commands import build_qa
 from medtvt_training.data.load import load_medtvt_qa
 from medtvt_training.mimic.cohort import build_cohort, check_splits, draw_split, read_cohort
 
+from ...conftest import FIXTURES
 from .mimic_folder import CODES, write_mimic
 
 
@@ -184,8 +185,8 @@ def test_a_split_depends_on_the_patient_alone():
         check_splits([{"subject_id": 1, "split": "train"}, {"subject_id": 1, "split": "test"}])
 
 
-def test_real_demo_tables(shared, tmp_path):
-    cohort = link_labs({"mimic-iv": shared / "cases" / "labs" / "mimic-iv-demo-2.2-subset40"}, tmp_path / "cohort")
+def test_real_demo_tables(tmp_path):
+    cohort = link_labs({"mimic-iv": FIXTURES / "labs" / "mimic-iv-demo-2.2"}, tmp_path / "cohort")
     rows, build = read_cohort(cohort)
     assert len(rows) == 106 and len({row["subject_id"] for row in rows}) == 40
     assert {reading["flag"] for row in rows for reading in row["labs"].values() if reading} >= {
