@@ -1,33 +1,45 @@
-# `make demo` and `make test` set themselves up: they need Python >= 3.10 and make.
+# Every target sets itself up: it needs Python >= 3.11 and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(PIP) --quiet
 FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
 
-.PHONY: demo test style space bench
+.PHONY: help demo test types style resolve bench space
+
+help:  ## this list
+	@awk -F ':.*## *' '/^[a-z]+:.*##/ {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/core  ## an example patient through the model; ECG=, CXR=, LAB= take your own files
 	@$(BIN)/medtvt demo $(FILES)
 
-test: $(VENV)/dev  ## the test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/dev  ## the import contracts and the test suite; ARGS= takes pytest's own
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/dev  ## speed and memory as ratios; ARGS= takes options of tests/benchmarks
-	$(BIN)/python -m tests.benchmarks --out build/bench $(ARGS)
-
-space: $(VENV)/demo  ## the Space's app in a browser, on a CPU
-	$(BIN)/python hub_cards/space/app.py
+types: $(VENV)/dev  ## mypy over the packages and the tests
+	$(BIN)/mypy
 
 style: $(VENV)/dev  ## lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+resolve: $(VENV)/core  ## whether all extras but flash-attn (its build needs torch) can be installed together
+	$(INSTALL) --dry-run --ignore-installed --editable ".[train,qa,timm,dicom,demo,dev]"
+
+bench: $(VENV)/dev  ## speed and memory as ratios; ARGS= takes options of tests/benchmarks
+	$(BIN)/python -m tests.benchmarks --out build/bench $(ARGS)
+
+space: $(VENV)/demo  ## the Space's app in a browser, on a CPU; ARGS= takes its options
+	$(BIN)/python hub_cards/space/app.py $(ARGS)
+
 $(VENV)/core: setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable .
+	@echo "Installing into $(VENV), once: 1.2 GB with a CPU build of torch, about 5 GB where pip brings CUDA along ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --editable .
 # byte code of what a run imports, and not of the rest: a third of a gigabyte less, and the first run as fast as the next
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import training.demo, scipy.signal, wfdb"
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import medtvt_training.commands.demo, scipy.signal, wfdb"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/core

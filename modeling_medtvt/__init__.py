@@ -45,7 +45,13 @@ AutoImageProcessor.register(
     MedTVTConfig, image_processor_classes={"pil": MedTVTImageProcessor, "torchvision": MedTVTImageProcessor}
 )
 # The checkpoint that the package carries
-DEFAULT_CHECKPOINT = str(Path(__file__).parent / "default_checkpoint")
+_HERE = Path(__file__).parent
+# in a wheel beside the code; in a source tree among what goes to the Hub
+DEFAULT_CHECKPOINT = str(
+    _HERE / "default_checkpoint"
+    if (_HERE / "default_checkpoint").is_dir()
+    else _HERE.parent / "hub_cards" / "medtvt-r1-tiny"
+)
 PIPELINE_REGISTRY.register_pipeline(
     "medical-diagnosis",
     MedicalDiagnosisPipeline,
