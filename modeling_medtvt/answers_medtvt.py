@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The answer format `<think>evidence</think><answer>Disease A; Disease B</answer>` and its one parser."""
 
-import re
 from dataclasses import dataclass
 
 
@@ -36,8 +35,13 @@ class ParsedAnswer:
 
 
 def _first_block(tag: str, text: str) -> str | None:
-    match = re.search(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
-    return match.group(1).strip() if match else None
+    # str.find is linear; a lazy regular expression would look for the end anew from every beginning
+    start = text.find(f"<{tag}>")
+    if start < 0:
+        return None
+    start += len(tag) + 2
+    end = text.find(f"</{tag}>", start)
+    return None if end < 0 else text[start:end].strip()
 
 
 def parse_answer(text: str) -> ParsedAnswer:

@@ -4,7 +4,9 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.models.auto import CONFIG_MAPPING
 
 
@@ -38,6 +40,9 @@ class MedTVTEcgConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if len(self.stage_sizes) != len(self.depths):
             raise ValueError(f"`stage_sizes` has {len(self.stage_sizes)} stages, `depths` has {len(self.depths)}.")
+        for name in ("stem_sizes", "stage_sizes", "depths"):
+            if not getattr(self, name) or any(size < 1 for size in getattr(self, name)):
+                raise ValueError(f"`{name}` must be whole numbers of at least 1, got {list(getattr(self, name))}.")
         super().__post_init__(**kwargs)
 
     @property
@@ -96,11 +101,32 @@ def _llama_3_2_1b() -> PreTrainedConfig:
     )
 
 
-def _as_config(config: dict | PreTrainedConfig | None, default_model_type: str) -> PreTrainedConfig:
+def _as_config(name: str, config: dict | PreTrainedConfig | None, default_model_type: str) -> PreTrainedConfig:
     if isinstance(config, PreTrainedConfig):
         return config
     config = dict(config or {})
-    return CONFIG_MAPPING[config.pop("model_type", default_model_type)](**config)
+    model_type = config.pop("model_type", default_model_type)
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise ValueError(f"`{name}`: this transformers knows no model type {model_type!r}.")
+    try:
+        return CONFIG_MAPPING[model_type](**config)
+    except (ArithmeticError, AttributeError, KeyError, StrictDataclassError, TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` is no config of type {model_type!r}: {error!r}.") from error
+
+
+def _check_positive(name: str, config: PreTrainedConfig, keys: tuple[str, ...]):
+    """Raises ValueError for the first of these whole numbers that is below one."""
+    for key in keys:
+        value = getattr(config, key, None)
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"`{name}`: `{key}` must be a whole number of at least 1, got {value!r}.")
+
+
+def _check_activation(name: str, config: PreTrainedConfig):
+    for key in ("hidden_act", "hidden_activation", "activation_function"):
+        value = getattr(config, key, None)
+        if isinstance(value, str) and value not in ACT2FN:
+            raise ValueError(f"`{name}`: `{key}` names no activation of transformers: {value!r}.")
 
 
 @strict
@@ -178,12 +204,15 @@ class MedTVTConfig(PreTrainedConfig):
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
-        self.text_config = _llama_3_2_1b() if self.text_config is None else _as_config(self.text_config, "llama")
-        self.cxr_config = _as_config(self.cxr_config, "vit")
+        if self.text_config is None:
+            self.text_config = _llama_3_2_1b()
+        self.text_config = _as_config("text_config", self.text_config, "llama")
+        self.cxr_config = _as_config("cxr_config", self.cxr_config, "vit")
         if not isinstance(self.ecg_config, PreTrainedConfig):
             self.ecg_config = MedTVTEcgConfig(**(self.ecg_config or {}))
         if not isinstance(self.lab_config, PreTrainedConfig):
             self.lab_config = MedTVTLabConfig(**(self.lab_config or {}))
+        self._check_parts()
         if self.cxr_config.model_type == "vit":
             patches_per_side = self.cxr_config.image_size // self.cxr_config.patch_size
             self.cxr_hidden_size = self.cxr_config.hidden_size
@@ -194,6 +223,16 @@ class MedTVTConfig(PreTrainedConfig):
         self._check()
         super().__post_init__(**kwargs)
 
+    def _check_parts(self):
+        heads = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        _check_positive("text_config", self.text_config, ("vocab_size", "hidden_size", "intermediate_size", *heads))
+        if self.cxr_config.model_type == "vit":
+            _check_positive("cxr_config", self.cxr_config, ("image_size", "patch_size", "hidden_size", *heads[:2]))
+        _check_positive("lab_config", self.lab_config, ("num_labs", "intermediate_size", "hidden_size"))
+        _check_positive("ecg_config", self.ecg_config, ("num_leads", "expansion", "kernel_size"))
+        for name in ("text_config", "cxr_config", "lab_config"):
+            _check_activation(name, getattr(self, name))
+
     def _check(self):
         placeholders = self.modality_token_ids
         vocab_size = self.text_config.vocab_size
@@ -202,8 +241,9 @@ class MedTVTConfig(PreTrainedConfig):
                 "`ecg_token_id`, `cxr_token_id` and `lab_token_id` must be three different ids below the vocabulary "
                 f"size of `text_config` ({vocab_size}), got {placeholders}."
             )
-        if self.num_modality_tokens < 1:
-            raise ValueError(f"`num_modality_tokens` must be at least 1, got {self.num_modality_tokens}.")
+        _check_positive("config", self, ("num_modality_tokens", "num_perception_heads", "ecg_pooling_size"))
+        if self.projector_depth < 0:
+            raise ValueError(f"`projector_depth` must not be negative, got {self.projector_depth}.")
         if self.text_config.hidden_size % self.num_perception_heads:
             raise ValueError(
                 f"`num_perception_heads` ({self.num_perception_heads}) must divide the language model's hidden size "

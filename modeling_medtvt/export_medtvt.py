@@ -7,8 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoProcessor
-
+from .checkpoint_folder import open_checkpoint
 from .output_folder import check_new_folder, new_folder
 from .pipeline_medtvt import CUSTOM_PIPELINES
 
@@ -45,15 +44,12 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
         ValueError: if `model_dir` is no MedTVT checkpoint, or an adapter that is not merged.
     """
     check_new_folder(output_dir)
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto", trust_remote_code=False)
-    processor = AutoProcessor.from_pretrained(model_dir, trust_remote_code=False)
-    if model.config.model_type != "medtvt":
-        raise ValueError(f"{model_dir} holds a model of type {model.config.model_type!r}, not a MedTVT checkpoint.")
     if (Path(model_dir) / "adapter_config.json").exists():
         raise ValueError(
             f"{model_dir} holds an adapter. Merge it first: `AutoPeftModelForCausalLM.from_pretrained(folder)"
             ".merge_and_unload().save_pretrained(merged)`, and the processor beside it."
         )
+    model, processor = open_checkpoint(model_dir, dtype="auto")
 
     with new_folder(output_dir) as folder:
         model.save_pretrained(folder)

@@ -85,6 +85,30 @@ class PlaceholderLogitsProcessor(LogitsProcessor):
         return scores.index_fill(-1, self.token_ids, -torch.inf)
 
 
+class FiniteLogitsProcessor(LogitsProcessor):
+    """
+    Looks at the first logits of a generation, once: where they are NaN, text would come out all the same. Minus infinity is
+    what other processors write for a token that may not come.
+
+    Raises:
+        ValueError: if a logit is NaN or infinity, or none of a sequence is finite.
+    """
+
+    def __init__(self):
+        self.is_checked = False
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if not self.is_checked:
+            self.is_checked = True
+            wrong = scores.isnan().any(-1) | scores.isposinf().any(-1) | scores.isneginf().all(-1)
+            if wrong.any():
+                raise ValueError(
+                    f"The logits of {int(wrong.sum())} of {len(scores)} sequences are not finite: the weights, or the "
+                    "inputs, hold NaN or infinity."
+                )
+        return scores
+
+
 def _projector_scale(config: MedTVTConfig) -> float:
     """Expected root mean square of a freshly drawn projector's output: L2-normalised features, linear, dense blocks."""
     std = config.initializer_range
@@ -136,11 +160,30 @@ class MedTVTPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers. A perception layer that the checkpoint lacks is fitted to the checkpoint's projectors."""
+        """
+        As in transformers. A perception layer that a PT checkpoint lacks is fitted to the checkpoint's projectors.
+
+        Raises:
+            ValueError: if the checkpoint lacks any other tensor: transformers would draw it at random.
+        """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        cls._check_missing(model, info["missing_keys"], args[0] if args else None, kwargs)
         if any(name.endswith("perception.layer_norm.weight") for name in info["missing_keys"]):
             getattr(model, "model", model).calibrate_perception()
         return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _check_missing(cls, model, names, source, kwargs):
+        missing = sorted(set(names) - set(model.all_tied_weights_keys))
+        if missing and source is not None and all("perception." in name for name in missing):
+            hub = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
+            stored, _ = cls.config_class.get_config_dict(source, **{k: kwargs[k] for k in hub if k in kwargs})
+            if not stored.get("use_perception", True):
+                return
+        if missing:
+            raise ValueError(
+                f"{source} lacks {len(missing)} tensors of this model, such as {missing[0]}: the weights are incomplete."
+            )
 
     def save_pretrained(self, save_directory, save_original_format: bool = False, **kwargs):
         """
@@ -611,7 +654,8 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
                 modality_inputs = {name: tensor.to(self.device) for name, tensor in modality_inputs.items()}
             kwargs["modality_embeds"] = self.get_modality_embeds(input_ids, **modality_inputs).embeds
         no_placeholders = PlaceholderLogitsProcessor(self.config.modality_token_ids)
-        kwargs["logits_processor"] = LogitsProcessorList([no_placeholders, *(kwargs.get("logits_processor") or [])])
+        given = kwargs.get("logits_processor") or []
+        kwargs["logits_processor"] = LogitsProcessorList([FiniteLogitsProcessor(), no_placeholders, *given])
         return super().generate(inputs, generation_config=generation_config, **kwargs)
 
     def generate_batch(self, inputs, *args, **kwargs):

@@ -21,7 +21,7 @@ MODALITIES = ("ecg", "cxr", "lab")
 TENSOR_NAMES = ("ecg_values", "pixel_values", "lab_values")
 INPUT_KEYS = (*MODALITIES, "question", "sampling_rate", "leads", "unit")
 # Columns of a MedTVT-QA row that are no input
-ROW_KEYS = ("id", "subject_id", "stage", "modalities", "prompt", "completion", "diseases")
+ROW_KEYS = ("id", "subject_id", "level", "modalities", "prompt", "completion", "diseases", "findings", "age", "sex")
 MODALITY_NAMES = {"ecg": "ECG", "cxr": "CXR", "lab": "lab result"}
 GENERATE_KEYWORDS = {
     *(
@@ -229,6 +229,7 @@ class MedicalDiagnosisPipeline(Pipeline):
     def _forward(self, model_inputs, num_samples=1, **generate_kwargs):
         input_ids, attention_mask = model_inputs["input_ids"], model_inputs["attention_mask"]
         modalities = self.model.get_modality_embeds(input_ids, **{name: model_inputs[name] for name in TENSOR_NAMES})
+        self._check_finite(modalities.embeds)
         if num_samples > 1:
             if generate_kwargs.get("do_sample") is False:
                 raise ValueError("`num_samples` > 1 draws answers, which contradicts `do_sample=False`.")
@@ -256,6 +257,16 @@ class MedicalDiagnosisPipeline(Pipeline):
             "error": model_inputs["error"],
         }
 
+    @staticmethod
+    def _check_finite(embeds: torch.Tensor):
+        finite = embeds.isfinite().all(dim=-1).all(dim=-1).all(dim=0)  # (3,)
+        if not finite.all():
+            names = [name for name, is_finite in zip(MODALITIES, finite.tolist()) if not is_finite]
+            raise ValueError(
+                f"What the model makes of the {' and '.join(names)} is not finite: encoder, projector or perception layer "
+                "hold NaN or infinite weights."
+            )
+
     def postprocess(self, model_outputs):
         if model_outputs["error"] is not None:
             return {"error": model_outputs["error"]}
@@ -275,17 +286,26 @@ class MedicalDiagnosisPipeline(Pipeline):
             "reasoning": answer.reasoning,
             "answer": answer.answer,
             "contributions": {m: None if value != value else value for m, value in zip(MODALITIES, contributions)},
-            "warnings": [*model_outputs["warnings"], *self._warnings(answers, model_outputs["new_tokens"][0])],
+            "warnings": [
+                *self._limits(),
+                *model_outputs["warnings"],
+                *self._warnings(answers, model_outputs["new_tokens"][0]),
+            ],
             "generated_text": texts[chosen],
         }
 
-    def _warnings(self, answers, new_tokens) -> list[str]:
+    def _limits(self) -> list[str]:
+        """What the weights are worth, which a reader must know first."""
         warnings = []
         if self.model.config.stage is None:
             warnings.append("model: the weights are untrained, the answer means nothing")
         data = self.model.config.training_data or []
         if data and all(entry["access"] == "synthetic" for entry in data):
             warnings.append("model: trained on imaginary patients only, the answer says nothing about a real one")
+        return warnings
+
+    def _warnings(self, answers, new_tokens) -> list[str]:
+        warnings = []
         unparsed = sum(answer.answer is None for answer in answers)
         if unparsed:
             warnings.append(f"answer: {unparsed} of {len(answers)} generated texts have no <answer> block")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import DynamicCache, GenerationConfig, TextStreamer
 
-from ..conftest import SUBSETS, assert_close, build_inputs
+from ..conftest import SUBSETS, assert_close, build_inputs, build_model
 from .test_modeling_medtvt import ALL, RAW, count_rows
 
 
@@ -182,6 +182,16 @@ def test_placeholder_without_its_modality_is_an_error(model):
     inputs.pop("lab_values")
     with pytest.raises(ValueError, match="<lab> placeholder"):
         generate(model, inputs)
+
+
+@pytest.mark.parametrize("part", ["ecg_projector", "perception", "language_model"])
+def test_weights_that_are_not_finite_are_refused(tokenizer, part):
+    model = build_model(tokenizer)
+    with torch.no_grad():
+        for parameter in getattr(model.model, part).parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(ValueError, match="logits of 1 of 1 sequences are not finite"):
+        generate(model, build_inputs(model, [ALL]))
 
 
 def test_text_alone(model):

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import importlib.util
+import json
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, ViTConfig
+from transformers import AutoModel, AutoModelForCausalLM, ViTConfig
 
 from medtvt_training.stages.initialize import tiny_config
 from modeling_medtvt import (
@@ -343,20 +344,31 @@ def test_half_precision(checkpoint, dtype):
 PARTS = ["ecg_encoder", "cxr_encoder", "lab_encoder", "ecg_projector", "cxr_projector", "lab_projector", "perception"]
 
 
+def save_without(model, folder, part, **config):
+    """A checkpoint that lacks a part's weights."""
+    model.save_pretrained(folder)
+    state = {k: v for k, v in load_file(folder / "model.safetensors").items() if f"model.{part}." not in k}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+
+
 @pytest.mark.parametrize("part", [*PARTS, "language_model"])
-def test_missing_parts_are_initialised_as_in_a_fresh_model(tokenizer, tmp_path, part):
-    model = build_model(tokenizer)
-    model.save_pretrained(tmp_path)
-    state = {k: v for k, v in load_file(tmp_path / "model.safetensors").items() if f"model.{part}." not in k}
-    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    loaded, info = MedTVTForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+def test_incomplete_weights_are_refused(model, tmp_path, part):
+    save_without(model, tmp_path, part)
+    for auto_class in (AutoModelForCausalLM, AutoModel):
+        with pytest.raises(ValueError, match=rf"lacks \d+ tensors of this model, such as .*{part}"):
+            auto_class.from_pretrained(tmp_path)
+
+
+def test_a_perception_layer_is_drawn_as_in_a_fresh_model_where_pt_had_none(model, tmp_path):
+    save_without(model, tmp_path, "perception", use_perception=False)
+    loaded, info = MedTVTForCausalLM.from_pretrained(tmp_path, use_perception=True, output_loading_info=True)
     missing = {name for name in info["missing_keys"] if name != "lm_head.weight"}
-    assert missing and all(name.startswith(f"model.{part}.") for name in missing)
+    assert missing and all(name.startswith("model.perception.") for name in missing)
     torch.manual_seed(1)
     fresh = MedTVTForCausalLM(model.config).state_dict()
     for name, value in loaded.state_dict().items():
-        if name == "lm_head.weight":  # tied
-            continue
         if name not in missing:
             assert torch.equal(value, model.state_dict()[name]), name
         elif value.is_floating_point():

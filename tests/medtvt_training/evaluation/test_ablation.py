@@ -214,7 +214,7 @@ def test_variants_are_compared_with_the_full_model(tmp_path):
         (["--max-steps", 0], "`max_steps` must be at least 1"),
         (["--recipe", "large"], "neither a file nor a packaged recipe"),
         (["--data", "."], "is no MedTVT-QA folder"),
-        (["--model", "."], "cannot be trained"),
+        (["--model", "."], "does not open"),
     ],
 )
 def test_refuses(arguments, message, inputs, tmp_path):

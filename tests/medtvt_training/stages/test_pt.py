@@ -191,7 +191,7 @@ def test_refuses_another_architecture(pretrain_toy, tmp_path):
         vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
-    with pytest.raises(ValueError, match="model of type 'llama', and a MedTVT model is needed"):
+    with pytest.raises(ValueError, match="model of type 'llama', not a MedTVT checkpoint"):
         pretrain_toy(tmp_path / "run", model=tmp_path / "llama")
     assert not (tmp_path / "run").exists()
 

@@ -130,7 +130,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, run, tmp_
     [
         ({"rewards": "format jacard"}, "jacard"),
         ({"num_generations": 3}, "divisible by num_generations"),
-        ({"model": Path(__file__).parent}, "cannot be trained"),
+        ({"model": Path(__file__).parent}, "does not open"),
         ({"data": "nowhere"}, "nowhere"),
         ({"use_vllm": "true"}, "use_vllm"),
         ({"rewards": "evidence"}, "findings"),

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opens a checkpoint folder as a pipeline."""
 
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoProcessor
+import os
 
 from modeling_medtvt import MedicalDiagnosisPipeline
+from modeling_medtvt.checkpoint_folder import open_checkpoint
 
 
-def load_pipeline(folder: str) -> MedicalDiagnosisPipeline:
-    """The pipeline on a checkpoint folder, with the installed code even where the folder brings its own."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=False)
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{folder} does not open as a MedTVT checkpoint. {error}") from error
-    if model.config.model_type != "medtvt":
-        raise ValueError(f"{folder} holds a model of type {model.config.model_type!r}, not a MedTVT checkpoint.")
+def load_pipeline(folder: str | os.PathLike) -> MedicalDiagnosisPipeline:
+    """
+    The pipeline on a checkpoint folder, with the installed code even where the folder brings its own.
+
+    Raises:
+        ValueError: if the folder does not open, or holds something else.
+    """
+    model, processor = open_checkpoint(folder, dtype="auto")
     return MedicalDiagnosisPipeline(model=model, processor=processor, task="medical-diagnosis")

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
 from modeling_medtvt import MedTVTForCausalLM
+from modeling_medtvt.checkpoint_folder import open_checkpoint, read_config
 
 from ..data.collator import MedTVTDataCollator
 from ..data.provenance import training_data_entry
@@ -48,30 +48,22 @@ def load_model(stage: str | None, arguments: ModelArguments, device: torch.devic
     source = os.path.abspath(arguments.model) if os.path.isdir(arguments.model) else arguments.model
     if (Path(source) / "adapter_config.json").exists():
         raise ValueError(f"{source} holds an adapter. Merge it first, with `medtvt merge`.")
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        if config.model_type != "medtvt":
-            raise ValueError(f"it is a model of type {config.model_type!r}, and a MedTVT model is needed.")
-        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-        is_drawn = stage in ("sft", "rft") and not config.use_perception
-        if stage is not None:
-            config.use_perception = stage != "pt"
-        quantization = {}
-        if arguments.load_in_4bit:
-            compute_dtype = getattr(torch, arguments.dtype)
-            quantization = {
-                "quantization_config": BitsAndBytesConfig(
-                    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype
-                ),
-                "device_map": {"": device},
-            }
-        model = MedTVTForCausalLM.from_pretrained(
-            source, config=config, dtype=getattr(torch, arguments.dtype), **quantization
-        )
-        if not quantization:
-            model.to(device)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{source} cannot be trained: {error}") from error
+    config = read_config(source)
+    is_drawn = stage in ("sft", "rft") and not config.use_perception
+    if stage is not None:
+        config.use_perception = stage != "pt"
+    quantization = {}
+    if arguments.load_in_4bit:
+        compute_dtype = getattr(torch, arguments.dtype)
+        quantization = {
+            "quantization_config": BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype
+            ),
+            "device_map": {"": device},
+        }
+    model, processor = open_checkpoint(source, config=config, dtype=getattr(torch, arguments.dtype), **quantization)
+    if not quantization:
+        model.to(device)
     model.config.stage = stage
     model.config.chunked_loss = arguments.chunked_loss
     return model, processor, is_drawn
