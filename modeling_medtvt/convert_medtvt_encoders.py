@@ -16,6 +16,8 @@ def _state_dict(path: str | os.PathLike, key: str, prefix: str) -> dict[str, tor
     if not isinstance(loaded, dict) or not isinstance(loaded.get(key), dict):
         found = ", ".join(map(str, list(loaded)[:8])) if isinstance(loaded, dict) else type(loaded).__name__
         raise ValueError(f"Checkpoint {path}: has no {key!r} with tensors; found {found}.")
+    if not all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in loaded[key].items()):
+        raise ValueError(f"Checkpoint {path}: {key!r} holds something else than named tensors.")
     tensors = {name.removeprefix("module."): tensor for name, tensor in loaded[key].items()}
     selected = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     if not selected:
@@ -41,7 +43,10 @@ def load_ecg_encoder(path: str | os.PathLike) -> MedTVTEcgEncoder:
         ValueError: it is refused (see [`read_pickled`]), or holds no xresnet1d.
     """
     source = {f"ecg_encoder.{name}": tensor for name, tensor in _state_dict(path, "ecg_model", "").items()}
-    config = MedTVTConfig(ecg_config=ecg_config(source))
+    try:
+        config = MedTVTConfig(ecg_config=ecg_config(source))
+    except ValueError as error:
+        raise ValueError(f"Checkpoint {path}: {error}") from error
     encoder = MedTVTEcgEncoder(config.ecg_config)
     names = {name: source_name(f"model.ecg_encoder.{name}", config) for name in encoder.state_dict()}
     lacking = sorted(set(names.values()) - set(source))

@@ -2,13 +2,20 @@
 """Folders that appear only when they are complete."""
 
 import os
-import tempfile
+import re
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 
-def check_new_folder(output_dir: str | os.PathLike):
+
+LOCK_NAME = ".lock"
+
+
+def check_new_folder(output_dir: str | os.PathLike) -> None:
     """
     For a check before long work.
 
@@ -24,16 +31,60 @@ def check_new_folder(output_dir: str | os.PathLike):
 def new_folder(output_dir: str | os.PathLike) -> Iterator[Path]:
     """
     Yields an empty folder to write to; it becomes `output_dir` when the block ends, and vanishes if the block raises.
-    [`check_new_folder`] is called first.
+    [`check_new_folder`] is called first. What a killed run left of the same folder is removed.
+
+    Raises:
+        FileExistsError: see [`check_new_folder`].
+        OSError: if the folder cannot be written.
     """
     check_new_folder(output_dir)
     output_dir = Path(output_dir).absolute()
     output_dir.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(output_dir)
     # beside the target, so that the last step is a rename within one file system
-    with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as temporary:
-        folder = Path(temporary) / output_dir.name
+    temporary = output_dir.with_name(f".{output_dir.name}-{secrets.token_hex(4)}")
+    temporary.mkdir()
+    lock = os.open(temporary / LOCK_NAME, os.O_RDWR | os.O_CREAT)
+    try:
+        _try_lock(lock)  # released when this process ends, however it ends
+        folder = temporary / output_dir.name
         folder.mkdir()
         yield folder
+        check_new_folder(output_dir)
         if output_dir.exists():  # empty; a rename onto it fails on Windows
             output_dir.rmdir()
         folder.rename(output_dir)
+    except SafetensorError as error:  # what safetensors raises on a full disk
+        raise OSError(f"{output_dir} could not be written. {error}") from error
+    finally:
+        os.close(lock)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_abandoned(output_dir: Path) -> None:
+    """Removes the temporary folders of `output_dir` that no process writes to any more, and nothing else."""
+    name = re.compile(re.escape(f".{output_dir.name}-") + "[0-9a-f]{8}")
+    for folder in output_dir.parent.iterdir():
+        if not name.fullmatch(folder.name) or {item.name for item in folder.iterdir()} - {LOCK_NAME, output_dir.name}:
+            continue
+        try:
+            lock = os.open(folder / LOCK_NAME, os.O_RDWR)
+        except OSError:  # not ours, or just being made
+            continue
+        is_abandoned = _try_lock(lock)
+        os.close(lock)
+        if is_abandoned:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Whether the lock of a file could be had; never where the system has none, so that nothing is taken for abandoned."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -4,6 +4,7 @@
 import math
 import os
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -422,7 +423,7 @@ def read_wfdb(header: str, name: str) -> Any:
     try:
         return wfdb.rdrecord(header.removesuffix(".hea"))
     except Exception as err:  # wfdb raises whatever the malformed part triggers
-        raise ValueError(f"{name}: wfdb cannot read the record ({type(err).__name__}: {err}).") from err
+        raise ValueError(f"{name}: wfdb cannot read the record ({type(err).__name__}).") from err
 
 
 def find_header(path: str, name: str) -> str:
@@ -463,8 +464,7 @@ def check_header(header: str, name: str) -> tuple[re.Match, list[re.Match]]:
     first_line = lines[0] if lines else ""
     record = RECORD_LINE.fullmatch(first_line)
     if record is None:
-        found = " ".join(first_line.split()[:4])[:80]
-        raise ValueError(f"{name}: the header must start with 'name signals rate samples'; found {found!r}.")
+        raise ValueError(f"{name}: the header's first line is not 'name signals rate samples'.")
     if "/" in record["record"]:
         raise ValueError(f"{name}: multi-segment records are not opened; read it with wfdb and pass the wfdb.Record.")
     n_signals, n_samples = int(record["n_signals"]), int(record["n_samples"])
@@ -475,20 +475,32 @@ def check_header(header: str, name: str) -> tuple[re.Match, list[re.Match]]:
     return record, check_signal_files(header, name, lines[1:], n_samples)
 
 
+def _stays_inside(path: str) -> bool:
+    """
+    Whether a file is in its own folder once links are resolved or, where the folder belongs to a Hub cache, in the cache
+    of the same repository: there, names are links to the files proper.
+    """
+    folder, target = Path(os.path.realpath(os.path.dirname(path))), Path(os.path.realpath(path))
+    if target.parent == folder:
+        return True
+    repositories = [parent for parent in folder.parents if parent.name == "snapshots" and "--" in parent.parent.name]
+    return any(target.is_relative_to(parent.parent / "blobs") for parent in repositories)
+
+
 def check_signal_files(header: str, name: str, lines: list[str], n_samples: int) -> list[re.Match]:
     """The files named by the header's signal lines must be its neighbours and hold all the promised bytes."""
     files: dict[str, list[re.Match]] = {}
     found = []
-    for line in lines:
+    for number, line in enumerate(lines, start=1):
         signal = SIGNAL_LINE.fullmatch(line)
         if signal is None:
-            raise ValueError(f"{name}: the header line {line[:80]!r} is not 'file format gain/unit ... lead'.")
+            raise ValueError(f"{name}: the header's line of signal {number} is not 'file format gain/unit ... lead'.")
         if not re.fullmatch(r"[\w-][\w.-]*", signal["file"]) or ".." in signal["file"]:
-            raise ValueError(f"{name}: signal file {signal['file']!r} is not a plain name in the header's folder.")
+            raise ValueError(f"{name}: the file of signal {number} is not a plain name in the header's folder.")
         if int(signal["format"]) not in BYTES_PER_SAMPLE:
             raise ValueError(f"{name}: signal format {signal['format']} is not one of {list(BYTES_PER_SAMPLE)}.")
         if float(signal["gain"]) == 0:
-            raise ValueError(f"{name}: gain 0 (uncalibrated) in the header line {line[:80]!r}.")
+            raise ValueError(f"{name}: gain 0 (uncalibrated) in the header's line of signal {number}.")
         files.setdefault(signal["file"], []).append(signal)
         found.append(signal)
 
@@ -496,6 +508,10 @@ def check_signal_files(header: str, name: str, lines: list[str], n_samples: int)
         path = os.path.join(os.path.dirname(header), file_name)
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{name}: the signal file {file_name} is missing.")
+        if not _stays_inside(path):
+            raise ValueError(
+                f"{name}: the signal file {file_name} is a link that leads outside its folder; copy the file there."
+            )
         per_frame = sum(int(signal["per_frame"] or 1) for signal in signals)
         sample_bytes = BYTES_PER_SAMPLE[int(signals[0]["format"])]
         promised = int(signals[0]["offset"] or 0) + math.ceil(n_samples * per_frame * sample_bytes)

@@ -61,7 +61,7 @@ def _to_array(cells):
 def _to_number(value, where):
     if isinstance(value, str):
         if re.fullmatch(r"[+-]?\d+(,\d+)+", value.strip()):
-            raise ValueError(f"{where}: {value!r} has a comma; write the decimals with a point and no thousands sign.")
+            raise ValueError(f"{where}: the value has a comma; write decimals with a point and no thousands sign.")
         if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", value.strip(), re.ASCII | re.I):
             return float(value)
     elif isinstance(value, numbers.Number) and not isinstance(value, (bool, complex)):
@@ -69,14 +69,17 @@ def _to_number(value, where):
             return float(value)
         except OverflowError as error:
             raise ValueError(f"{where}: the number is too large.") from error
-    raise ValueError(f"{where}: {value!r} is not a number. A number is needed, or None where the lab is absent.")
+    kind = "text" if isinstance(value, str) else type(value).__name__
+    raise ValueError(
+        f"{where}: the value ({kind}) is not a number. A number is needed, or None where the lab is absent."
+    )
 
 
 def _split_unit(cell, where):
     """A cell as (value, unit or None)."""
     if isinstance(cell, tuple):
         if len(cell) != 2:
-            raise ValueError(f"{where}: {cell!r} is not a pair (value, unit).")
+            raise ValueError(f"{where}: a tuple of {len(cell)} is not a pair (value, unit).")
         value, unit = cell
     elif isinstance(cell, Mapping):
         if "value" not in cell or set(cell) - {"value", "unit"}:
@@ -87,7 +90,7 @@ def _split_unit(cell, where):
     if _is_absent(unit):
         unit = None
     elif not isinstance(unit, str):
-        raise ValueError(f"{where}: the unit must be text, found {unit!r}.")
+        raise ValueError(f"{where}: the unit must be text, found {type(unit).__name__}.")
     return value, unit
 
 
@@ -109,16 +112,21 @@ def _read_csv(path):
         rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise ValueError(f"lab file {path}: not a readable CSV file ({error}).") from error
-    rows = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
+    rows = {
+        number: [cell.strip() for cell in row]
+        for number, row in enumerate(rows, start=1)
+        if any(cell.strip() for cell in row)
+    }
     if len(rows) < 2:
         raise ValueError(f"lab file {path}: no rows{'' if not rows else ' below the header'}.")
-    ragged = next((row for row in rows if len(row) != len(rows[0])), None)
+    header = rows.pop(next(iter(rows)))
+    ragged = next((number for number, row in rows.items() if len(row) != len(header)), None)
     if ragged is not None:
         raise ValueError(
-            f"lab file {path}: the row {ragged} has {len(ragged)} cells and the header {len(rows[0])}. A name with a "
+            f"lab file {path}: row {ragged} has {len(rows[ragged])} cells and the header {len(header)}. A name with a "
             "comma must be quoted."
         )
-    return rows[0], rows[1:]
+    return header, list(rows.values())
 
 
 def _read_lab_file(path):
@@ -129,7 +137,7 @@ def _read_lab_file(path):
     columns = [name.casefold() for name in header]
     if sorted(columns) not in (["name", "value"], ["name", "unit", "value"]):
         raise ValueError(
-            f"lab file {path}: expected the columns name,value or name,value,unit, found {','.join(header)}. A long "
+            f"lab file {path}: expected the columns name,value or name,value,unit, found {len(header)} others. A long "
             "table of measurements (such as MIMIC's labevents, with itemid and charttime) must first be reduced to "
             "one value per lab; a wide table (one column per lab) can be read with pandas and passed as a DataFrame."
         )
@@ -516,16 +524,19 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
             is_percentile = name not in self._positions and name.endswith(_SUFFIX)
             position = self._positions.get(name.removesuffix(_SUFFIX) if is_percentile else name)
             if position is None and not ignore_unknown:
-                raise ValueError(f"{where}: unknown lab {key!r}. {self._suggest(name)}")
+                # what stands in a file may be anything about a patient; what a program passes is its own
+                quoted = f"in row {index + 1} below the header" if where.startswith("lab file") else repr(key)
+                raise ValueError(f"{where}: unknown lab {quoted}. {self._suggest(name)}")
             if position is None:
                 ignored.append(str(key))
                 continue
             first = located.setdefault(position, {}).setdefault(is_percentile, index)
             if first != index:
                 name = self.lab_names[position]
-                raise ValueError(f"{where}: {keys[first]!r} and {key!r} are both {name}; give one of them.")
+                both = "two rows" if where.startswith("lab file") else f"{keys[first]!r} and {key!r}"
+                raise ValueError(f"{where}: {both} are both {name}; give one of them.")
         if not located:
-            raise ValueError(f"{where}: no lab among the columns {', '.join(ignored)}. {self._suggest('')}")
+            raise ValueError(f"{where}: no lab among its {len(ignored)} columns. {self._suggest('')}")
         return located, ignored
 
     def _suggest(self, name):
@@ -554,7 +565,8 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
                 is_percentile[row] = unit_key == "percentile"
                 if not is_percentile[row] and unit_key not in unit_factors:
                     accepted = ", ".join([*(lab.units if unit_factors else []), "percentile"])
-                    raise ValueError(f"{where}: unit {unit!r} is not accepted. Accepted are: no unit, {accepted}.")
+                    quoted = "its unit" if where.startswith("lab file") else f"unit {unit!r}"
+                    raise ValueError(f"{where}: {quoted} is not accepted. Accepted are: no unit, {accepted}.")
                 factor = unit_factors.get(unit_key, 1)
                 values[row] /= factor
                 if factor != 1:

@@ -50,6 +50,15 @@ class MedTVTImageProcessor(PilBackend):
     do_normalize = True
     min_decode_size = None
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        for name in ("image_mean", "image_std"):
+            values = np.atleast_1d(np.asarray(getattr(self, name), dtype=float))
+            if not np.isfinite(values).all() or (name == "image_std" and (values == 0).any()):
+                raise ValueError(
+                    f"`{name}` must be finite numbers{' other than 0' * (name == 'image_std')}, got {values}."
+                )
+
     def convert_to_rgb(self, image, input_data_format=None):
         """Three channels; those of a grey PIL image are views of one."""
         if isinstance(image, Image.Image) and image.mode == "L":
@@ -118,6 +127,9 @@ def load_cxr(cxr, min_decode_size: int | None = None):
     else:
         raise ValueError(f"cxr is a {type(cxr).__name__}; accepted is {ACCEPTED}.")
     _check_contents(image, name, alterations)
+    if image.info:  # comments, EXIF, color profiles and texts may name a patient, and Pillow would write them again
+        image = image.copy()
+        image.info = {}
     return image, alterations
 
 

@@ -316,20 +316,20 @@ def test_errors_name_the_item_of_a_batch(extractor, record):
 
 BAD_HEADERS = [
     ("500 5000", "500 5001", "120000 bytes, the header promises 120024"),
-    ("500 5000", "500", "header must start"),
+    ("500 5000", "500", "header's first line"),
     ("rec 12", "rec 13", "announces 13 signals and describes 12"),
     ("rec 12", "rec 0", "announces 0 signals"),
     ("rec 12", "rec/2 12", "multi-segment"),
     ("rec.dat 16", "rec.dat 516", "signal format 516"),
-    ("rec.dat 16", "rec.dat sixteen", "header line"),
+    ("rec.dat 16", "rec.dat sixteen", "header's line of signal 1"),
     ("1000.0", "0", "gain 0"),
-    ("1000.0", "high", "header line"),
+    ("1000.0", "high", "header's line of signal 1"),
     ("/mV", "/µV", "other than ASCII"),
     ("/mV", "/mmHg", "unit 'mmHg'"),
     ("rec.dat 16", "rec.v2.dat 212", "wfdb cannot read"),
 ]
 BAD_HEADERS += [("500 5000", f"{rate} 5000", "sampling rate") for rate in ("0", "49", "1000000000")]
-BAD_HEADERS += [("500 5000", f"{rate} 5000", "header must start") for rate in ("nan", "-5", "5e2")]
+BAD_HEADERS += [("500 5000", f"{rate} 5000", "header's first line") for rate in ("nan", "-5", "5e2")]
 OUTSIDE = ("/etc/passwd", "../rec.dat", "..", "http://x/rec.dat", "~", "a\\b")
 BAD_HEADERS += [("rec.dat", name, "not a plain name") for name in OUTSIDE]
 

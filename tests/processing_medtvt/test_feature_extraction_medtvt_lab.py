@@ -190,11 +190,11 @@ BAD_INPUT = [
     (pd.DataFrame({"Creatinine": [1, None, None]}), r"lab\[1\]: no lab with a usable value .nor in 1 other"),
     ({"Creatinin": 1}, "unknown lab 'Creatinin'. Did you mean 'Creatinine'"),
     ({"hadm_id": 1, "Creatinine": 1}, "unknown lab 'hadm_id'"),
-    (pd.Series({"hadm_id": 1}), "no lab among the columns hadm_id"),
+    (pd.Series({"hadm_id": 1}), "no lab among its 1 columns"),
     ({"Creatinine": 1, 50912: 1}, "'Creatinine' and 50912 are both Creatinine"),
     (pd.DataFrame([[1, 2]], columns=["WBC", "White Blood Cells"]), "'WBC' and 'White Blood Cells' are both"),
-    ([{"Creatinine": 1}, {"Creatinine": "NEG"}], r"lab\[1\]: Creatinine: 'NEG' is not a number"),
-    (pd.DataFrame({"Creatinine": [True]}), "True is not a number"), ({"Creatinine": "1,2"}, "has a comma"),
+    ([{"Creatinine": 1}, {"Creatinine": "NEG"}], r"lab\[1\]: Creatinine: .*is not a number"),
+    (pd.DataFrame({"Creatinine": [True]}), "is not a number"), ({"Creatinine": "1,2"}, "has a comma"),
     ({"Creatinine": float("inf")}, "inf is not a finite"), ({"Creatinine": "-inf"}, "-inf is not a finite number"),
     (pd.DataFrame({"Creatinine": [1, np.inf]}), r"lab\[1\]: Creatinine: inf is not a finite"),
     ({"Creatinine": 10**400}, "too large"), ({"Creatinine": (1, 2)}, "unit must be text"),
@@ -212,8 +212,8 @@ BAD_FILES = [
     (b"", "no rows"), (b"name,value\n", "no rows below the header"), (b"name,value\0\n", "binary"),
     (b"\x89PNG\r\n\x1a\n\xff", "not UTF-8 text"), (b"name,value\nK,4,mmol/L\n", "3 cells and the header 2"),
     (b"name,value\nBilirubin, Total,1\n", "must be quoted"), (b'name,value\n"Creatinine,1\n', "not a readable CSV"),
-    (b"lab,result\nK,4\n", "found lab,result"), (b"name;value\nK;4,2\n", "Potassium: '4,2' has a comma"),
-    (b"name,value\nK,4\nPotassium,4\n", "'K' and 'Potassium' are both"), (b"name,value\nK,4\n" * 200000, "too large"),
+    (b"lab,result\nK,4\n", "found 2 others"), (b"name;value\nK;4,2\n", "Potassium: the value has a comma"),
+    (b"name,value\nK,4\nPotassium,4\n", "two rows are both"), (b"name,value\nK,4\n" * 200000, "too large"),
 ]
 # fmt: on
 
@@ -278,8 +278,8 @@ BAD_SOURCES = [
 ]
 BAD_FITS = [
     ({"a": [1.0], "c": [2.0]}, "no values for 1 of 2 labs: b"), ({"a": [1.0], "b": [None]}, "1 of 2 labs: b"),
-    ({"c": [1.0]}, "no lab among the columns c"), ({"a": [1.0, np.inf], "b": [1.0, 1.0]}, "row 1: a: inf"),
-    ({"a": ["NEG"], "b": [1.0]}, "row 0: a: 'NEG'"), ({"a": 1.0, "b": 2.0}, "must be a column"),
+    ({"c": [1.0]}, "no lab among its 1 columns"), ({"a": [1.0, np.inf], "b": [1.0, 1.0]}, "row 1: a: inf"),
+    ({"a": ["NEG"], "b": [1.0]}, "row 0: a: the value"), ({"a": 1.0, "b": 2.0}, "must be a column"),
     ({"a": [(0.5, "percentile")], "b": [1.0]}, "measured values are needed"),
 ]
 # fmt: on
@@ -379,7 +379,7 @@ def test_authors_numbers(kind):
 
 @pytest.mark.parametrize("path", sorted(FIXTURES.glob("labs/mimic-iv-demo-tidy/*.csv")), ids=lambda path: path.stem)
 def test_real_admissions(reference, path):
-    with pytest.raises(ValueError, match=f"{path.name}: .*(name,value,unit, found subject_id|no rows below)"):
+    with pytest.raises(ValueError, match=f"{path.name}: .*(name,value,unit, found 9 others|no rows below)"):
         reference(path)
     table = pd.read_csv(path)
     table["value"] = pd.to_numeric(table["value"], errors="coerce")
