@@ -72,7 +72,7 @@ def bad_inputs(folder, patient):
         "header without data": ({"ecg": patient["ecg"][:1]}, "signal file ecg.dat is missing"),
         "data without header": ({"ecg": patient["ecg"][1:]}, "upload its .hea together with"),
         "many files": ({"ecg": patient["ecg"] * 3}, "at most 3 files"),
-        "letters": ({"lab": "name,value\nCreatinine,high\n"}, "'high' is not a number"),
+        "letters": ({"lab": "name,value\nCreatinine,high\n"}, "the value (text) is not a number"),
         "unknown lab": ({"lab": "name,value\nCreatinin,2\n"}, "Did you mean 'Creatinine'"),
         "endless labs": ({"lab": "x" * 30_000}, "at most 20000 are read"),
     }
@@ -220,5 +220,5 @@ def test_fifty_at_once_are_all_answered(app):
         thread.start()
     for thread in threads:
         thread.join()
-    assert "'high' is not a number" in messages[0]
+    assert "Sodium: the value (text) is not a number" in messages[0]
     assert len(answers) == 50 and all(message.startswith("Done") for message, _, _ in answers)

@@ -119,7 +119,7 @@ def test_files_that_are_no_such_table(own):
     with pytest.raises(ValueError, match="train.parquet: a column"):
         load_medtvt_qa(own, "diagnosis", "train")
     file.write_bytes(b"PAR1 but no more")
-    with pytest.raises(ValueError, match="not a readable parquet"):
+    with pytest.raises(ValueError, match="not a readable Parquet"):
         load_medtvt_qa(own, "diagnosis", "train")
 
 
@@ -298,5 +298,5 @@ def test_authors_missing_files(authors):
     with pytest.raises(FileNotFoundError, match="train.csv"):
         load_medtvt_qa(authors, "physiology", "train")
     (authors / "QA" / DIAGNOSIS).write_text("{")
-    with pytest.raises(ValueError, match="not a JSON file"):
+    with pytest.raises(ValueError, match="is no JSON"):
         load_medtvt_qa(authors, "diagnosis", "train")

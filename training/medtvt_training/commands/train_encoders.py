@@ -15,7 +15,9 @@ def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt train-encoders`."""
     from ..stages.run import run_stage
 
-    print(format_metrics(run_stage("encoders", args.recipe, args.overrides)))
+    metrics = run_stage("encoders", args.recipe, args.overrides)
+    if metrics is not None:  # None: the run was finished before
+        print(format_metrics(metrics))
 
 
 def format_metrics(metrics: dict) -> str:

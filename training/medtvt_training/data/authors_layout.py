@@ -9,7 +9,7 @@ X-ray paths to that of MIMIC-CXR-JPG. Of the labs, the measured values are used 
 ready percentiles; `processor.lab_feature_extractor.fit(<folder>/train.csv)` gives these percentiles back.
 """
 
-import json
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from modeling_medtvt import parse_answer
 from processing_medtvt import LAB_DEFINITIONS
 from processing_medtvt.processing_medtvt import PLACEHOLDER
 
+from ..files import read_json
 from .conversation import MODALITIES, text_part
 from .schema import LAB_NAMES
 
@@ -77,10 +78,7 @@ def read_authors_rows(folder: Path, level: str, split: str) -> tuple[list[dict],
 
 
 def _read_records(file: Path) -> list:
-    try:
-        records = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not a JSON file ({error}).") from error
+    records = read_json(file)
     if not isinstance(records, list):
         raise ValueError(f"{file}: must be a JSON array of records; it is a {type(records).__name__}.")
     return records
@@ -98,7 +96,10 @@ def _read_table(folder: Path, source: AuthorsSource, num_records: int) -> list[d
             f"{folder}: {source.csv}, the table whose rows belong to {source.json}, is neither in it nor in its "
             "subfolder QA."
         )
-    table = pd.read_csv(file, low_memory=False)
+    try:
+        table = pd.read_csv(file, low_memory=False)
+    except (ValueError, OSError) as error:  # of pandas' parser, decoder and decompressors; they quote cells
+        raise ValueError(f"{file}: not a readable CSV file in UTF-8 ({type(error).__name__}).") from error
     if len(table) != num_records:
         raise ValueError(
             f"{file} has {len(table)} rows, {source.json} {num_records} records. They are joined by position, so one "
@@ -120,9 +121,11 @@ def _convert(record, values: dict, source: AuthorsSource, level: str, row_id: st
     if source.path_key is not None:
         found = record.get(source.path_key)
         if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], str):
-            raise ValueError(f"`{source.path_key}` must be a list of one path; it is {found!r}")
+            raise ValueError(f"`{source.path_key}` must be a list of one path")
         paths[source.path_column] = found[0]
-    lab = {name: values.get(column) for name, column in _LAB_COLUMNS.items()}
+    if wrong := [name for name, path in paths.items() if not isinstance(path, str | None)]:
+        raise ValueError(f"its {wrong[0]} path is no text")
+    lab = {name: _to_number(name, values.get(column)) for name, column in _LAB_COLUMNS.items()}
     answer = parse_answer(completion)
     if level == "diagnosis" and (answer.answer is None or answer.unknown):
         raise ValueError(
@@ -152,6 +155,16 @@ def _convert(record, values: dict, source: AuthorsSource, level: str, row_id: st
     }
 
 
+def _to_number(name: str, value) -> float | None:
+    try:
+        number = None if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its {name} is no number") from error
+    if number is not None and not math.isfinite(number):
+        raise ValueError(f"its {name} is not finite")
+    return number
+
+
 def _split_messages(record) -> tuple[list[dict], str]:
     """Messages of the prompt, placeholders turned into parts, and the text of the answer."""
     messages = record.get("messages") if isinstance(record, dict) else None
@@ -160,6 +173,8 @@ def _split_messages(record) -> tuple[list[dict], str]:
     for message in messages:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise ValueError("a message needs the texts `role` and `content`")
+        if any("\ud800" <= character <= "\udfff" for character in message["role"] + message["content"]):
+            raise ValueError("a message holds half a surrogate pair, which is no character")
     if messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
         raise ValueError("its last message is no answer of the assistant")
     if PLACEHOLDER.search(messages[-1]["content"]):

@@ -85,23 +85,23 @@ def load_medtvt_qa(
 def _read_parquet(file: Path) -> pa.Table:
     try:
         table = pq.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file}: not a readable parquet file ({error}).") from error
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file}: not a readable Parquet file ({error}).") from error
     missing = [name for name in FEATURES if name not in table.column_names]
     if missing:
         raise ValueError(f"{file}: has no column {', '.join(missing)}; a MedTVT-QA file has {', '.join(FEATURES)}.")
-    further = Features.from_arrow_schema(table.drop_columns(list(FEATURES)).schema)
-    features = Features({**FEATURES, **further})
     try:
+        further = Features.from_arrow_schema(table.drop_columns(list(FEATURES)).schema)
+        features = Features({**FEATURES, **further})
         return table_cast(table.select(list(features)), features.arrow_schema)
-    except (TypeError, ValueError, pa.ArrowInvalid) as error:
+    except (TypeError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"{file}: a column is not of the schema's type ({error}).") from error
 
 
 def _check_rows(table: pa.Table, level: str):
     """Raises ValueError with the ids of the first rows that contradict the schema."""
     problems, seen = [], set()
-    rows = chain.from_iterable(batch.to_pylist() for batch in table.select(list(FEATURES)).to_batches(1000))
+    rows = chain.from_iterable(map(_to_rows, table.select(list(FEATURES)).to_batches(1000)))
     for i, row in enumerate(rows):
         problem = _find_problem(row, level)
         if problem is None and row["id"] in seen:
@@ -112,6 +112,13 @@ def _check_rows(table: pa.Table, level: str):
     if problems:
         examples = "".join(f"\n  row {problem}" for problem in problems[:5])
         raise ValueError(f"{len(problems)} of {len(table)} rows contradict the schema of MedTVT-QA:{examples}")
+
+
+def _to_rows(batch: pa.RecordBatch) -> list[dict]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        raise ValueError("A text of the rows is not UTF-8, so they cannot be read.") from error
 
 
 def _find_problem(row: dict, level: str) -> str | None:
@@ -139,6 +146,8 @@ def _find_problem(row: dict, level: str) -> str | None:
 
 def _find_text_problem(row: dict, modalities: list[str]) -> str | None:
     prompt, completion = row["prompt"] or [], row["completion"] or []
+    if any(message is None for message in prompt + completion):
+        return "a message is null"
     if not prompt or prompt[-1]["role"] == "assistant":
         return "its prompt must end with a message that is not the assistant's"
     if [message["role"] for message in completion] != ["assistant"]:
@@ -146,6 +155,8 @@ def _find_text_problem(row: dict, modalities: list[str]) -> str | None:
     if any(message["content"] is None for message in prompt + completion):
         return "a message has no content"
     parts = [part for message in prompt + completion for part in message["content"]]
+    if any(part is None or part["type"] is None for part in parts):
+        return "a part of a message is null, or has no type"
     if any(part["type"] == "text" and PLACEHOLDER.search(part["text"] or "") for part in parts):
         return "a text part holds a placeholder; a modality is a part of its own type"
     typed = [part["type"] for message in prompt for part in message["content"] if part["type"] != "text"]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What data weights were trained on, and who may have them."""
 
-import json
+import csv
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,22 +14,54 @@ from ..files import read_json
 ACCESS = ("synthetic", "open", "credentialed")
 
 
-# Where weights come from
-
-
-def training_data_entry(stage: str, data_dir: str | os.PathLike) -> dict:
+def training_data_entry(stage: str, data_dir: str | os.PathLike) -> dict[str, str]:
     """
     What a training stage adds to the list `training_data` of its model's config, which travels with the weights.
 
-    A folder with a cohort.json that says so is synthetic; any other holds patients' data and counts as credentialed.
+    A folder with a cohort.json that says so is synthetic. One whose rows all say `access: open`, as those that
+    `medtvt build-qa --open-data` writes, and PTB-XL (CC BY 4.0) are open. Any other holds patients' data and counts as
+    credentialed.
 
     Returns:
         `dict`: `stage`, `name` (of the folder) and `access`, one of `ACCESS`.
     """
-    cohort = Path(data_dir) / "cohort.json"
-    synthetic = cohort.is_file() and json.loads(cohort.read_text(encoding="utf-8")).get("synthetic") is True
-    access = "synthetic" if synthetic else "credentialed"
-    return {"stage": stage, "name": Path(data_dir).resolve().name, "access": access}
+    folder = Path(data_dir)
+    access = "credentialed"
+    if _is_synthetic(folder):
+        access = "synthetic"
+    elif _says_open(folder) or _is_ptb_xl(folder):
+        access = "open"
+    return {"stage": stage, "name": folder.resolve().name, "access": access}
+
+
+def _is_synthetic(folder: Path) -> bool:
+    file = folder / "cohort.json"
+    content = read_json(file) if file.is_file() else None
+    return isinstance(content, dict) and content.get("synthetic") is True
+
+
+def _says_open(folder: Path) -> bool:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    files = sorted(folder.glob("*/*.parquet"))
+    for file in files:
+        if "access" not in pq.read_schema(file).names:
+            return False
+        if set(pc.unique(pq.read_table(file, columns=["access"])["access"]).to_pylist()) - {"open"}:
+            return False
+    return bool(files)
+
+
+def _is_ptb_xl(folder: Path) -> bool:
+    """By the name of its table and the names of its records, which no other data set shares."""
+    file = folder / "ptbxl_database.csv"
+    if not file.is_file():
+        return False
+    with open(file, encoding="utf-8", errors="replace", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    name = re.compile(r"records500/\d{5}/\d{5}_hr")
+    return bool(rows) and all(name.fullmatch(row.get("filename_hr") or "") for row in rows)
 
 
 def read_access(model_dir: str | os.PathLike) -> str:

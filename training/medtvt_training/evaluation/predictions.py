@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modeling_medtvt import DISEASES, parse_answer
 
-from ..data.conversation import message_text
+from ..data.conversation import MODALITIES, message_text
 from ..files import JsonlLog, read_json, read_jsonl, write_json
 
 
@@ -33,9 +33,13 @@ def read_predictions(path: str | os.PathLike) -> list[dict]:
     header_file = Path(path).with_name(HEADER_FILE)
     if Path(path).name == PREDICTIONS_FILE and header_file.is_file():
         header = read_json(header_file)
+        ids = header.get("ids") if isinstance(header, dict) else None
+        if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+            raise ValueError(f"{header_file} does not list the `ids` of the run's records.")
         rejects_file = header_file.with_name(REJECTS_FILE)
-        rejected = {reject["id"] for reject in read_jsonl(rejects_file)} if rejects_file.is_file() else set()
-        check_same_ids(header["ids"], [record["id"] for record in records], str(path), rejected)
+        rejects = read_jsonl(rejects_file) if rejects_file.is_file() else []
+        rejected = {reject.get("id") for reject in rejects if isinstance(reject, dict)}
+        check_same_ids(ids, [record["id"] for record in records], str(path), rejected)
     return records
 
 
@@ -63,10 +67,10 @@ def read_authors_predictions(path: str | os.PathLike, references: str | os.PathL
 
 
 def _read_conversations(path) -> list[tuple[str, str]]:
+    records = read_json(path)
     try:
-        records = json.loads(Path(path).read_text(encoding="utf-8"))
         return [tuple(message_text([record["messages"][i]]) for i in (0, 1)) for record in records]
-    except (json.JSONDecodeError, TypeError, KeyError, IndexError) as error:
+    except (TypeError, KeyError, IndexError) as error:
         raise ValueError(
             f"{path} is no file of the authors, a JSON array of records with two `messages` each ({error!r})."
         ) from error
@@ -80,6 +84,26 @@ def _check_record(record, where: str):
         if not isinstance(record[key], str):
             raise ValueError(f"{where}: `{key}` must be a string, got {type(record[key]).__name__}.")
     check_labels(record["diseases"], where)
+    for key in ("modalities", "findings", "samples", "donor_diseases", "donor_findings"):
+        values = record.get(key)
+        if values is not None and not (isinstance(values, list) and all(isinstance(value, str) for value in values)):
+            raise ValueError(f"{where}: `{key}` must be a list of strings.")
+    if record.get("donor_diseases") is not None:
+        check_labels(record["donor_diseases"], where)
+    for key, names, absent in (("probabilities", DISEASES, False), ("gates", MODALITIES, True)):
+        _check_numbers(record.get(key), names, absent, f"{where}: `{key}`")
+
+
+def _check_numbers(values, names: Sequence[str], may_be_absent: bool, where: str):
+    """Raises ValueError unless `values` is None or says a number from 0 to 1 for each of the names."""
+    if values is None:
+        return
+    if not isinstance(values, dict) or set(values) != set(names):
+        raise ValueError(f"{where} must be an object with {', '.join(names)}.")
+    for name, value in values.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (is_number and 0 <= value <= 1) and not (value is None and may_be_absent):
+            raise ValueError(f"{where}: the value of {name} must be a number from 0 to 1.")
 
 
 def check_labels(labels, where: str):
@@ -87,8 +111,9 @@ def check_labels(labels, where: str):
     Raises:
         ValueError: unless `labels` is a list of some of the seven diseases.
     """
-    unknown = [label for label in labels if label not in DISEASES] if isinstance(labels, list) else [labels]
-    if unknown:
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{where}: diseases must be a list of some of {', '.join(DISEASES)}.")
+    if unknown := [label for label in labels if label not in DISEASES]:
         raise ValueError(f"{where}: {unknown} are none of the seven diseases: {', '.join(DISEASES)}.")
 
 
@@ -154,6 +179,8 @@ class PredictionWriter:
             raise ValueError(f"{self.path} exists without {HEADER_FILE}, so nobody knows of what; remove or move it.")
         if header_file.exists():
             before = read_json(header_file)
+            if not isinstance(before, dict):
+                raise ValueError(f"{header_file} is no header of a run; choose another folder, or remove it.")
             if differing := sorted(key for key in {*before, *header} if before.get(key) != header.get(key)):
                 raise ValueError(
                     f"{self.folder} holds predictions of another run ({', '.join(differing)} differ); choose another "

@@ -8,6 +8,7 @@ import csv
 import gzip
 import re
 import threading
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -234,10 +235,12 @@ class MimicTables:
         try:
             with _progress_bar(self.connection, progress):
                 self.connection.execute(sql)
-        except (duckdb.DataError, duckdb.InvalidInputException, duckdb.IOException) as error:
-            raise ValueError(f"A table cannot be read: {' '.join(str(error).split())[:400]}") from error
         except duckdb.OutOfMemoryException as error:
             raise ValueError(f"DuckDB ran out of its memory limit; give it more. {str(error)[:200]}") from error
+        except (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException):
+            raise  # of the query, not of the table
+        except duckdb.Error as error:
+            raise ValueError(f"A table cannot be read: {_describe(error)}") from error
 
     def query(self, sql: str) -> list[tuple]:
         """Rows of a SELECT."""
@@ -317,11 +320,25 @@ def _read_header(file: Path) -> list[str]:
     try:
         with opener(file, "rt", encoding="utf-8-sig", newline="") as lines:
             header = next(csv.reader(lines), [])
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: cannot be read ({error}).") from error
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
+        raise ValueError(f"{file}: its header cannot be read ({type(error).__name__}).") from error
     if len({column.lower() for column in header}) < len(header) or not all(header):
-        raise ValueError(f"{file}: its columns have no or the same names: {', '.join(header)}.")
+        raise ValueError(f"{file}: two of its {len(header)} columns have the same name, or one has none.")
     return header
+
+
+def _describe(error: duckdb.Error) -> str:
+    """What DuckDB says of a file, without the lines of it that it quotes: they hold patients' data."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = (
+        "CSV Error on Line",
+        "Expected Number of Columns",
+        "Value with unterminated quote",
+        "Invalid unicode",
+        "file = ",
+    )
+    kept = [line for line in lines if line.startswith(told) or "CSV Error on Line" in line]
+    return " ".join([type(error).__name__, *kept])[:400]
 
 
 def _identifier(name: str) -> str:

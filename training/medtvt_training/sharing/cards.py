@@ -137,6 +137,8 @@ def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> Datase
     arguments = " ".join(f"--{key} {made_by[key]}" for key in ("patients", "seed", "setting") if key in made_by)
     kind = "imaginary patients with known causes, in the schema of MedTVT-QA. No data of any person is in it"
     real = "questions and answers on data under credentialed access. This card may be public, the data may not"
+    if access == "open":
+        real = "questions and answers on open data, which keep their own licenses"
     data = DatasetCardData(
         license="apache-2.0" if synthetic else "other",
         task_categories=["question-answering", "image-text-to-text"],

@@ -96,7 +96,7 @@ def read_recipe(stage: str, recipe: str) -> tuple[Path, dict[str, Any]]:
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:  # dates that are none are ValueErrors
         raise ValueError(f"{path} is no YAML file. {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold `key: value` lines, found a {type(content).__name__}.")
@@ -116,7 +116,7 @@ def _spell(overrides: Sequence[str], stage: str) -> list[str]:
 
 def _to_words(key: str, value: Any) -> list[str]:
     if isinstance(value, dict):
-        value = json.dumps(value)
+        value = json.dumps(value, default=str)
     if isinstance(value, list):
         return [f"--{key}", *map(str, value)]
     return [f"--{key}={value}"]

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a stage from its recipe."""
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .recipes import parse_arguments
+
+
+logger = logging.getLogger(__name__)
 
 
 def run_stage(stage: str, recipe: str | None, overrides: Sequence[str] = ()) -> Any:
@@ -16,13 +21,19 @@ def run_stage(stage: str, recipe: str | None, overrides: Sequence[str] = ()) -> 
         recipe, overrides: See [`parse_arguments`].
 
     Returns:
-        What the stage returns: the metrics of the encoders, or the trainer as it is after training.
+        What the stage returns: the metrics of the encoders, or the trainer as it is after training. None where `resume`
+        meets a finished run.
 
     Raises:
         ValueError: if arguments, model, data or checkpoint are not what they should be, or a loss is not finite.
         OSError: if a file cannot be read or written.
     """
     arguments = parse_arguments(stage, recipe, overrides)
+    first, training = arguments[0 if stage == "encoders" else 1], arguments[-1]
+    final = Path(training.output_dir or "", "final")
+    if first.resume and training.output_dir and final.is_dir():
+        logger.info("%s is there already: this run is finished.", final)
+        return None
     if stage == "encoders":
         from .encoders import train_encoders
 

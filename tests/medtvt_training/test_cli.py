@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+
+import pytest
+
+from medtvt_training import cli, extras
+from medtvt_training.commands import export
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """`medtvt export` with another body."""
+
+    def replace(run):
+        monkeypatch.setattr(export, "run", run)
+        return cli.main(["export", "--model", "m", "--out", "o"])
+
+    return replace
+
+
+def test_what_is_refused_ends_in_one_line(command, capsys):
+    from modeling_medtvt.checkpoint_folder import open_checkpoint
+
+    def no_such_file(args):
+        open("/nowhere/at/all")
+
+    for run, words in ((lambda args: open_checkpoint("nope"), "no folder 'nope'"), (no_such_file, "/nowhere/at/all")):
+        assert command(run) == 2
+        errors = capsys.readouterr().err
+        assert errors.startswith("medtvt export: error: ") and errors.count("\n") == 1 and words in errors
+
+
+def test_a_bug_keeps_its_traceback(command):
+    def from_a_library(args):
+        int("x")
+
+    def from_numpy(args):
+        import numpy as np
+
+        np.zeros(3) + np.zeros(4)
+
+    def import_of_ours(args):
+        from medtvt_training.files import nonesuch  # noqa: F401
+
+    for run, kind in (
+        (from_a_library, ValueError),
+        (from_numpy, ValueError),
+        (import_of_ours, ImportError),
+        (lambda args: {}["key"], KeyError),
+    ):
+        with pytest.raises(kind):
+            command(run)
+
+
+@pytest.mark.parametrize("name", [name for name, found in cli.COMMANDS.items() if found.extra])
+def test_a_missing_extra_is_named_before_anything_is_imported(name, monkeypatch, capsys):
+    monkeypatch.setattr(extras, "missing_packages", lambda extra: ["pyarrow"])
+    monkeypatch.setattr(cli, "_import", lambda module: pytest.fail("imported"))
+    assert cli.main([name, "--help"]) == 2
+    errors = capsys.readouterr().err
+    assert (
+        f"needs the extra `{cli.COMMANDS[name].extra}` (pyarrow not installed)" in errors and errors.count("\n") == 1
+    )
+
+
+def test_the_packages_of_an_extra_are_looked_up(monkeypatch):
+    assert extras.missing_packages("train") == [] and extras.missing_packages("qa") == []
+
+    def version(name):
+        if name in ("pyarrow", "duckdb"):
+            raise extras.metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(extras.metadata, "version", version)
+    assert extras.missing_packages("train") == ["pyarrow"]
+    assert sorted(extras.missing_packages("qa")) == ["duckdb", "pyarrow"]  # it brings [train] too
+    with pytest.raises(ImportError, match=r"pip install 'medtvt-r1\[train\]'"):
+        extras.require_extra("train", "this")
+
+
+# as if the extras were not installed; what transformers itself imports where it finds it must stay
+WITHOUT_TRAIN = """
+import sys
+from importlib.machinery import PathFinder
+needed = {"datasets", "duckdb", "evaluate", "matplotlib", "nltk", "pandas", "pyarrow", "rouge_score", "sacrebleu", "trl"}
+find_spec = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *args: None if name.split(".")[0] in needed else find_spec(name, *args)
+from medtvt_training import cli
+for command in (["demo"], ["init", "--tiny", "model"], ["diagnose", "--lab", "demo/lab.csv", "--max-new-tokens", "4"],
+                ["export", "--model", "model", "--out", "export"]):
+    assert cli.main(command) == 0, command
+"""
+
+
+def test_the_core_needs_no_extra(tmp_path):
+    result = subprocess.run([sys.executable, "-c", WITHOUT_TRAIN], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
