@@ -18,9 +18,6 @@ from tests.medtvt_training.evaluation.tiny_peers import CLASSES, tiny_answerer, 
 from tests.medtvt_training.toy_dataset import write_toy_dataset
 
 
-torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_toy_dataset(tmp_path_factory.mktemp("data"), patients=6)

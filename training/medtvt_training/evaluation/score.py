@@ -276,11 +276,13 @@ def compare_records(
     subjects = [record["subject_id"] for record in records]
     comparison = {}
     values = [evaluate_metrics(side, subjects, resamples=0)[0] for side in sides]
-    draws = [resample({name: side[name] for name in shared}, subjects, resamples, seed) for side in sides]
+    draws = []
+    if resamples:
+        draws = [resample({name: side[name] for name in shared}, subjects, resamples, seed) for side in sides]
     for name in sides[0]:
         if name in shared and None not in (values[0][name], values[1][name]):
             a, b = values[0][name], values[1][name]
-            limits = interval(draws[0][name] - draws[1][name]) if resamples else None
+            limits = interval(draws[0][name] - draws[1][name]) if draws else None
             comparison[name] = {"a": a, "b": b, "difference": a - b, "interval": limits}
     return comparison
 
