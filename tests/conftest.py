@@ -17,6 +17,11 @@ FIXTURES = Path(__file__).parent / "fixtures"
 SUBSETS = [(), ("ecg",), ("cxr",), ("lab",), ("ecg", "cxr"), ("ecg", "lab"), ("cxr", "lab"), ("ecg", "cxr", "lab")]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz-inputs", type=int, default=200, help="inputs of each kind (default: 200)")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="other inputs (default: 0)")
+
+
 def pytest_terminal_summary(terminalreporter):
     """What was not run, and why, in one line."""
     reasons = Counter(

@@ -135,24 +135,24 @@ def completion(text):
     [
         (set_to(id="diagnosis-1000"), "row diagnosis-1000: its id occurs more than once"),
         (set_to(id=None), "row number 1: it has no id"),
-        (set_to(level="physiology"), "row diagnosis-1001: its level is 'physiology'"),
+        (set_to(level="physiology"), "row diagnosis-1001: its level is not that of its file"),
         (set_to(modalities=["ecg", "mri"]), "row diagnosis-1001: its modalities are"),
         (set_to(modalities=None), "row diagnosis-1001: its modalities or diseases are null"),
         (set_to(cxr=None), "row diagnosis-1001: it has the modality 'cxr', but no value"),
         (set_to(lab=dict.fromkeys(LAB_NAMES, float("nan"))), "it has the modality 'lab', but no value"),
         (set_to(cxr="../../etc/x.png"), "not relative to the dataset's root"),
         (set_to(ecg="/data/1001"), "not relative to the dataset's root"),
-        (set_to(diseases=["Sepsis", "Gout"]), "row diagnosis-1001: its diseases are .*Gout"),
+        (set_to(diseases=["Sepsis", "Gout"]), "row diagnosis-1001: its diseases are others than"),
         (set_to(prompt=[]), "its prompt must end"),
         (set_to(completion=completion(" ")), "its completion must be text"),
         (set_to(completion=completion("an <ecg>")), "holds a placeholder"),
         (set_to(completion=completion("Sepsis")), "no <answer> block"),
-        (set_to(completion=completion(ANSWER.format("Gout"))), "its answer names Gout"),
+        (set_to(completion=completion(ANSWER.format("Gout"))), "its answer names others than"),
         (
             set_to(completion=completion(ANSWER.format("Sepsis")), diseases=["Pneumonia"]),
-            r"its answer names \['Sepsis'\], its diseases are \['Pneumonia'\]",
+            r"its answer names Sepsis, its diseases are Pneumonia",
         ),
-        (lambda rows: rows[1]["prompt"][0]["content"].pop(2), "its prompt has the parts"),
+        (lambda rows: rows[1]["prompt"][0]["content"].pop(2), "its prompt has 2 parts"),
     ],
 )  # fmt: skip
 def test_rows_that_contradict_the_schema(own, change, message):
@@ -279,7 +279,7 @@ def test_authors_records_that_cannot_become_rows(authors, tmp_path):
     dataset = load_medtvt_qa(authors, "diagnosis", "train", max_rejected=0.9, rejects_file=rejects_file)
     assert dataset["id"][:] == [f"{DIAGNOSIS.removesuffix('.json')}:0"]
     reasons = [json.loads(line)["reason"] for line in rejects_file.read_text().splitlines()]
-    for reason, part in zip(reasons, ["names Gout", "no <answer>", "['ecg', 'ecg']", "['lab'] have no", "`messages`"]):
+    for reason, part in zip(reasons, ["names others than the seven", "no <answer>", "['ecg', 'ecg']", "['lab'] have no", "`messages`"]):
         assert part in reason
     with pytest.raises(ValueError, match="5 of 6 rows"):
         load_medtvt_qa(authors, "diagnosis", "train")

@@ -91,7 +91,7 @@ def test_resume_is_bit_equal(trained, train, tmp_path):
     train(resumed, resume="true", save_total_limit=9)
     assert changed_parameters(trained / "final", resumed / "final") == set()
     with pytest.raises(FileExistsError, match="final exists"):
-        train(resumed, resume="true")
+        train(resumed)
 
 
 def test_stored_pictures_become_what_the_processor_makes_of_them(checkpoint, data, tmp_path):

@@ -171,10 +171,13 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_rows(pretrain_toy, tmp_pa
 # Bad input
 
 
-def test_refuses_to_write_over_a_run(trained, pretrain_toy, tmp_path):
+def test_refuses_to_write_over_a_run(trained, pretrain_toy, tmp_path, caplog):
     run = trained("full", pretrain_toy)
     with pytest.raises(FileExistsError, match="final exists"):
-        pretrain_toy(run, tuning="full", resume="true")
+        pretrain_toy(run, tuning="full")
+    caplog.set_level("INFO", logger="medtvt_training")
+    pretrain_toy(run, tuning="full", resume="true")  # a job manager that starts it again sees success
+    assert "final is there already: this run is finished" in caplog.text
     unfinished = keep_checkpoints(run, tmp_path / "run", [2])
     with pytest.raises(FileExistsError, match="add --resume"):
         pretrain_toy(unfinished, tuning="full")

@@ -129,7 +129,7 @@ def _convert(record, values: dict, source: AuthorsSource, level: str, row_id: st
     answer = parse_answer(completion)
     if level == "diagnosis" and (answer.answer is None or answer.unknown):
         raise ValueError(
-            f"its answer names {', '.join(answer.unknown)}" if answer.unknown else "it has no <answer> block"
+            "its answer names others than the seven diseases" if answer.unknown else "it has no <answer> block"
         )
     given = {**paths, "lab": any(value is not None for value in lab.values())}
     missing = [modality for modality in modalities if not given[modality]]

@@ -95,7 +95,7 @@ def _read_parquet(file: Path) -> pa.Table:
         features = Features({**FEATURES, **further})
         return table_cast(table.select(list(features)), features.arrow_schema)
     except (TypeError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{file}: a column is not of the schema's type ({error}).") from error
+        raise ValueError(f"{file}: a column is not of the schema's type ({str(error)[:300]}).") from error
 
 
 def _check_rows(table: pa.Table, level: str):
@@ -125,22 +125,22 @@ def _find_problem(row: dict, level: str) -> str | None:
     if not row["id"]:
         return "it has no id"
     if row["level"] != level:
-        return f"its level is {row['level']!r}, in a file of the level {level!r}"
+        return f"its level is not that of its file, {level}"
     modalities, diseases = row["modalities"], row["diseases"]
     if modalities is None or diseases is None:
         return "its modalities or diseases are null; a row without any has an empty list"
     if len(set(modalities)) < len(modalities) or not set(modalities) <= set(MODALITIES):
-        return f"its modalities are {modalities}; accepted are {', '.join(MODALITIES)}, each once"
+        return f"its modalities are others than {', '.join(MODALITIES)}, each once"
     for modality in modalities:
         if not has_input(row, modality):
             return f"it has the modality {modality!r}, but no value in the column `{modality}`"
     for modality in ("ecg", "cxr"):
         path = PurePath(row[modality] or "")
         if path.is_absolute() or ".." in path.parts:
-            return f"the path {row[modality]!r} is not relative to the dataset's root"
+            return f"the path in the column `{modality}` is not relative to the dataset's root"
     unknown = [disease for disease in diseases if disease not in DISEASES]
     if unknown or len(set(diseases)) < len(diseases):
-        return f"its diseases are {diseases}; accepted are {', '.join(DISEASES)}, each once"
+        return f"its diseases are others than {', '.join(DISEASES)}, each once"
     return _find_text_problem(row, modalities) or (_find_answer_problem(row) if level == "diagnosis" else None)
 
 
@@ -161,7 +161,9 @@ def _find_text_problem(row: dict, modalities: list[str]) -> str | None:
         return "a text part holds a placeholder; a modality is a part of its own type"
     typed = [part["type"] for message in prompt for part in message["content"] if part["type"] != "text"]
     if sorted(map(str, typed)) != sorted(modalities):
-        return f"its prompt has the parts {typed}, its modalities are {modalities}"
+        return (
+            f"its prompt has {len(typed)} parts that are no text; its modalities are {', '.join(modalities) or 'none'}"
+        )
     if any(part["type"] != "text" for part in completion[0]["content"]) or not text_of(completion[0]).strip():
         return "its completion must be text"
     return None
@@ -172,9 +174,9 @@ def _find_answer_problem(row: dict) -> str | None:
     if answer.answer is None:
         return "its completion has no <answer> block"
     if answer.unknown:
-        return f"its answer names {', '.join(answer.unknown)}; accepted are {', '.join(DISEASES)}"
+        return f"its answer names others than {', '.join(DISEASES)}"
     if set(answer.diseases) != set(row["diseases"]):
-        return f"its answer names {list(answer.diseases)}, its diseases are {row['diseases']}"
+        return f"its answer names {', '.join(answer.diseases) or 'none'}, its diseases are {', '.join(row['diseases']) or 'none'}"
     return None
 
 

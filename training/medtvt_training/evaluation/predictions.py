@@ -60,7 +60,7 @@ def read_authors_predictions(path: str | os.PathLike, references: str | os.PathL
             raise ValueError(f"{path}: record {i} answers another question than record {i} of {references}.")
         answer = parse_answer(reference)
         if answer.unknown:
-            raise ValueError(f"{references}: record {i} names {answer.unknown}; known are {', '.join(DISEASES)}.")
+            raise ValueError(f"{references}: record {i} names others than the seven: {', '.join(DISEASES)}.")
         record = {"id": str(i), "subject_id": str(i), "diseases": list(answer.diseases)}
         records.append({**record, "reference": reference, "completion": completion})
     return records
@@ -114,7 +114,7 @@ def check_labels(labels, where: str):
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"{where}: diseases must be a list of some of {', '.join(DISEASES)}.")
     if unknown := [label for label in labels if label not in DISEASES]:
-        raise ValueError(f"{where}: {unknown} are none of the seven diseases: {', '.join(DISEASES)}.")
+        raise ValueError(f"{where}: {len(unknown)} labels are none of the seven diseases: {', '.join(DISEASES)}.")
 
 
 def _check_ids(ids: Sequence[str], where: str):

@@ -183,7 +183,7 @@ class MimicTables:
         header = _read_header(file)
         missing = [column for column in columns if column.lower() not in {found.lower() for found in header}]
         if missing:
-            raise ValueError(f"{file}: has no column {', '.join(missing)}. It has: {', '.join(header)}.")
+            raise ValueError(f"{file}: none of its {len(header)} columns is called {', '.join(missing)}.")
         self.files[name] = file
         types = ", ".join(f"{_literal(column)}: 'VARCHAR'" for column in header)
         return (

@@ -4,6 +4,7 @@
 import dataclasses
 import difflib
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,7 +64,7 @@ def parse_arguments(stage: str, recipe: str | None, overrides: Sequence[str]) ->
     known = {item.name for fields in map(dataclasses.fields, types) for item in fields if item.init}
     for key in content:
         if key not in known:
-            raise ValueError(f"{path}: unknown key {key!r}{_suggest(str(key), known)}.")
+            raise ValueError(f"{path}: unknown key {str(key)[:100]!r}{_suggest(str(key), known)}.")
     # through the command line's own conversions, so that 1e-4, which YAML takes for text, is a number
     parser.set_defaults(**{key: None for key, value in content.items() if value is None})
     words = [word for key, value in content.items() if value is not None for word in _to_words(key, value)]
@@ -71,11 +72,13 @@ def parse_arguments(stage: str, recipe: str | None, overrides: Sequence[str]) ->
         *parsed, rest = parser.parse_args_into_dataclasses(
             [*words, *_spell(overrides, stage)], return_remaining_strings=True, look_for_args_file=False
         )
-    except ValueError as error:
-        raise ValueError(f"{error} (recipe: {path})" if path else str(error)) from error
+    # what transformers' and trl's arguments raise on values that they cannot use
+    except (ArithmeticError, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        text = textwrap.shorten(str(error), 500)  # it quotes the value, however long
+        raise ValueError(f"{text} (recipe: {path})" if path else text) from error
     if rest:
         name = rest[0].split("=")[0].lstrip("-").replace("-", "_")
-        raise ValueError(f"unknown argument {rest[0]!r}{_suggest(name, known)}.")
+        raise ValueError(f"unknown argument {rest[0][:100]!r}{_suggest(name, known)}.")
     return tuple(parsed)
 
 
@@ -97,7 +100,7 @@ def read_recipe(stage: str, recipe: str) -> tuple[Path, dict[str, Any]]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:  # dates that are none are ValueErrors
-        raise ValueError(f"{path} is no YAML file. {error}") from error
+        raise ValueError(f"{path} is no YAML file. {str(error)[:500]}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold `key: value` lines, found a {type(content).__name__}.")
     return path, content
