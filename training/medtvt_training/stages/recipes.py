@@ -78,7 +78,8 @@ def parse_arguments(stage: str, recipe: str | None, overrides: Sequence[str]) ->
         raise ValueError(f"{text} (recipe: {path})" if path else text) from error
     if rest:
         name = rest[0].split("=")[0].lstrip("-").replace("-", "_")
-        raise ValueError(f"unknown argument {rest[0][:100]!r}{_suggest(name, known)}.")
+        where = f" (recipe: {path})" if path else ""
+        raise ValueError(f"unknown argument {rest[0][:100]!r}{_suggest(name, known)}{where}.")
     return tuple(parsed)
 
 
