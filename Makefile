@@ -25,8 +25,9 @@ style: $(VENV)/dev  ## lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-resolve: $(VENV)/core  ## whether all extras but flash-attn (its build needs torch) can be installed together
-	$(INSTALL) --dry-run --ignore-installed --editable ".[train,qa,timm,dicom,demo,dev]"
+resolve: $(VENV)/dev  ## whether all extras but flash-attn (its build needs torch) can be installed together
+# not quiet: pip names what conflicts among its ordinary lines
+	$(PIP) --dry-run --editable ".[train,qa,timm,dicom,demo,dev]"
 
 bench: $(VENV)/dev  ## speed and memory as ratios; ARGS= takes options of tests/benchmarks
 	$(BIN)/python -m tests.benchmarks --out build/bench $(ARGS)
