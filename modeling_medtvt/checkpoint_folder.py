@@ -3,6 +3,7 @@
 
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,9 @@ def open_checkpoint(name: str | os.PathLike, **kwargs: Any) -> tuple[Any, Any]:
 
 
 def _describe(error: BaseException) -> str:
-    return (
-        str(error)
-        if isinstance(error, (OSError, ValueError, RuntimeError, StrictDataclassError))
-        else f"{type(error).__name__}: {error}"
-    )
+    said = isinstance(error, (OSError, ValueError, RuntimeError, StrictDataclassError))
+    # some quote a value, however long
+    return textwrap.shorten(str(error) if said else f"{type(error).__name__}: {error}", 1000)
 
 
 __all__ = ["check_checkpoint_name", "open_checkpoint", "read_config"]

@@ -16,6 +16,18 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
+def flag_value(value: float | None, low: float | None, high: float | None) -> str | None:
+    """
+    How a value lies to a reference range: `"low"`, `"normal"` or `"high"`. None without a value, or without a range. Either
+    limit may be missing; a value at a limit is normal.
+    """
+    if value is None or (low is None and high is None):
+        return None
+    if low is not None and value < low:
+        return "low"
+    return "high" if high is not None and value > high else "normal"
+
+
 class LabDefinition(NamedTuple):
     """One lab. Only `name` is required; whatever is `None` or empty is unknown and not used.
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from .feature_extraction_medtvt_ecg import read_item, select_leads
 from .image_processing_medtvt import load_cxr
+from .lab_definitions_medtvt import flag_value
 from .plot_ecg_medtvt import BOTTOM, LAYOUT, MM_PER_SECOND, RHYTHM_LEAD, ROW_HEIGHT, SECONDS, plot_ecg
 
 
@@ -42,7 +43,7 @@ MODALITY_WORDS = {
 
 
 class LabRow(NamedTuple):
-    """A measured lab: `value` is None where its percentile was given; `flag` is "high", "low", "" or None (unknown)."""
+    """A measured lab: `value` is None where its percentile was given; `flag` is "low", "normal", "high" or None (unknown)."""
 
     name: str
     value: float | None
@@ -129,14 +130,13 @@ def _read_labs(extractor, lab):
             continue
         low, high = definition.get("reference_low"), definition.get("reference_high")
         measured = None if np.isnan(value) else float(value)
-        known = measured is not None and low is not None
         rows.append(
             LabRow(
                 name=definition["name"],
                 value=measured,
                 unit=definition.get("unit") or "",
                 reference="" if low is None else f"{low:g} to {high:g}",
-                flag=("low" if measured < low else "high" if measured > high else "") if known else None,
+                flag=flag_value(measured, low, high),
                 percentile=float(percentile),
             )
         )
@@ -186,7 +186,7 @@ def render_figure(inputs: DrawnInputs, title: str = RESEARCH_USE):
 def _draw_percentiles(axes, rows):
     chosen = sorted(rows, key=lambda row: -abs(row.percentile - 0.5))[:MAX_LABS_IN_FIGURE][::-1]
     for y, row in enumerate(chosen):
-        colour = np.array(SUPPORTS if row.flag else OPPOSES) / 255
+        colour = np.array(SUPPORTS if row.flag in ("low", "high") else OPPOSES) / 255
         axes.plot([0.5, row.percentile], [y, y], color=colour, linewidth=1)
         axes.plot([row.percentile], [y], "o", color=colour, markersize=4)
     axes.axvline(0.5, color="#999999", linewidth=0.6)
@@ -332,11 +332,11 @@ def _contributions(contributions) -> str:
 
 
 def _labs(inputs: DrawnInputs, table_source) -> str:
-    flags = {"high": "&#9650; high", "low": "&#9660; low", "": "in range", None: "&ndash;"}
+    flags = {"high": "&#9650; high", "low": "&#9660; low", "normal": "in range", None: "&ndash;"}
     rows = []
     for row in inputs.lab:
         value = "percentile given" if row.value is None else f"{row.value:g} {_escape(row.unit)}"
-        flag = f"<b class={row.flag}>{flags[row.flag]}</b>" if row.flag else flags[row.flag]
+        flag = flags[row.flag] if row.flag in ("normal", None) else f"<b class={row.flag}>{flags[row.flag]}</b>"
         percentile = f"{_bar(row.percentile)} {row.percentile:.3f}"
         rows.append((_escape(row.name), value, _escape(row.reference) or "none", flag, percentile))
     absent = f"<p class=small>Not measured, mean percentile used: {_escape(', '.join(inputs.absent))}.</p>"

@@ -163,7 +163,7 @@ def test_labs_are_flagged_against_their_range(processor):
     inputs = read_inputs(processor, lab=labs)
     assert {row.name: row.flag for row in inputs.lab} == {
         "Creatinine": "high",
-        "Potassium": "",
+        "Potassium": "normal",
         "Sodium": "low",
         "pH": None,
     }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are whole or absent, logs that survive a kill, reading with errors that name the file, and hashes."""
 
+import csv
 import hashlib
 import json
 import os
@@ -49,6 +50,16 @@ def write_json(content: Any, path: str | os.PathLike) -> None:
 def write_jsonl(records: Iterable[Any], path: str | os.PathLike) -> None:
     """Writes one JSON object a line to a file that appears only when it is complete."""
     write_text("".join(json.dumps(record) + "\n" for record in records), path)
+
+
+def write_csv(
+    header: Sequence[str], rows: Iterable[Sequence[Any]], path: str | os.PathLike, encoding: str = "utf-8"
+) -> None:
+    """Writes a table of comma-separated values that appears only when it is complete."""
+    with new_file(path) as temporary, open(temporary, "w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -279,7 +279,9 @@ def test_authors_records_that_cannot_become_rows(authors, tmp_path):
     dataset = load_medtvt_qa(authors, "diagnosis", "train", max_rejected=0.9, rejects_file=rejects_file)
     assert dataset["id"][:] == [f"{DIAGNOSIS.removesuffix('.json')}:0"]
     reasons = [json.loads(line)["reason"] for line in rejects_file.read_text().splitlines()]
-    for reason, part in zip(reasons, ["names others than the seven", "no <answer>", "['ecg', 'ecg']", "['lab'] have no", "`messages`"]):
+    for reason, part in zip(
+        reasons, ["names others than the seven", "no <answer>", "['ecg', 'ecg']", "['lab'] have no", "`messages`"]
+    ):
         assert part in reason
     with pytest.raises(ValueError, match="5 of 6 rows"):
         load_medtvt_qa(authors, "diagnosis", "train")

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from medtvt_training.data.authors_layout import AUTHORS_FILES
-from medtvt_training.data.conversation import text_of, withhold
+from medtvt_training.data.conversation import message_text, withhold
 from medtvt_training.data.load import load_medtvt_qa
 from medtvt_training.mimic.access import check_outside_git
 from medtvt_training.mimic.answers import STORE, write_answers
@@ -53,9 +53,11 @@ def test_template_answers_pass_and_load(build):
     rows = load_medtvt_qa(build / "dataset", "diagnosis", "train")
     row = rows[0]
     assert row["hadm_id"] == 20000000 and row["ecg_study_id"] == 40000000 and row["access"] == "credentialed"
-    assert "atrial fibrillation" in text_of(row["completion"][0]) and row["findings"][0] == "ecg: atrial fibrillation"
+    assert (
+        "atrial fibrillation" in message_text(row["completion"]) and row["findings"][0] == "ecg: atrial fibrillation"
+    )
     without = withhold(row, "ecg")
-    assert "ECG:" not in text_of(without["completion"][0]) and "Labs:" in text_of(without["completion"][0])
+    assert "ECG:" not in message_text(without["completion"]) and "Labs:" in message_text(without["completion"])
     physiology = load_medtvt_qa(build / "dataset", "physiology", "train")
     assert len(physiology) == 3 * len(rows)
     assert "**not done**" in (build / "dataset" / "README.md").read_text()
@@ -296,7 +298,7 @@ def test_authors_layout_loads(build):
     assert set(counts) == {source.json for sources in AUTHORS_FILES.values() for source in sources}
     ours = load_medtvt_qa(build / "dataset", "diagnosis", "train")
     theirs = load_medtvt_qa(build / "authors", "diagnosis", "train")
-    assert [text_of(row["completion"][0]) for row in ours] == [text_of(row["completion"][0]) for row in theirs]
+    assert [message_text(row["completion"]) for row in ours] == [message_text(row["completion"]) for row in theirs]
     assert [row["lab"] for row in ours] == [row["lab"] for row in theirs]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from medtvt_training import load_medtvt_qa
 from medtvt_training.cli import main
-from medtvt_training.data.conversation import MODALITIES, text_of, withhold
+from medtvt_training.data.conversation import MODALITIES, message_text, withhold
 from medtvt_training.evaluation.fairness import (
     PUBLISHED_AUROC,
     _auroc,
@@ -50,7 +50,7 @@ def test_answers_cite_what_the_patient_has_and_nothing_else(cohort):
     causes = {patient["subject_id"]: patient for patient in read_causes(cohort)}
     for split in ("train", "validation", "test"):
         for row in load_medtvt_qa(cohort, "diagnosis", split):
-            text = text_of(row["completion"][0])
+            text = message_text(row["completion"])
             patient = causes[row["subject_id"]]
             assert cited_findings(text) == set(row["findings"]) == set(patient["findings"])
             answer = parse_answer(text)
@@ -58,7 +58,7 @@ def test_answers_cite_what_the_patient_has_and_nothing_else(cohort):
             assert answer.unknown == () and answer.reasoning
         for row in load_medtvt_qa(cohort, "physiology", split):
             (modality,) = row["modalities"]
-            cited = cited_findings(text_of(row["completion"][0]))
+            cited = cited_findings(message_text(row["completion"]))
             assert cited <= set(row["findings"]) if row["id"].endswith("part") else cited == set(row["findings"])
             assert all(name.startswith(modality) for name in row["findings"])
 
@@ -68,10 +68,10 @@ def test_withheld_modality_is_neither_offered_nor_cited(cohort, modality):
     for row in load_medtvt_qa(cohort, "diagnosis", "test"):
         less = withhold(row, modality)
         assert not any(part["type"] == modality for part in less["prompt"][0]["content"])
-        text = text_of(less["completion"][0])
+        text = message_text(less["completion"])
         assert cited_findings(text) == set(less["findings"])
         assert less["findings"] == [name for name in row["findings"] if not name.startswith(modality)]
-        assert parse_answer(text).diseases == parse_answer(text_of(row["completion"][0])).diseases
+        assert parse_answer(text).diseases == parse_answer(message_text(row["completion"])).diseases
 
 
 def test_a_patient_alone_is_the_patient_of_the_cohort(cohort, tmp_path):

@@ -4,6 +4,7 @@
 import argparse
 from pathlib import Path
 
+from ..files import write_text
 from ..sharing.cards import dataset_card, model_card
 
 
@@ -41,5 +42,5 @@ def run(args: argparse.Namespace) -> None:
     path = Path(args.out or Path(args.data or args.model, "README.md"))
     if path.exists():
         raise FileExistsError(f"{path} exists; name another file with --out, or remove it.")
-    path.write_text(str(card), encoding="utf-8")
+    write_text(str(card), path)
     print(f"{path}: written.")

@@ -2,9 +2,9 @@
 """`medtvt synthesize`: writes a cohort of imaginary patients with known causes."""
 
 import argparse
-import json
 from pathlib import Path
 
+from ..files import write_json, write_text
 from ..synthetic.causes import SETTINGS
 
 
@@ -47,6 +47,6 @@ def run(args: argparse.Namespace) -> None:
         from ..evaluation.fairness import format_fairness, measure_fairness
 
         report = measure_fairness(folder, args.workers)
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        (folder / "report.md").write_text(format_fairness(report))
+        write_json(report, folder / "report.json")
+        write_text(format_fairness(report), folder / "report.md")
         print(format_fairness(report))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from .conversation import MODALITIES, text_of, withhold
+from .conversation import MODALITIES, message_text, withhold
 from .inputs import FEATURE_INPUTS, RAW_INPUTS, read_values
 
 
@@ -122,7 +122,7 @@ class MedTVTDataCollator:
         """
         prompt, both = self._render(row["prompt"], row["completion"])
         tokenizer = self.processor.tokenizer
-        answer = text_of(row["completion"][0]).strip()
+        answer = message_text(row["completion"]).strip()
         if not both.startswith(prompt) or answer not in both[len(prompt) :]:
             raise ValueError(
                 f"Row {row['id']}: the chat template does not put the answer, as it is, behind the prompt with "
@@ -160,7 +160,12 @@ class MedTVTDataCollator:
 
 
 def _num_characters(row: dict) -> int:
-    return sum(len(text_of(message)) for message in [*row["prompt"], *row["completion"]])
+    return sum(
+        len(part["text"] or "")
+        for message in (*row["prompt"], *row["completion"])
+        for part in message["content"]
+        if part["type"] == "text"
+    )
 
 
 def drop_long_rows(dataset: Dataset, processor, max_length: int) -> tuple[Dataset, list[dict]]:

@@ -68,19 +68,13 @@ def withhold(row: dict, modality: str) -> dict:
     return {**row, "modalities": kept, "prompt": prompt, "completion": completion, "findings": findings}
 
 
-def text_of(message: dict) -> str:
-    """The text parts of a message, joined."""
-    return "".join(part["text"] or "" for part in message["content"] if part["type"] == "text")
-
-
 def message_text(messages: Sequence[Mapping]) -> str:
     """The text of a conversation's messages, in a row; modality parts as their placeholders."""
     pieces = []
     for message in messages:
-        if isinstance(message["content"], str):
-            pieces.append(message["content"])
+        content = message["content"] or ()
+        if isinstance(content, str):
+            pieces.append(content)
         else:
-            pieces += [
-                part["text"] or "" if part["type"] == "text" else f"<{part['type']}>" for part in message["content"]
-            ]
+            pieces += [part.get("text") or "" if part["type"] == "text" else f"<{part['type']}>" for part in content]
     return "".join(pieces)

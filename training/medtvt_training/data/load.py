@@ -15,7 +15,7 @@ from processing_medtvt import MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtract
 from processing_medtvt.processing_medtvt import PLACEHOLDER
 
 from .authors_layout import AUTHORS_FILES, find_authors_file, read_authors_rows
-from .conversation import MODALITIES, text_of
+from .conversation import MODALITIES, message_text
 from .inputs import has_input
 from .rejects import drop_rejects, make_reject
 from .schema import FEATURES, LEVELS, SPLITS
@@ -95,7 +95,11 @@ def _read_parquet(file: Path) -> pa.Table:
         features = Features({**FEATURES, **further})
         return table_cast(table.select(list(features)), features.arrow_schema)
     except (TypeError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{file}: a column is not of the schema's type ({str(error)[:300]}).") from error
+        schema = FEATURES.arrow_schema
+        odd = [name for name in FEATURES if table.schema.field(name).type != schema.field(name).type]
+        raise ValueError(
+            f"{file}: a column is not of the schema's type, among {', '.join(odd) or 'the further ones'}."
+        ) from error
 
 
 def _check_rows(table: pa.Table, level: str):
@@ -164,13 +168,13 @@ def _find_text_problem(row: dict, modalities: list[str]) -> str | None:
         return (
             f"its prompt has {len(typed)} parts that are no text; its modalities are {', '.join(modalities) or 'none'}"
         )
-    if any(part["type"] != "text" for part in completion[0]["content"]) or not text_of(completion[0]).strip():
+    if any(part["type"] != "text" for part in completion[0]["content"]) or not message_text(completion).strip():
         return "its completion must be text"
     return None
 
 
 def _find_answer_problem(row: dict) -> str | None:
-    answer = parse_answer(text_of(row["completion"][0]))
+    answer = parse_answer(message_text(row["completion"]))
     if answer.answer is None:
         return "its completion has no <answer> block"
     if answer.unknown:

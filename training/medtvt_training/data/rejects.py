@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows that cannot be used: listed, counted, left out."""
 
-import json
 import logging
 import os
 
 from datasets import Dataset
 
-from ..files import write_text
+from ..files import write_jsonl
 
 
 logger = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ def check_rejects(
         ValueError: if too many rows, or all of them, are rejected.
     """
     if rejects_file is not None:
-        write_text("".join(json.dumps(reject) + "\n" for reject in rejects), rejects_file)
+        write_jsonl(rejects, rejects_file)
     rejected = {reject["id"] for reject in rejects}
     if rejected and (len(rejected) > max_rejected * total or len(rejected) == total):
         examples = "".join(f"\n  row {reject['id']}: {reject['reason']}" for reject in rejects[:5])

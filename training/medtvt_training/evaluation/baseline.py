@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from modeling_medtvt import DISEASES
 from processing_medtvt import LAB_DEFINITIONS, MedTVTEcgFeatureExtractor, load_cxr
+from processing_medtvt.lab_definitions_medtvt import flag_value
 
 from ..data.conversation import MODALITIES, message_text
 from ..data.feature_cache import FeatureCache
@@ -260,8 +261,7 @@ def write_labs(labs: Mapping[str, float | None]) -> str:
         if value is None or value != value:
             continue
         line = f"{lab.name}: {value:g}" + (f" {lab.unit}" if lab.unit else "")
-        if lab.reference_low is not None:
-            flag = "low" if value < lab.reference_low else "high" if value > lab.reference_high else "normal"
+        if flag := flag_value(value, lab.reference_low, lab.reference_high):
             line += f" ({flag}; reference {lab.reference_low:g} to {lab.reference_high:g})"
         lines.append(line)
     return "\n".join(lines)

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from modeling_medtvt import DISEASES
 
-from ..data.conversation import MODALITIES, text_of
+from ..data.conversation import MODALITIES, message_text
+from ..data.labels import sample_f1
 from ..data.load import load_medtvt_qa
 from ..data.measures import measure_row
 from ..data.schema import LAB_NAMES, SPLITS
@@ -85,7 +86,7 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
 
     signs = _sign_tables(patients)
     measured = _measure(everyone, num_workers, progress)
-    questions = CountVectorizer().fit_transform(text_of(row["prompt"][0]) for row in everyone).toarray()
+    questions = CountVectorizer().fit_transform(message_text(row["prompt"]) for row in everyone).toarray()
     inputs = {
         "prior: how frequent each disease is": np.zeros((len(truth), 1)),
         "question alone": questions,
@@ -93,11 +94,12 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
         **{f"{modality} signs": table for modality, table in signs.items()},
     }
     prior = np.array(Counter(map(tuple, truth[parts[0]])).most_common(1)[0][0])
-    sample_f1 = {
-        "prior: the most frequent set": _sample_f1(truth[parts[2]], np.tile(prior, (sizes[2] - sizes[1], 1))),
-        "prior: always Hypertension": _sample_f1(
-            truth[parts[2]], np.tile([disease == "Hypertension" for disease in DISEASES], (sizes[2] - sizes[1], 1))
+    always = np.tile([disease == "Hypertension" for disease in DISEASES], (sizes[2] - sizes[1], 1))
+    scores = {
+        "prior: the most frequent set": float(
+            sample_f1(truth[parts[2]], np.tile(prior, (sizes[2] - sizes[1], 1))).mean()
         ),
+        "prior: always Hypertension": float(sample_f1(truth[parts[2]], always).mean()),
         **{name: _fit_and_score(table, truth, parts) for name, table in inputs.items()},
     }
     labelled = truth.any(1)
@@ -106,7 +108,7 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
         "share_without_label": float(1 - labelled.mean()),
         "prevalence": dict(zip(DISEASES, truth.mean(0).round(4).tolist())),
         "labels_a_patient": float(truth[labelled].sum(1).mean()),
-        "sample_f1": sample_f1,
+        "sample_f1": scores,
         "auroc": _auroc(signs, truth, labelled),
         "shared_signals": _shared_signals(rows),
         "measured": _measured_intervals(measured, everyone),
@@ -134,12 +136,6 @@ def _measure(rows: list[dict], num_workers: int | None, progress: bool) -> pd.Da
         return pd.DataFrame(list(tqdm(found, total=len(rows), unit="patient", desc="measuring", disable=not progress)))
 
 
-def _sample_f1(truth: np.ndarray, named: np.ndarray) -> float:
-    """F1 averaged over patients; two empty sets agree fully."""
-    hits, total = (truth & named).sum(1), truth.sum(1) + named.sum(1)
-    return float(np.where(total == 0, 1.0, 2 * hits / np.maximum(total, 1)).mean())
-
-
 def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) -> float:
     """Gradient boosting, a classifier a disease; one threshold, the best on validation patients."""
     train, validation, test = parts
@@ -148,8 +144,8 @@ def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) ->
         model = HistGradientBoostingClassifier(max_iter=120, learning_rate=0.06, max_leaf_nodes=15, random_state=0)
         scores[:, k] = model.fit(inputs[train], truth[train, k]).predict_proba(inputs)[:, 1]
     thresholds = np.arange(0.2, 0.65, 0.025)
-    best = max(thresholds, key=lambda value: _sample_f1(truth[validation], scores[validation] > value))
-    return _sample_f1(truth[test], scores[test] > best)
+    best = max(thresholds, key=lambda value: sample_f1(truth[validation], scores[validation] > value).mean())
+    return float(sample_f1(truth[test], scores[test] > best).mean())
 
 
 def _auroc(signs: dict[str, np.ndarray], truth: np.ndarray, labelled: np.ndarray) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from modeling_medtvt import DISEASES
 
 from ..data.conversation import MODALITIES, MODALITY_NAMES
+from ..files import new_file
 
 
 # Okabe and Ito's colours, which the colour-blind can tell apart
@@ -42,8 +43,13 @@ def write_figures(results: Mapping, folder: Path) -> list[str]:
         title = "A modality of another patient: how often a disease is named, by who has it"
         figures["swap.png"] = plot_bars(DISEASES, series, title)
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=120)
+        _save(figure, folder / name)
     return list(figures)
+
+
+def _save(figure, path: Path):
+    with new_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 _LABEL_METRICS = ("precision", "recall", "f1")
@@ -103,10 +109,10 @@ def plot_variants(results: Mapping[str, Mapping], folder: Path) -> None:
             series[name or "plain"] = ([diseases[d]["recall"] for d in DISEASES], _limits(limits, "recall"))
     if series:
         figure = plot_bars(DISEASES, series, "Recall with a modality withheld, or of another patient (strict)")
-        figure.savefig(folder / "variants.png", dpi=120)
+        _save(figure, folder / "variants.png")
     if all("evidence" in found for found in results.values()):
         figure = plot_bars([name or "plain" for name in results], _evidence(results), "Cited findings that are true")
-        figure.savefig(folder / "findings.png", dpi=120)
+        _save(figure, folder / "findings.png")
 
 
 def _evidence(results: Mapping[str, Mapping]) -> dict[str, tuple]:

@@ -11,6 +11,8 @@ import numpy as np
 
 from modeling_medtvt import DISEASES, parse_answer
 
+from ..data.labels import as_label_array, sample_f1
+
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -65,11 +67,6 @@ def _nanmean(columns: Sequence[np.ndarray]) -> np.ndarray:
     columns = np.asarray(columns)
     defined = ~np.isnan(columns)
     return _ratio(np.where(defined, columns, 0).sum(0), defined.sum(0))
-
-
-def as_label_array(label_sets: Sequence) -> np.ndarray:
-    """(records, 7) of bool, in the order of `DISEASES`."""
-    return np.array([[disease in labels for disease in DISEASES] for labels in label_sets], dtype=bool).reshape(-1, 7)
 
 
 # --- paper mode ---
@@ -135,7 +132,7 @@ def label_metrics(truth: np.ndarray, named: np.ndarray) -> dict[str, Metric]:
     agree_on_none = (sums[0] + sums[1] + sums[2]) == 0
     metrics = {}
     for name, formula in _SET_FORMULAS.items():
-        values = np.where(agree_on_none, 1, np.nan_to_num(formula(*sums)))
+        values = np.where(agree_on_none, 1, np.nan_to_num(formula(*sums))) if name != "f1" else sample_f1(truth, named)
         metrics[f"{name}_samples"] = mean_metric(values)
         metrics[f"{name}_macro"] = Metric(
             lambda weights, formula=formula: _nanmean(_per_disease(weights, formula, hit, false, missed).T),

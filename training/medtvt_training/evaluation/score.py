@@ -11,12 +11,12 @@ import numpy as np
 from modeling_medtvt import DISEASES, parse_answer
 
 from ..data.conversation import MODALITIES
+from ..data.labels import as_label_array
 from ..files import write_json, write_text
 from ..stages.rewards import is_well_formed
 from .metrics import (
     RESAMPLES,
     Metric,
-    as_label_array,
     evaluate_metrics,
     interval,
     label_metrics,

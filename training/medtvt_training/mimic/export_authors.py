@@ -12,7 +12,7 @@ from modeling_medtvt.output_folder import new_folder
 from processing_medtvt import LAB_DEFINITIONS
 
 from ..data.authors_layout import AUTHORS_FILES
-from ..data.conversation import text_of
+from ..data.conversation import message_text
 
 
 def export_authors(dataset: Path, output_dir: Path) -> dict[str, int]:
@@ -56,14 +56,10 @@ _ITEMIDS = {lab.name: lab.itemids[0] for lab in LAB_DEFINITIONS}
 
 
 def _make_record(row: dict, source) -> dict:
-    question = "".join(
-        part["text"] or f"<{part['type']}>" if part["type"] != "text" else part["text"]
-        for part in row["prompt"][0]["content"]
-    )
     record = {
         "messages": [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": text_of(row["completion"][0])},
+            {"role": "user", "content": message_text(row["prompt"][:1])},
+            {"role": "assistant", "content": message_text(row["completion"])},
         ],
         "id": row["id"],
     }

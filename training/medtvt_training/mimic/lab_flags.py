@@ -4,7 +4,7 @@
 from typing import NamedTuple
 
 from processing_medtvt import LAB_DEFINITIONS
-from processing_medtvt.lab_definitions_medtvt import normalize_unit
+from processing_medtvt.lab_definitions_medtvt import flag_value, normalize_unit
 
 
 LABS = {lab.name: lab for lab in LAB_DEFINITIONS}
@@ -63,9 +63,4 @@ def read_lab(
         low = high = None
     if low is None and high is None:
         low, high = lab.reference_low, lab.reference_high
-    flag = "unknown" if low is None and high is None else "normal"
-    if low is not None and value < low:
-        flag = "low"
-    elif high is not None and value > high:
-        flag = "high"
-    return LabReading(value, low, high, flag), note
+    return LabReading(value, low, high, flag_value(value, low, high) or "unknown"), note

@@ -8,8 +8,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from ..data.conversation import text_of
-from ..files import write_text
+from ..data.conversation import message_text
+from ..files import write_csv, write_text
 from .answers import read_answers
 from .cohort import read_cohort
 from .prompts import TEMPLATES, TITLES, make_requests
@@ -51,10 +51,7 @@ def export_review(build: Path, number: int = 50, seed: int = 0, templates: Path 
         )
     csv_file, page = build / "review.csv", build / "review.html"
     # a byte order mark, or spreadsheets read other letters
-    with open(csv_file, "w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(lines)
+    write_csv(COLUMNS, ([line.get(column, "") for column in COLUMNS] for line in lines), csv_file, "utf-8-sig")
     write_text(_PAGE.replace("{cards}", "\n".join(cards)).replace("{number}", str(len(cards))), page)
     return csv_file, page
 
@@ -139,8 +136,7 @@ def digest(text: str) -> str:
 
 
 def _read_question(request) -> str:
-    parts = [{**part, "type": "text", "text": part["text"] or f"<{part['type']}>"} for part in request.question]
-    return text_of({"content": parts})
+    return message_text([{"content": request.question}])
 
 
 _PAGE = """\

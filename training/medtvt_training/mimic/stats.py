@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's Table 4, Table 5 and Figure 2b for a build, beside the paper's counts."""
 
-import csv
 from collections import Counter
 from pathlib import Path
 
 from modeling_medtvt import DISEASES
 
-from ..files import write_text
+from ..files import write_csv, write_text
 from .codes import paper_codes
 from .cohort import read_cohort
 from .ecg_statements import paper_statements
@@ -64,7 +63,7 @@ def write_stats(build: Path) -> dict[str, str]:
     }
     texts = {}
     for name, (header, lines) in tables.items():
-        _write_csv(build / "stats" / f"{name}.csv", header, lines)
+        write_csv(header, lines, build / "stats" / f"{name}.csv")
         texts[name] = _to_markdown(header, lines)
     arguments = cohort["arguments"]
     title = f"Training split, {len(rows):,} admissions; rules {arguments['rules']}, codes {arguments['codes']}."
@@ -78,14 +77,6 @@ def _count_disease(disease: str, rows: list[dict], codes: Counter) -> tuple:
     occurrences = sum(codes[code] for code in of_disease)
     admissions = sum(disease in row["diseases"] for row in rows)
     return disease, occurrences, sum(of_disease.values()), FIGURE_2B[disease], admissions
-
-
-def _write_csv(path: Path, header, lines):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(lines)
 
 
 def _to_markdown(header, lines) -> str:

@@ -8,6 +8,8 @@ from transformers import TrainerCallback, set_seed
 
 from modeling_medtvt import parse_answer
 
+from ..data.labels import as_label_array, sample_f1
+
 
 class EpochCallback(TrainerCallback):
     """
@@ -100,7 +102,8 @@ class DiseaseF1Callback(TrainerCallback):
     """
     Adds `eval_disease_f1` and `eval_parse_rate` to each evaluation: greedy answers to the first validation rows.
 
-    F1 is that of the label sets, averaged over the rows; two empty sets agree (1), an answer that does not parse gets 0.
+    F1 is that of the label sets, averaged over the rows, as in metrics.json: two empty sets agree (1), and an answer that does
+    not parse names nothing.
 
     Args:
         trainer (`Trainer`): Its trackers get the metrics, and `metric_for_best_model` may name them.
@@ -123,21 +126,15 @@ class DiseaseF1Callback(TrainerCallback):
             rows = [self.dataset[i] for i in indices[start : start + args.per_device_eval_batch_size]]
             with accelerator.autocast():
                 texts = answer_rows(model, self.collator, rows)
-            for row, text in zip(rows, texts):
-                answer = parse_answer(text)
-                parsed = answer.answer is not None
-                f1 = label_set_f1(answer.diseases, row["diseases"]) if parsed else 0.0
-                totals += torch.tensor([f1, parsed, 1.0], device=args.device)
+            answers = [parse_answer(text) for text in texts]
+            truth = as_label_array([row["diseases"] for row in rows])
+            f1 = sample_f1(truth, as_label_array([answer.diseases for answer in answers])).sum()
+            parsed = sum(answer.answer is not None for answer in answers)
+            totals += torch.tensor([f1, parsed, len(rows)], device=args.device)
         f1, parsed, count = accelerator.reduce(totals).tolist()
         found = {"eval_disease_f1": f1 / count, "eval_parse_rate": parsed / count}
         metrics.update(found)
         self.trainer.log(found)
-
-
-def label_set_f1(predicted, true) -> float:
-    """F1 of one label set, 1 where both are empty."""
-    predicted, true = set(predicted), set(true)
-    return 2 * len(predicted & true) / (len(predicted) + len(true)) if predicted or true else 1.0
 
 
 def answer_rows(model, collator, rows: list[dict]) -> list[str]:

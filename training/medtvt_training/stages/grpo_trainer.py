@@ -3,7 +3,6 @@
 
 import copy
 import functools
-import json
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from modeling_medtvt import DISEASES, parse_answer
 from modeling_medtvt.modeling_medtvt import FEATURE_INPUT_NAMES, RAW_INPUT_NAMES, MedTVTForCausalLM
 
 from ..data.collator import MedTVTDataCollator
-from ..files import write_text
+from ..files import JsonlLog, read_jsonl, write_jsonl
 from .rewards import completion_text, format_reward, jaccard_reward
 
 
@@ -307,24 +306,21 @@ class SampleCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         # a run that goes on writes the samples after its checkpoint again
         if state.is_world_process_zero and self.path.exists():
-            *lines, _ = self.path.read_text(encoding="utf-8").split(
-                "\n"
-            )  # what follows the last line is cut off or empty
-            kept = [line + "\n" for line in lines if json.loads(line)["step"] <= state.global_step]
-            write_text("".join(kept), self.path)
+            write_jsonl([sample for sample in read_jsonl(self.path) if sample["step"] <= state.global_step], self.path)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or "loss" not in logs:  # a validation, or the summary at the end
             return
         logs = self.trainer._logs
         completions = [completion_text(completion) for completion in logs["completion"]][: self.num_samples]
-        with open(self.path, "a", encoding="utf-8") as file:
-            for i, completion in enumerate(completions):
-                sample = {
+        with JsonlLog(self.path) as log:
+            log.append(
+                {
                     "step": state.global_step,
                     **{column: logs["extra"][column][i] for column in ("id", "diseases")},
                     "completion": completion,
                     "rewards": {name: values[i] for name, values in logs["rewards"].items()},
                     "advantage": logs["advantages"][i],
                 }
-                file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+                for i, completion in enumerate(completions)
+            )

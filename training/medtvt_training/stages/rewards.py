@@ -8,6 +8,8 @@ floats. A completion is a string, or a list of messages of which the last one co
 
 from modeling_medtvt import DISEASES, parse_answer
 
+from ..data.conversation import message_text
+
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -16,10 +18,7 @@ def completion_text(completion: str | list[dict]) -> str:
     """The text of a completion: a string, or the content of its last message."""
     if isinstance(completion, str):
         return completion
-    content = completion[-1]["content"] if completion else ""
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text") or "" for part in content or [])
+    return message_text(completion[-1:])
 
 
 def is_well_formed(text: str) -> bool:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One patient of the synthetic cohort, as files that a user would have."""
 
-import csv
 import os
-import tempfile
 from pathlib import Path
 
 from processing_medtvt import LAB_DEFINITIONS
 
+from ..files import write_csv
 from .causes import DISEASE_OF_CODE
 from .patient import write_patient
 
@@ -30,18 +29,14 @@ def write_example_patient(folder: str | os.PathLike, seed: int = EXAMPLE_SEED, i
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as partial:
-        files = {"ecg": "ecg.hea", "cxr": "cxr.png"}
-        patient = write_patient(Path(partial), files, seed, index)
-        with open(Path(partial, "lab.csv"), "w", newline="", encoding="utf-8") as file:
-            rows = [
-                (lab.name, f"{patient.lab[lab.name]:g}", lab.unit)
-                for lab in LAB_DEFINITIONS
-                if patient.lab[lab.name] is not None
-            ]
-            csv.writer(file).writerows([("name", "value", "unit"), *rows])
-        for name in ("ecg.dat", "ecg.hea", "cxr.png", "lab.csv"):
-            Path(partial, name).replace(folder / name)
+    files = {"ecg": "ecg.hea", "cxr": "cxr.png"}
+    patient = write_patient(folder, files, seed, index)
+    rows = [
+        (lab.name, f"{patient.lab[lab.name]:g}", lab.unit)
+        for lab in LAB_DEFINITIONS
+        if patient.lab[lab.name] is not None
+    ]
+    write_csv(("name", "value", "unit"), rows, folder / "lab.csv")
     paths = {key: str(folder / name) for key, name in (*files.items(), ("lab", "lab.csv"))}
     diseases = [DISEASE_OF_CODE[code] for code in patient.causes.diseases]
     return {**paths, "diseases": diseases, "findings": patient.findings}

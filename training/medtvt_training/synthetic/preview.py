@@ -12,9 +12,10 @@ from PIL import Image
 
 from modeling_medtvt import DISEASES
 from processing_medtvt import LAB_DEFINITIONS, MedTVTEcgFeatureExtractor
+from processing_medtvt.lab_definitions_medtvt import flag_value
 from processing_medtvt.plot_ecg_medtvt import plot_ecg
 
-from ..data.conversation import text_of
+from ..data.conversation import message_text
 from ..data.load import load_medtvt_qa
 
 
@@ -61,7 +62,7 @@ def _draw_patient(row: dict, title: str) -> Image.Image:
     film.set_anchor("N")
     film.imshow(Image.open(row["cxr"]), cmap="gray", vmin=0, vmax=255)
     labs.text(0, 1, _lab_text(row["lab"]), va="top", family="monospace", fontsize=6.3)
-    answer.text(0, 1, "\n".join(_wrapped(text_of(row["completion"][0]))), va="top", fontsize=8)
+    answer.text(0, 1, "\n".join(_wrapped(message_text(row["completion"]))), va="top", fontsize=8)
     for ax in (film, labs, answer):
         ax.axis("off")
     below.subplots_adjust(0.01, 0.02, 0.99, 0.97, 0.03)
@@ -81,8 +82,9 @@ def _rendered(figure: Figure) -> Image.Image:
 def _lab_text(lab: dict) -> str:
     cells = []
     for definition in LAB_DEFINITIONS:
-        value, low, high = lab[definition.name], definition.reference_low, definition.reference_high
-        flag = "" if value is None or low is None else "L" if value < low else "H" if value > high else ""
+        value = lab[definition.name]
+        flag = flag_value(value, definition.reference_low, definition.reference_high)
+        flag = {"low": "L", "high": "H"}.get(flag, "")
         shown = "-" if value is None else f"{value:g}"
         cells.append(f"{definition.name[:24]:<24}{shown:>7} {flag:<1}")
     half = (len(cells) + 1) // 2
