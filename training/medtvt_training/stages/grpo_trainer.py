@@ -11,8 +11,6 @@ from peft import PeftModel
 from transformers import TrainerCallback
 from transformers.integrations import is_fsdp_enabled
 from trl import GRPOConfig, GRPOTrainer
-from trl.models import prepare_deepspeed, prepare_fsdp
-from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
 from modeling_medtvt import DISEASES, parse_answer
 from modeling_medtvt.modeling_medtvt import FEATURE_INPUT_NAMES, RAW_INPUT_NAMES, MedTVTForCausalLM
@@ -20,6 +18,7 @@ from modeling_medtvt.modeling_medtvt import FEATURE_INPUT_NAMES, RAW_INPUT_NAMES
 from ..data.collator import MedTVTDataCollator
 from ..files import JsonlLog, read_jsonl, write_jsonl
 from .rewards import completion_text, format_reward, jaccard_reward
+from .trl_private import add_fused_lm_head, disable_dropout_in_model, prepare_deepspeed, prepare_fsdp
 
 
 COLUMNS = ("id", "prompt", "completion", "modalities", "ecg", "cxr", "lab", "diseases")
