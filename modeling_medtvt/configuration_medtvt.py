@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of MedTVT-R1: a decoder LM with an ECG, a chest X-ray and a laboratory tower."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -37,7 +37,7 @@ class MedTVTEcgConfig(PreTrainedConfig):
     batch_norm_eps: float = 1e-5
     initializer_range: float = 0.02
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if len(self.stage_sizes) != len(self.depths):
             raise ValueError(f"`stage_sizes` has {len(self.stage_sizes)} stages, `depths` has {len(self.depths)}.")
         for name in ("stem_sizes", "stage_sizes", "depths"):
@@ -203,7 +203,7 @@ class MedTVTConfig(PreTrainedConfig):
     chunked_loss: bool = False
     tie_word_embeddings: bool | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.text_config is None:
             self.text_config = _llama_3_2_1b()
         self.text_config = _as_config("text_config", self.text_config, "llama")

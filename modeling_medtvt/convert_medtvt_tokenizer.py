@@ -8,6 +8,7 @@ import base64
 import binascii
 import os
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
@@ -123,7 +124,7 @@ def build_generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationCon
     )
 
 
-def build_processor(config: MedTVTConfig, tokenizer: PreTrainedTokenizerFast, lab_means: str | os.PathLike):
+def build_processor(config: MedTVTConfig, tokenizer: PreTrainedTokenizerFast, lab_means: str | os.PathLike) -> Any:
     """
     Builds a `MedTVTProcessor` with the authors' preprocessing. Its classes come from transformers' registries, where
     importing this package puts them: none of its files imports theirs.

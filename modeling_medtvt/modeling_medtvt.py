@@ -2,13 +2,22 @@
 """MedTVT-R1: an ECG, a chest X-ray and a laboratory panel in front of a decoder LM (arXiv 2506.18512)."""
 
 import math
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    AutoModel,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -159,7 +168,7 @@ class MedTVTPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.absent_embeds)
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """
         As in transformers. A perception layer that a PT checkpoint lacks is fitted to the checkpoint's projectors.
 
@@ -185,7 +194,9 @@ class MedTVTPreTrainedModel(PreTrainedModel):
                 f"{source} lacks {len(missing)} tensors of this model, such as {missing[0]}: the weights are incomplete."
             )
 
-    def save_pretrained(self, save_directory, save_original_format: bool = False, **kwargs):
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, save_original_format: bool = False, **kwargs: Any
+    ) -> None:
         """
         As in transformers, but weights keep their run-time names by default: a `Trainer` that resumes reads them with
         `load_state_dict`, which knows nothing of the old names that transformers gives a ViT on disk. The folder is plain:
@@ -237,7 +248,12 @@ class MedTVTModel(MedTVTPreTrainedModel):
         return tuple(self._encode_cxr(torch.zeros(1, *size, dtype=self.cxr_encoder.dtype)).shape[1:])
 
     @torch.no_grad()
-    def calibrate_perception(self, ecg_values=None, pixel_values=None, lab_values=None):
+    def calibrate_perception(
+        self,
+        ecg_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        lab_values: torch.Tensor | None = None,
+    ) -> None:
         """
         Sets the layer norm of a fresh perception layer to the scale of what the projectors put out, so that SFT begins
         where PT ended.
@@ -267,7 +283,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
         embeds, _ = self._project_modalities(values=values)
         weight.fill_(embeds.float().pow(2).mean().sqrt())
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> "MedTVTModel":
         """
         As in torch, but frozen encoders stay in eval mode: their batch norms must neither use nor learn the statistics
         of a batch. `from_pretrained` ends here too, which is where loaded encoders are frozen.
@@ -539,7 +555,7 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         """See [`~MedTVTModel.get_lab_features`]."""
         return self.model.get_lab_features(lab_values)
 
-    def get_modality_embeds(self, *args, **kwargs) -> MedTVTModalityOutput:
+    def get_modality_embeds(self, *args: Any, **kwargs: Any) -> MedTVTModalityOutput:
         """See [`~MedTVTModel.get_modality_embeds`]."""
         return self.model.get_modality_embeds(*args, **kwargs)
 
@@ -620,7 +636,9 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch)
 
     @torch.no_grad()
-    def generate(self, inputs=None, generation_config=None, **kwargs):
+    def generate(
+        self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
+    ) -> Any:
         """
         As in transformers. Modalities are encoded once, before the batch is expanded to beams or to several returned
         sequences, and placeholders are never generated.
@@ -658,7 +676,7 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         kwargs["logits_processor"] = LogitsProcessorList([FiniteLogitsProcessor(), no_placeholders, *given])
         return super().generate(inputs, generation_config=generation_config, **kwargs)
 
-    def generate_batch(self, inputs, *args, **kwargs):
+    def generate_batch(self, inputs: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         """Continuous batching, for prompts of text alone: it passes token ids and nothing else to the model."""
         placeholders = set(self.config.modality_token_ids)
         given = [name for name in (*RAW_INPUT_NAMES, *FEATURE_INPUT_NAMES, "modality_embeds") if name in kwargs]
@@ -670,8 +688,13 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         return super().generate_batch(inputs, *args, **kwargs)
 
     def prepare_inputs_for_generation(
-        self, input_ids, inputs_embeds=None, modality_embeds=None, is_first_iteration=False, **kwargs
-    ):
+        self,
+        input_ids: torch.LongTensor,
+        inputs_embeds: torch.Tensor | None = None,
+        modality_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         model_inputs = super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )

@@ -24,7 +24,15 @@ class MedTVTEncoderPreTrainedModel(PreTrainedModel):
 class MedTVTEcgConvLayer(nn.Sequential):
     """Convolution without bias, batch norm and, unless told otherwise, ReLU."""
 
-    def __init__(self, config, in_channels, out_channels, kernel_size, stride=1, activation=True):
+    def __init__(
+        self,
+        config: MedTVTEcgConfig,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        activation: bool = True,
+    ):
         layers = [
             nn.Conv1d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
             nn.BatchNorm1d(out_channels, eps=config.batch_norm_eps),

@@ -4,9 +4,11 @@
 import copy
 import difflib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
 from PIL import Image
@@ -43,16 +45,37 @@ CUSTOM_PIPELINES = {
 }
 
 
+class PreparedPatient(TypedDict):
+    """What [`~MedicalDiagnosisPipeline.preprocess`] hands on; transformers pads and stacks the tensors of a batch."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    ecg_values: torch.Tensor
+    pixel_values: torch.Tensor
+    lab_values: torch.Tensor
+    warnings: list[str]
+    error: str | None
+
+
+class GeneratedAnswers(TypedDict):
+    """What [`~MedicalDiagnosisPipeline._forward`] hands on: (batch, samples, tokens) and (batch, 3; NaN where absent)."""
+
+    new_tokens: torch.Tensor
+    contributions: torch.Tensor
+    warnings: list[str]
+    error: str | None
+
+
 class NumberedPatients(Dataset):
     """Patients of a dataset with their numbers, which errors name."""
 
-    def __init__(self, patients):
+    def __init__(self, patients: Any):
         self.patients = patients
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.patients)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return {"index": index, "item": self.patients[index]}
 
 
@@ -77,7 +100,7 @@ class MedicalDiagnosisPipeline(Pipeline):
     _load_tokenizer = False
     _pipeline_calls_generate = False
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.model.config.model_type != "medtvt" or not self.model.can_generate():
             raise ValueError(
@@ -117,7 +140,7 @@ class MedicalDiagnosisPipeline(Pipeline):
         preprocess_kwargs = {"question": question, "on_error": on_error}
         return {k: v for k, v in preprocess_kwargs.items() if v is not None}, generate_kwargs, {}
 
-    def __call__(self, inputs=None, **kwargs):
+    def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:
         r"""
         Args:
             inputs (`dict`, or a list, generator or dataset of dicts, *optional*): Patients, each with the keys `ecg`,
@@ -159,7 +182,9 @@ class MedicalDiagnosisPipeline(Pipeline):
             return super().__call__(NumberedPatients(inputs), **kwargs)
         return super().__call__(({"index": i, "item": item} for i, item in enumerate(inputs)), **kwargs)
 
-    def preprocess(self, numbered, question=None, on_error="raise"):
+    def preprocess(
+        self, numbered: Mapping[str, Any], question: str | None = None, on_error: str = "raise"
+    ) -> PreparedPatient:
         error = None
         try:
             features = self._process(numbered["item"], question)
@@ -226,7 +251,9 @@ class MedicalDiagnosisPipeline(Pipeline):
         image = Image.new("RGB", (64, 64))
         return torch.zeros_like(self.processor.image_processor([image], return_tensors="pt")["pixel_values"])
 
-    def _forward(self, model_inputs, num_samples=1, **generate_kwargs):
+    def _forward(
+        self, model_inputs: PreparedPatient, num_samples: int = 1, **generate_kwargs: Any
+    ) -> GeneratedAnswers:
         input_ids, attention_mask = model_inputs["input_ids"], model_inputs["attention_mask"]
         modalities = self.model.get_modality_embeds(input_ids, **{name: model_inputs[name] for name in TENSOR_NAMES})
         self._check_finite(modalities.embeds)
@@ -267,7 +294,7 @@ class MedicalDiagnosisPipeline(Pipeline):
                 "hold NaN or infinite weights."
             )
 
-    def postprocess(self, model_outputs):
+    def postprocess(self, model_outputs: GeneratedAnswers) -> dict[str, Any]:
         if model_outputs["error"] is not None:
             return {"error": model_outputs["error"]}
         texts = self.processor.batch_decode(model_outputs["new_tokens"][0], skip_special_tokens=True)
@@ -321,7 +348,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             warnings.append(f"answer: {', '.join(map(repr, unknown))} are none of the seven diseases")
         return warnings
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Saves model and processor to a folder that the pipeline opens again, with its code where that was remote."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)

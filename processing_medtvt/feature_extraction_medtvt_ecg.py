@@ -90,7 +90,7 @@ class MedTVTEcgFeatureExtractor(FeatureExtractionMixin):
         duration: float = 10.0,
         nan_policy: str = "interpolate",
         max_dead_leads: int = 6,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         names = [canonical_lead(lead) for lead in leads]

@@ -8,9 +8,10 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
@@ -261,12 +262,12 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
 
     def __init__(
         self,
-        labs=None,
-        percentile_source="reference_intervals",
-        quantile_tables=None,
-        mean_percentiles=None,
-        table_source=None,
-        **kwargs,
+        labs: Sequence[Mapping[str, Any]] | None = None,
+        percentile_source: str = "reference_intervals",
+        quantile_tables: Mapping[str, Mapping[str, list[float]]] | None = None,
+        mean_percentiles: Mapping[str, float] | None = None,
+        table_source: str | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         labs = LAB_DEFINITIONS if labs is None else [LabDefinition.from_dict(lab) for lab in labs]
@@ -281,16 +282,16 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         self._prepare()
 
     @property
-    def lab_names(self):
+    def lab_names(self) -> list[str]:
         """`list[str]`: the labs in tensor order."""
         return [lab["name"] for lab in self.labs]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         # Private attributes are lookups which follow from the config; they are no part of it.
         return {key: value for key, value in super().to_dict().items() if not key.startswith("_")}
 
     @classmethod
-    def from_means(cls, means, **kwargs):
+    def from_means(cls, means: str | os.PathLike | Mapping[str, float], **kwargs: Any) -> "MedTVTLabFeatureExtractor":
         """Extractor for the authors' tables, which hold ready percentiles, from their means file.
 
         Args:
@@ -322,7 +323,9 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         arguments = {"percentile_source": "none", "table_source": table_source, **kwargs}
         return cls(labs=[lab.to_dict() for lab in labs], mean_percentiles=mean_percentiles, **arguments)
 
-    def fit(self, table, source=None, max_points=1000, allow_missing=False):
+    def fit(
+        self, table: Any, source: str | None = None, max_points: int = 1000, allow_missing: bool = False
+    ) -> "MedTVTLabFeatureExtractor":
         """Fits the quantile tables and mean percentiles on measured values. Changes this extractor and returns it.
 
         The rule is Symile-MIMIC's: percentile = share of the fitted values at or below the value, per lab, absent
@@ -370,7 +373,7 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         self._prepare()
         return self
 
-    def __call__(self, lab, return_tensors=None, return_alterations=False):
+    def __call__(self, lab: Any, return_tensors: str | None = None, return_alterations: bool = False) -> BatchFeature:
         """Lab tensor of one or several samples.
 
         Args:

@@ -3,6 +3,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -50,7 +51,7 @@ class MedTVTImageProcessor(PilBackend):
     do_normalize = True
     min_decode_size = None
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         for name in ("image_mean", "image_std"):
             values = np.atleast_1d(np.asarray(getattr(self, name), dtype=float))
@@ -59,19 +60,19 @@ class MedTVTImageProcessor(PilBackend):
                     f"`{name}` must be finite numbers{' other than 0' * (name == 'image_std')}, got {values}."
                 )
 
-    def convert_to_rgb(self, image, input_data_format=None):
+    def convert_to_rgb(self, image: Any, input_data_format: Any = None) -> Any:
         """Three channels; those of a grey PIL image are views of one."""
         if isinstance(image, Image.Image) and image.mode == "L":
             return np.broadcast_to(np.asarray(image)[..., None], (image.height, image.width, 3))
         return super().convert_to_rgb(image, input_data_format=input_data_format)
 
-    def resize(self, image, size, **kwargs):
+    def resize(self, image: np.ndarray, size: Any, **kwargs: Any) -> np.ndarray:
         """As in transformers; where the channels of a (C, H, W) array are views of one, it is resized once."""
         if len(image) > 1 and image.strides[0] == 0:
             return super().resize(image[:1], size, **kwargs).repeat(len(image), axis=0)
         return super().resize(image, size, **kwargs)
 
-    def center_crop(self, image, size, **kwargs):
+    def center_crop(self, image: np.ndarray, size: Any, **kwargs: Any) -> np.ndarray:
         """
         The central `size.height` x `size.width` of a (C, H, W) array; a smaller image is padded with zeros first.
 
@@ -85,7 +86,7 @@ class MedTVTImageProcessor(PilBackend):
         return image[..., top : top + size.height, left : left + size.width]
 
 
-def load_cxr(cxr, min_decode_size: int | None = None):
+def load_cxr(cxr: Any, min_decode_size: int | None = None) -> tuple[Image.Image, list[str]]:
     """
     Read one chest X-ray. Nothing in the pixels is judged: any picture opens unless it is blank or misshapen.
 

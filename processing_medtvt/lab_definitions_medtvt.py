@@ -13,7 +13,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 def flag_value(value: float | None, low: float | None, high: float | None) -> str | None:
@@ -50,7 +50,7 @@ class LabDefinition(NamedTuple):
     other_units: dict | None = None
 
     @classmethod
-    def from_dict(cls, lab):
+    def from_dict(cls, lab: Mapping[str, Any]) -> "LabDefinition":
         """Checks the fields (ValueError) and makes a definition of them."""
         if not isinstance(lab, Mapping) or not isinstance(lab.get("name"), str) or not lab["name"].strip():
             raise ValueError(f"labs: every lab must be a dict with a 'name', found {lab!r}.")
@@ -79,12 +79,12 @@ class LabDefinition(NamedTuple):
         return definition
 
     @property
-    def units(self):
+    def units(self) -> dict[str, float]:
         """Every unit a value may come in -> how many of it are one `unit`."""
         units = {self.unit: 1, self.si_unit: self.si_factor, **(self.other_units or {})}
         return {unit: factor for unit, factor in units.items() if unit is not None}
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The known fields as a dict of JSON types (tuples become lists)."""
         fields = {key: list(value) if isinstance(value, tuple) else value for key, value in self._asdict().items()}
         return {key: copy.deepcopy(value) for key, value in fields.items() if value not in (None, [], {})}
@@ -229,7 +229,7 @@ UNIT_SYNONYMS = {
 }
 
 
-def normalize_unit(unit):
+def normalize_unit(unit: str) -> str:
     """One spelling per unit: case, spaces, brackets, micro signs and notations such as x10⁹/L or 10*3/uL removed."""
     unit = unicodedata.normalize("NFKC", unit).casefold().replace("μ", "u")
     unit = re.sub(r"[\s()\[\]]", "", unit)

@@ -58,7 +58,7 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def find_beats(leads):
+def find_beats(leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Middles of the QRS complexes (samples) in (n, samples) leads, and which of them have the usual form."""
     nothing = np.zeros(0, int), np.zeros(0, bool)
     if not len(leads):

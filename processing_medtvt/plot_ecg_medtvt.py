@@ -2,6 +2,7 @@
 """An ECG on standard paper: 25 mm/s, 10 mm/mV."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,8 @@ def plot_ecg(
     leads: Sequence[str] = STANDARD_LEADS,
     sampling_rate: float = 500,
     title: str | None = None,
-    ax=None,
-):
+    ax: Any = None,
+) -> Any:
     """
     Draw the usual page: 2.5 s of each lead in three rows of four, and ten seconds of lead II below.
 

@@ -2,6 +2,7 @@
 """The processor of MedTVT-R1: text, ECG, chest X-ray and laboratory panel in, model inputs out."""
 
 import re
+from typing import Any
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
@@ -48,12 +49,12 @@ class MedTVTProcessor(ProcessorMixin):
 
     def __init__(
         self,
-        ecg_feature_extractor,
-        image_processor,
-        lab_feature_extractor,
-        tokenizer,
-        num_modality_tokens=1,
-        chat_template=None,
+        ecg_feature_extractor: Any,
+        image_processor: Any,
+        lab_feature_extractor: Any,
+        tokenizer: Any,
+        num_modality_tokens: int = 1,
+        chat_template: str | None = None,
     ):
         missing = [f"<{m}>" for m in MODALITIES if len(tokenizer.encode(f"<{m}>", add_special_tokens=False)) != 1]
         if missing:
@@ -69,7 +70,7 @@ class MedTVTProcessor(ProcessorMixin):
         )
 
     @staticmethod
-    def get_possibly_dynamic_module(module_name):
+    def get_possibly_dynamic_module(module_name: str) -> Any:
         # A folder with remote code is loaded in processes where our classes are in no registry
         for extractor_class in (MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor):
             if extractor_class.__name__ == module_name:
@@ -88,18 +89,18 @@ class MedTVTProcessor(ProcessorMixin):
     def __call__(
         self,
         text: str | list[str] | None = None,
-        ecg=None,
-        cxr=None,
-        lab=None,
+        ecg: Any = None,
+        cxr: Any = None,
+        lab: Any = None,
         sampling_rate: float | None = None,
         leads: list[str] | None = None,
         unit: str | None = None,
         return_tensors: str | None = None,
         return_alterations: bool = False,
-        images=None,
-        videos=None,
-        audio=None,
-        **kwargs,
+        images: Any = None,
+        videos: Any = None,
+        audio: Any = None,
+        **kwargs: Any,
     ) -> BatchFeature:
         r"""
         Args:
@@ -208,7 +209,7 @@ class MedTVTProcessor(ProcessorMixin):
                     problem = f"an `{modality}` input but no" if given else f"no `{modality}` input but a"
                     raise ValueError(f"Prompt {i} has {problem} <{modality}> placeholder; each needs the other.")
 
-    def encode_text(self, text: str | list[str], **kwargs) -> BatchFeature:
+    def encode_text(self, text: str | list[str], **kwargs: Any) -> BatchFeature:
         r"""
         `input_ids` and `attention_mask` of text alone, each placeholder k times: for modalities that reach the model by
         another way, such as cached features.
@@ -292,7 +293,13 @@ class MedTVTProcessor(ProcessorMixin):
         scattered[present] = values
         return scattered
 
-    def apply_chat_template(self, conversation, chat_template=None, processor_kwargs=None, **kwargs):
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         r"""
         As in transformers, with the content parts `{"type": "ecg", "ecg": ...}`, `{"type": "cxr", "cxr": ...}`,
         `{"type": "lab", "lab": ...}` and `{"type": "text", "text": ...}`. Each part becomes its placeholder where it

@@ -5,9 +5,9 @@ import base64
 import html
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -67,7 +67,15 @@ class DrawnInputs(NamedTuple):
     absent: list
 
 
-def read_inputs(processor, ecg=None, cxr=None, lab=None, sampling_rate=None, leads=None, unit=None) -> DrawnInputs:
+def read_inputs(
+    processor: Any,
+    ecg: Any = None,
+    cxr: Any = None,
+    lab: Any = None,
+    sampling_rate: float | None = None,
+    leads: Sequence[str] | None = None,
+    unit: str | None = None,
+) -> DrawnInputs:
     """
     Reads a patient's inputs once more, for the eye.
 
@@ -146,7 +154,7 @@ def _read_labs(extractor, lab):
 # Figures
 
 
-def render_figure(inputs: DrawnInputs, title: str = RESEARCH_USE):
+def render_figure(inputs: DrawnInputs, title: str = RESEARCH_USE) -> Any:
     """
     The inputs on one sheet: the ECG on its paper, the X-ray and what the model saw of it, the labs that lie farthest
     from the middle of their distribution.
@@ -253,7 +261,7 @@ def _data_uri(kind: str, content: bytes) -> str:
 # Text
 
 
-def mark_modalities(text: str, lab_names=()) -> list[tuple[str, tuple[str, ...]]]:
+def mark_modalities(text: str, lab_names: Iterable[str] = ()) -> list[tuple[str, tuple[str, ...]]]:
     """
     The sentences of a reasoning, each with the modalities that it draws on, in the order ECG, X-ray, labs.
 
@@ -384,13 +392,13 @@ def _versions() -> dict[str, str]:
 
 def render_report(
     result: Mapping,
-    processor,
-    ecg=None,
-    cxr=None,
-    lab=None,
-    sampling_rate=None,
-    leads=None,
-    unit=None,
+    processor: Any,
+    ecg: Any = None,
+    cxr: Any = None,
+    lab: Any = None,
+    sampling_rate: float | None = None,
+    leads: Sequence[str] | None = None,
+    unit: str | None = None,
     about: Mapping[str, str] | None = None,
     occlusion: Mapping | None = None,
 ) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from modeling_medtvt import DISEASES, parse_answer
 
@@ -106,7 +107,7 @@ def _check_numbers(values, names: Sequence[str], may_be_absent: bool, where: str
             raise ValueError(f"{where}: the value of {name} must be a number from 0 to 1.")
 
 
-def check_labels(labels, where: str):
+def check_labels(labels: Any, where: str) -> None:
     """
     Raises:
         ValueError: unless `labels` is a list of some of the seven diseases.
@@ -125,7 +126,7 @@ def _check_ids(ids: Sequence[str], where: str):
         seen.add(name)
 
 
-def check_same_ids(expected: Iterable[str], found: Iterable[str], where: str, rejected: Iterable[str] = ()):
+def check_same_ids(expected: Iterable[str], found: Iterable[str], where: str, rejected: Iterable[str] = ()) -> None:
     """
     Raises:
         ValueError: if ids are missing, or of another dataset.
@@ -192,19 +193,19 @@ class PredictionWriter:
         self.done = {record["id"] for record in self._log.records}
         self._rejects = open(self.folder / REJECTS_FILE, "w", encoding="utf-8")
 
-    def write(self, records: Iterable[dict]):
+    def write(self, records: Iterable[dict]) -> None:
         """Appends records, with the system when this returns."""
         self._log.append(records)
 
-    def reject(self, name: str, reason: str):
+    def reject(self, name: str, reason: str) -> None:
         """Lists a record whose inputs cannot be used."""
         self._rejects.write(json.dumps({"id": name, "reason": reason}) + "\n")
         self._rejects.flush()
 
-    def __enter__(self):
+    def __enter__(self) -> "PredictionWriter":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._log.close()
         self._rejects.close()
         rejects = self.folder / REJECTS_FILE

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, combinations
 from os.path import commonprefix
+from typing import Any
 
 import torch
 
@@ -32,7 +33,12 @@ def label_order(references: Sequence[str]) -> list[str]:
 
 @torch.no_grad()
 def answer_probabilities(
-    model, tokenizer, prompt_ids: Sequence[int], completion: str, order: Sequence[str], modality_embeds=None
+    model: Any,
+    tokenizer: Any,
+    prompt_ids: Sequence[int],
+    completion: str,
+    order: Sequence[str],
+    modality_embeds: torch.Tensor | None = None,
 ) -> dict[str, float]:
     """
     The probability of each disease in the answer that follows the completion's reasoning.

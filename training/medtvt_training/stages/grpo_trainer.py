@@ -4,11 +4,12 @@
 import copy
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import is_fsdp_enabled
 from trl import GRPOConfig, GRPOTrainer
 
@@ -54,16 +55,16 @@ class MedTVTGRPOTrainer(GRPOTrainer):
 
     def __init__(
         self,
-        model,
-        reward_funcs=None,
+        model: Any,
+        reward_funcs: Any = None,
         args: GRPOConfig | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         data_collator: MedTVTDataCollator | None = None,
-        reward_processing_classes=None,
-        callbacks=None,
-        optimizers=(None, None),
-        peft_config=None,
+        reward_processing_classes: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        peft_config: Any = None,
     ):
         if data_collator is None:
             raise ValueError("`data_collator` is missing: a `MedTVTDataCollator`, which reads what the rows name.")
@@ -209,7 +210,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         self._modality_inputs = {name: inputs[name] for name in FEATURE_INPUT_NAMES if name in inputs}
         return super()._compute_loss(model, inputs)
 
-    def create_model_card(self, *args, **kwargs):
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes none: trl's describes a model that takes text alone."""
 
 
@@ -302,12 +303,21 @@ class SampleCallback(TrainerCallback):
         self.trainer, self.num_samples = trainer, num_samples
         self.path = Path(trainer.args.output_dir) / "samples.jsonl"
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         # a run that goes on writes the samples after its checkpoint again
         if state.is_world_process_zero and self.path.exists():
             write_jsonl([sample for sample in read_jsonl(self.path) if sample["step"] <= state.global_step], self.path)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if not state.is_world_process_zero or "loss" not in logs:  # a validation, or the summary at the end
             return
         logs = self.trainer._logs

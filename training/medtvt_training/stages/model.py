@@ -4,6 +4,7 @@
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -32,7 +33,9 @@ CALIBRATION_ROWS = 32
 # Model
 
 
-def load_model(stage: str | None, arguments: ModelArguments, device: torch.device | str = "cpu"):
+def load_model(
+    stage: str | None, arguments: ModelArguments, device: torch.device | str = "cpu"
+) -> tuple[MedTVTForCausalLM, Any, bool]:
     """
     The model of a stage: without perception layer in PT, with one from SFT on, as it is for None.
 
@@ -69,7 +72,7 @@ def load_model(stage: str | None, arguments: ModelArguments, device: torch.devic
     return model, processor, is_drawn
 
 
-def record_training_data(config, stage: str, data_dir: str):
+def record_training_data(config: Any, stage: str, data_dir: str) -> None:
     """Adds a stage's dataset to what the weights were trained on; the list travels with them."""
     config.training_data = [*(config.training_data or []), training_data_entry(stage, data_dir)]
 
@@ -86,7 +89,7 @@ def lora_config(stage: str, arguments: ModelArguments) -> LoraConfig:
     )
 
 
-def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArguments):
+def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArguments) -> Any:
     """
     Freezes all but what the stage trains, which is held in float32.
 
@@ -116,7 +119,7 @@ def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArgument
     return model
 
 
-def calibrate_perception(model: MedTVTForCausalLM, processor, dataset: Dataset):
+def calibrate_perception(model: MedTVTForCausalLM, processor: Any, dataset: Dataset) -> None:
     """Fits a perception layer that was drawn just now to the projectors' outputs on patients with all modalities."""
     if model.model.perception.layer_norm is None:
         return

@@ -2,6 +2,7 @@
 """RFT, the third stage: GRPO rewards format and diagnoses, and the SFT model holds it (paper, 3.2.2)."""
 
 import logging
+from typing import Any
 
 from .arguments import DataArguments, ModelArguments, ReinforceArguments
 
@@ -9,7 +10,9 @@ from .arguments import DataArguments, ModelArguments, ReinforceArguments
 logger = logging.getLogger(__name__)
 
 
-def reinforce(model_arguments: ModelArguments, data_arguments: DataArguments, arguments: ReinforceArguments, training):
+def reinforce(
+    model_arguments: ModelArguments, data_arguments: DataArguments, arguments: ReinforceArguments, training: Any
+) -> Any:
     """
     Runs RFT from its arguments to its saved result.
 
