@@ -104,12 +104,15 @@ def _llama_3_2_1b() -> PreTrainedConfig:
 def _as_config(name: str, config: dict | PreTrainedConfig | None, default_model_type: str) -> PreTrainedConfig:
     if isinstance(config, PreTrainedConfig):
         return config
+    if not isinstance(config, dict | None):
+        raise ValueError(f"`{name}` must be a dict or a config, got {type(config).__name__}.")
     config = dict(config or {})
     model_type = config.pop("model_type", default_model_type)
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+    own = {config_class.model_type: config_class for config_class in (MedTVTEcgConfig, MedTVTLabConfig)}
+    if not isinstance(model_type, str) or not (model_type in own or model_type in CONFIG_MAPPING):
         raise ValueError(f"`{name}`: this transformers knows no model type {model_type!r}.")
     try:
-        return CONFIG_MAPPING[model_type](**config)
+        return (own.get(model_type) or CONFIG_MAPPING[model_type])(**config)
     except (ArithmeticError, AttributeError, KeyError, StrictDataclassError, TypeError, ValueError) as error:
         raise ValueError(f"`{name}` is no config of type {model_type!r}: {error!r}.") from error
 
@@ -176,10 +179,11 @@ class MedTVTConfig(PreTrainedConfig):
         "lab_config": MedTVTLabConfig,
     }
 
-    text_config: dict | PreTrainedConfig | None = None
-    ecg_config: dict | PreTrainedConfig | None = None
-    cxr_config: dict | PreTrainedConfig | None = None
-    lab_config: dict | PreTrainedConfig | None = None
+    # a dict or None when given, a config once `__post_init__` has run
+    text_config: Any = None
+    ecg_config: Any = None
+    cxr_config: Any = None
+    lab_config: Any = None
     ecg_token_id: int = 128256
     cxr_token_id: int = 128257
     lab_token_id: int = 128258
@@ -208,10 +212,8 @@ class MedTVTConfig(PreTrainedConfig):
             self.text_config = _llama_3_2_1b()
         self.text_config = _as_config("text_config", self.text_config, "llama")
         self.cxr_config = _as_config("cxr_config", self.cxr_config, "vit")
-        if not isinstance(self.ecg_config, PreTrainedConfig):
-            self.ecg_config = MedTVTEcgConfig(**(self.ecg_config or {}))
-        if not isinstance(self.lab_config, PreTrainedConfig):
-            self.lab_config = MedTVTLabConfig(**(self.lab_config or {}))
+        self.ecg_config = _as_config("ecg_config", self.ecg_config, "medtvt_ecg")
+        self.lab_config = _as_config("lab_config", self.lab_config, "medtvt_lab")
         self._check_parts()
         if self.cxr_config.model_type == "vit":
             patches_per_side = self.cxr_config.image_size // self.cxr_config.patch_size
