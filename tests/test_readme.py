@@ -45,15 +45,30 @@ def medtvt(folder, monkeypatch, capsys):
     return run
 
 
-def test_python_blocks_run_as_written(folder):
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) >= 4 and len(re.findall(r"^\S", blocks[0], flags=re.MULTILINE)) <= 10
+def run_python(code, folder):
     environment = {**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "torch.Size([1, 1, " in result.stdout
+    return result.stdout
+
+
+def test_python_blocks_run_and_print_as_written(folder):
+    text = README.read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) >= 4 and len(re.findall(r"^\S", blocks[0], flags=re.MULTILINE)) <= 11
+    shown = re.findall(r"```python\n.*?```\n\n```text\n(.*?)```", text, flags=re.DOTALL)
+    assert len(shown) == 2
+    printed = run_python("\n".join(blocks), folder)
+    for output in shown:
+        assert output in printed
+
+
+def test_the_demo_prints_as_written(folder, medtvt):
+    code, printed, _ = medtvt("demo")
+    first, last = re.search(
+        r"```text\n(Diseases\n.*?)\.\.\.\n(The truth.*?)```", README.read_text(), re.DOTALL
+    ).groups()
+    assert code == 0 and first in printed and last in printed
 
 
 def test_demo_and_diagnose(folder, medtvt):
