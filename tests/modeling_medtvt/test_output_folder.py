@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from modeling_medtvt.output_folder import new_folder
 
@@ -57,8 +59,36 @@ def test_the_umask_decides_who_may_read(tmp_path, umask):
     before = os.umask(umask)
     try:
         with new_folder(tmp_path / "out") as folder:
+            (folder / "inner").mkdir()
             (folder / "file").touch()
+            # safetensors makes its files readable for their owner alone
+            save_file({"weight": torch.zeros(2)}, folder / "inner" / "model.safetensors")
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~umask
-    assert stat.S_IMODE((tmp_path / "out" / "file").stat().st_mode) == 0o666 & ~umask
+    for path in (tmp_path / "out", *(tmp_path / "out").rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask, path
+
+
+def test_a_file_of_such_a_name_is_left_alone(tmp_path):
+    (tmp_path / ".out-0123abcd").touch()
+    with new_folder(tmp_path / "out"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out-0123abcd", "out"]
+
+
+@pytest.mark.parametrize("write", ["text", "safetensors"])
+def test_a_write_that_fails_names_the_folder_and_leaves_nothing(tmp_path, write):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(OSError, match=f"{tmp_path / 'out'}|could not be written") as error:
+        try:
+            with new_folder(tmp_path / "out") as folder:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+                if write == "text":
+                    (folder / "file.json").write_text("x" * 100_000)
+                else:
+                    save_file({"weight": torch.zeros(100_000)}, folder / "model.safetensors")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(tmp_path / "out") in str(error.value) and "could not be written" in str(error.value)
+    assert not list(tmp_path.iterdir())
