@@ -203,6 +203,20 @@ class MedTVTConfig(PreTrainedConfig):
     chunked_loss: bool = False
     tie_word_embeddings: bool | None = None
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        As in transformers.
+
+        Raises:
+            ValueError: if a value is of another type than its field, or out of range.
+        """
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:  # no ValueError, and on several lines
+            where = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "MedTVTConfig"
+            raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
+
     def __post_init__(self, **kwargs: Any) -> None:
         if self.text_config is None:
             self.text_config = _llama_3_2_1b()
@@ -244,6 +258,8 @@ class MedTVTConfig(PreTrainedConfig):
         _check_positive("config", self, ("num_modality_tokens", "num_perception_heads", "ecg_pooling_size"))
         if self.projector_depth < 0:
             raise ValueError(f"`projector_depth` must not be negative, got {self.projector_depth}.")
+        if not all(isinstance(entry.get("access"), str) for entry in self.training_data or []):
+            raise ValueError("`training_data`: every entry needs `access`, which is synthetic, open or credentialed.")
         if self.text_config.hidden_size % self.num_perception_heads:
             raise ValueError(
                 f"`num_perception_heads` ({self.num_perception_heads}) must divide the language model's hidden size "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -168,30 +169,47 @@ class MedTVTPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.absent_embeds)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args: Any,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """
         As in transformers. A perception layer that a PT checkpoint lacks is fitted to the checkpoint's projectors.
 
         Raises:
-            ValueError: if the checkpoint lacks any other tensor: transformers would draw it at random.
+            ValueError: if the checkpoint, or an adapter in its folder, lacks any other tensor, which transformers would
+                draw at random, or holds a damaged file of weights.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        cls._check_missing(model, info["missing_keys"], args[0] if args else None, kwargs)
-        if any(name.endswith("perception.layer_norm.weight") for name in info["missing_keys"]):
+        source = pretrained_model_name_or_path
+        try:
+            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(f"{source}: a file of weights cannot be read. {error}") from error
+        missing = set(info["missing_keys"])  # of an adapter, where the folder holds one: its model is checked by then
+        perception = {name for name in missing if "perception." in name}
+        if perception == missing and missing:
+            hub = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
+            stored, _ = cls.config_class.get_config_dict(source, **{k: kwargs[k] for k in hub if k in kwargs})
+            missing = missing if stored.get("use_perception", True) else set()
+        model._refuse_missing(missing, source)
+        if any(name.endswith("perception.layer_norm.weight") for name in perception):
             getattr(model, "model", model).calibrate_perception()
         return (model, info) if output_loading_info else model
 
-    @classmethod
-    def _check_missing(cls, model, names, source, kwargs):
-        missing = sorted(set(names) - set(model.all_tied_weights_keys))
-        if missing and source is not None and all("perception." in name for name in missing):
-            hub = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
-            stored, _ = cls.config_class.get_config_dict(source, **{k: kwargs[k] for k in hub if k in kwargs})
-            if not stored.get("use_perception", True):
-                return
-        if missing:
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        # where transformers knows what a model lacks, also one under an adapter, of which `from_pretrained` hears nothing
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        self._refuse_missing({name for name in loading_info.missing_keys if "perception." not in name})
+
+    def _refuse_missing(self, names: set[str], source: str | os.PathLike | None = None) -> None:
+        names = names - set(self.all_tied_weights_keys)
+        if names:
             raise ValueError(
-                f"{source} lacks {len(missing)} tensors of this model, such as {missing[0]}: the weights are incomplete."
+                f"{source or self.config.name_or_path} lacks {len(names)} tensors of this model, such as {min(names)}: the "
+                "weights are incomplete."
             )
 
     def save_pretrained(

@@ -284,15 +284,17 @@ class MedicalDiagnosisPipeline(Pipeline):
             "error": model_inputs["error"],
         }
 
-    @staticmethod
-    def _check_finite(embeds: torch.Tensor):
-        finite = embeds.isfinite().all(dim=-1).all(dim=-1).all(dim=0)  # (3,)
-        if not finite.all():
-            names = [name for name, is_finite in zip(MODALITIES, finite.tolist()) if not is_finite]
-            raise ValueError(
-                f"What the model makes of the {' and '.join(names)} is not finite: encoder, projector or perception layer "
-                "hold NaN or infinite weights."
-            )
+    def _check_finite(self, embeds: torch.Tensor):
+        if embeds.isfinite().all():
+            return
+        name = self.model.config.name_or_path or "The model"
+        for weight, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ValueError(f"{name} cannot answer: its weight {weight} holds NaN or infinity.")
+        raise ValueError(
+            f"{name} cannot answer: what it makes of the inputs is not finite, though its weights are. Either its "
+            f"processor gives NaN or infinity, or numbers leave the range of {self.model.dtype}: load it in torch.float32."
+        )
 
     def postprocess(self, model_outputs: GeneratedAnswers) -> dict[str, Any]:
         if model_outputs["error"] is not None:

@@ -56,7 +56,9 @@ class MedicalDiagnosis(evaluate.Metric):
         for i, (completion, reference) in enumerate(zip(predictions, references)):
             answer = parse_answer(reference)
             if answer.unknown:
-                raise ValueError(f"Reference {i} names {answer.unknown}; known are {', '.join(DISEASES)}.")
+                raise ValueError(
+                    f"Reference {i} names {len(answer.unknown)} other labels than the seven: {', '.join(DISEASES)}."
+                )
             subject = str(i) if subject_ids is None else subject_ids[i]
             record = {"id": str(i), "subject_id": subject, "diseases": list(answer.diseases)}
             records.append({**record, "reference": reference, "completion": completion})

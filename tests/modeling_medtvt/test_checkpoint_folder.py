@@ -4,6 +4,9 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, pipeline
 
 from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
 from modeling_medtvt.checkpoint_folder import open_checkpoint, read_config
@@ -46,6 +49,7 @@ def change(folder, file, **values):
         {"num_perception_heads": 0},
         {"ecg_token_id": None},
         {"training_data": {"access": "open"}},
+        {"training_data": [{"stage": "pt"}]},
         {"model_type": None},
         {"model_type": {}},
         {"dtype": "float99"},
@@ -107,3 +111,60 @@ def test_a_full_disk_leaves_nothing_of_an_export(checkpoint, tmp_path, monkeypat
     with pytest.raises(OSError, match="out.*No space left on device"):
         export_for_hub(checkpoint, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_transformers_own_loaders_say_it_too(folder):
+    change(folder, "config.json", num_modality_tokens="one")
+    for load in (AutoConfig.from_pretrained, MedTVTForCausalLM.from_pretrained):
+        with pytest.raises(ValueError, match="'num_modality_tokens'") as error:
+            load(folder)
+        assert "\n" not in str(error.value)
+    change(folder, "config.json", num_modality_tokens=1)
+    (folder / "model.safetensors").write_bytes(b"nothing" * 20)
+    with pytest.raises(ValueError, match=f"{folder}: a file of weights cannot be read"):
+        MedTVTForCausalLM.from_pretrained(folder)
+
+
+# Adapters
+
+
+def keep(file, wanted):
+    """Drops the tensors of a file whose names are not wanted."""
+    tensors = load_file(file)
+    kept = {name: tensor for name, tensor in tensors.items() if wanted(name)}
+    assert 0 < len(kept) < len(tensors)
+    save_file(kept, file, metadata={"format": "pt"})
+
+
+@pytest.fixture
+def adapter(folder, tmp_path):
+    """A folder with an adapter on `folder`, and a processor."""
+    config = LoraConfig(
+        target_modules=r".*language_model.*\.q_proj",
+        modules_to_save=["perception"],
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    get_peft_model(MedTVTForCausalLM.from_pretrained(folder), config).save_pretrained(tmp_path / "adapter")
+    AutoProcessor.from_pretrained(folder).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_the_pipeline_opens_an_adapter_and_answers_with_it(folder, adapter):
+    question = {"question": "What is it?", "max_new_tokens": 8}
+    answers = []
+    for name in (folder, adapter):
+        diagnose = pipeline("medical-diagnosis", model=str(name))
+        answers.append(diagnose(**question)["generated_text"])
+    assert answers[0] != answers[1]
+
+
+def test_an_adapter_or_its_model_that_lacks_tensors_is_refused(folder, adapter):
+    whole = (folder / "model.safetensors").read_bytes()
+    keep(folder / "model.safetensors", lambda name: "lab_projector" not in name)
+    with pytest.raises(ValueError, match=f"{folder} lacks .* tensors .*lab_projector"):
+        AutoModelForCausalLM.from_pretrained(adapter)
+    (folder / "model.safetensors").write_bytes(whole)
+    keep(adapter / "adapter_model.safetensors", lambda name: "layers.0.self_attn.q_proj.lora_A" not in name)
+    with pytest.raises(ValueError, match="lacks 1 tensors .*lora_A"):
+        AutoModelForCausalLM.from_pretrained(adapter)

@@ -363,7 +363,9 @@ def test_incomplete_weights_are_refused(model, tmp_path, part):
 
 def test_a_perception_layer_is_drawn_as_in_a_fresh_model_where_pt_had_none(model, tmp_path):
     save_without(model, tmp_path, "perception", use_perception=False)
-    loaded, info = MedTVTForCausalLM.from_pretrained(tmp_path, use_perception=True, output_loading_info=True)
+    loaded, info = MedTVTForCausalLM.from_pretrained(
+        pretrained_model_name_or_path=tmp_path, use_perception=True, output_loading_info=True
+    )
     missing = {name for name in info["missing_keys"] if name != "lm_head.weight"}
     assert missing and all(name.startswith("model.perception.") for name in missing)
     torch.manual_seed(1)

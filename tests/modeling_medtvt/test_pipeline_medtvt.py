@@ -263,6 +263,23 @@ def test_one_bad_item_is_named_or_skipped(diagnose, patient, batch_size):
     assert "Item 1" in results[1]["error"] and "Natrium" in results[1]["error"] and "nowhere" in results[3]["error"]
 
 
+@pytest.mark.parametrize("weight", ["lab_encoder.fc1.weight", "perception.gate.bias"])
+def test_a_weight_that_is_no_number_is_named(checkpoint, diagnose, weight):
+    model = MedTVTForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.model.get_parameter(weight).fill_(torch.inf if weight.startswith("lab") else torch.nan)
+    other = pipeline("medical-diagnosis", model=model, processor=diagnose.processor)
+    with pytest.raises(ValueError, match=f"cannot answer: its weight model.{weight} holds NaN or infinity"):
+        other(lab={"Sodium": 140}, max_new_tokens=2)
+
+
+def test_inputs_that_become_no_numbers_are_not_blamed_on_the_weights(checkpoint, monkeypatch):
+    diagnose = pipeline("medical-diagnosis", model=str(checkpoint))
+    monkeypatch.setattr(diagnose.processor.image_processor, "rescale_factor", float("nan"))
+    with pytest.raises(ValueError, match="not finite, though its weights are"):
+        diagnose(cxr=np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8), max_new_tokens=2)
+
+
 def test_folders_that_are_no_medtvt_checkpoint(checkpoint, tmp_path):
     with pytest.raises((OSError, ValueError), match="nothing"):
         pipeline("medical-diagnosis", model=str(tmp_path / "nothing"))

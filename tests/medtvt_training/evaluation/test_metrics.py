@@ -419,3 +419,13 @@ def test_the_metric_folder_of_evaluate(records):
     )
     expected = score_records(records, resamples=0)
     assert found == {"paper": expected["paper"], "strict": expected["strict"]}
+
+
+def test_the_metric_quotes_no_reference():
+    evaluate = pytest.importorskip("evaluate")
+    from pathlib import Path
+
+    metric = evaluate.load(str(Path(__file__).parents[3] / "hub_cards" / "medical_diagnosis"))
+    with pytest.raises(ValueError, match="Reference 0 names 1 other") as error:
+        metric.compute(predictions=["<answer></answer>"], references=["<answer>John Doe; Sepsis</answer>"])
+    assert "John" not in str(error.value)
