@@ -23,7 +23,7 @@ MODEL_AUTO_MAP = {
 # Files of the two packages that a folder needs: models and processors, not converters or this export
 CODE_PREFIXES = (
     *("configuration_", "modeling_", "answers_", "pipeline_"),
-    *("processing_", "feature_extraction_", "image_processing_", "lab_definitions_"),
+    *("processing_", "feature_extraction_", "image_processing_", "lab_definitions_", "shown_name_"),
 )
 
 
@@ -57,7 +57,7 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
         for module in (sys.modules[type(model).__module__], sys.modules[type(processor).__module__]):
             for file in sorted(Path(module.__file__).parent.glob("*.py")):
                 if file.name.startswith(CODE_PREFIXES):
-                    shutil.copy(file, folder)
+                    shutil.copyfile(file, folder / file.name)  # its content, not its mode
         _update_json(folder / "config.json", auto_map=MODEL_AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
         processor_file = folder / "processor_config.json"
         image_processor = json.loads(processor_file.read_text())["image_processor"]

@@ -11,6 +11,8 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 from transformers.utils import TensorType
 
+from .shown_name_medtvt import shown_name
+
 
 # Share of leads I and II in every limb lead (Einthoven's triangle, Goldberger's augmented leads).
 LIMB_LEADS = {
@@ -174,7 +176,7 @@ class MedTVTEcgFeatureExtractor(FeatureExtractionMixin):
         if absent := [lead for lead in self.leads if lead not in signals and lead not in LIMB_LEADS]:
             raise ValueError(
                 f"{name}: lead {', '.join(absent)} is missing and cannot be derived from other leads; found "
-                f"{', '.join(map(str, recording.leads))}; required {', '.join(self.leads)} (limb leads: any two)."
+                f"{', '.join(shown_leads(recording.leads))}; required {', '.join(self.leads)} (limb leads: any two)."
             )
         for lead, values in signals.items():
             missing = np.count_nonzero(~np.isfinite(values[:window]))
@@ -242,6 +244,19 @@ def canonical_lead(name: str) -> str | None:
     return LEADS_BY_KEY.get(re.sub(r"^(MDCECGLEAD|LEAD)", "", key))
 
 
+def shown_leads(names: list) -> list[str]:
+    """
+    Names as messages show them. In a file they are free text, which may name a person: what is neither a standard lead
+    nor as short as one ("vx", "-aVR", "V3R") goes by its number.
+    """
+    return [
+        str(name).strip()
+        if canonical_lead(name) or re.fullmatch(r"-?[A-Za-z]{1,3}\d{0,2}[Rr]?", str(name).strip())
+        else f"signal {number}"
+        for number, name in enumerate(names, start=1)
+    ]
+
+
 def select_leads(recording: Recording, wanted: list[str], notes: list[str]) -> dict[str, np.ndarray]:
     """Wanted leads and all limb leads, in float64 mV, infinities turned to NaN; the others are noted."""
     factors: dict[str, float] = {}
@@ -249,13 +264,15 @@ def select_leads(recording: Recording, wanted: list[str], notes: list[str]) -> d
     for row, (lead_name, unit) in enumerate(zip(recording.leads, recording.units, strict=True)):
         lead = canonical_lead(lead_name)
         if lead not in wanted and lead not in LIMB_LEADS:
-            ignored.append(str(lead_name)[:16])  # in a header this is free text
+            ignored.append(shown_leads(recording.leads)[row])
             continue
         if lead in factors:
-            raise ValueError(f"{recording.name}: lead {lead} occurs twice in {', '.join(map(str, recording.leads))}.")
+            raise ValueError(
+                f"{recording.name}: lead {lead} occurs twice in {', '.join(shown_leads(recording.leads))}."
+            )
         factor = MILLIVOLTS.get(re.sub(r"(?<=volt)s$", "", str(unit).strip().casefold()))
         if factor is None:
-            raise ValueError(f"{recording.name}: unit {unit!r} of lead {lead} is not one of V, mV, uV (µV), nV.")
+            raise ValueError(f"{recording.name}: the unit of lead {lead} is not one of V, mV, uV (µV), nV.")
         factors[lead] = factor
         rows.append(row)
     if ignored:
@@ -385,7 +402,7 @@ def read_record(record: Any, name: str) -> Recording:
 def read_path(path: str | os.PathLike, name: str) -> Recording:
     """Path of a WFDB record -> `Recording`, after its header was checked."""
     header = find_header(os.fsdecode(path), name)
-    name = f"{name}: {header}"
+    name = f"{name}: {shown_name(header)}"
     recording = read_format_16(header, name, *check_header(header, name))
     return read_record(read_wfdb(header, name), name) if recording is None else recording
 
@@ -436,7 +453,7 @@ def find_header(path: str, name: str) -> str:
     if os.path.isfile(header):
         return header
     if extension in (".hea", ".dat") or not os.path.isfile(full_path):
-        raise FileNotFoundError(f"{name}: there is no WFDB record {path!r} (header {header} not found).")
+        raise FileNotFoundError(f"{name}: there is no WFDB record {path!r} (header {shown_name(header)} not found).")
     reason = "DICOM, XML, EDF and other formats are not read"
     if extension == ".mat":
         reason = "a .mat without a .hea beside it (CPSC2018, CODE-15) has no header with lead names, unit and rate"

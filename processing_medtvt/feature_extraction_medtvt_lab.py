@@ -17,6 +17,7 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .lab_definitions_medtvt import LAB_DEFINITIONS, LabDefinition, normalize_unit
+from .shown_name_medtvt import shown_name
 
 
 PERCENTILE_SOURCES = ("reference_intervals", "fitted", "none")
@@ -97,34 +98,35 @@ def _split_unit(cell, where):
 
 def _read_csv(path):
     """Header and rows of a CSV file (comma or semicolon), cells stripped, blank lines dropped."""
+    name = f"lab file {shown_name(path)}"
     if not os.path.exists(path):
-        raise FileNotFoundError(f"lab file {path}: no such file. A string is read as the path of a CSV file.")
+        raise FileNotFoundError(f"{name}: no such file. A string is read as the path of a CSV file.")
     if not os.path.isfile(path):
-        raise ValueError(f"lab file {path}: not a regular file. A CSV file is needed.")
+        raise ValueError(f"{name}: not a regular file. A CSV file is needed.")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"lab file {path}: not UTF-8 text. A CSV file is needed.") from error
+        raise ValueError(f"{name}: not UTF-8 text. A CSV file is needed.") from error
     if "\0" in text:
-        raise ValueError(f"lab file {path}: a binary file. A CSV file is needed.")
+        raise ValueError(f"{name}: a binary file. A CSV file is needed.")
     lines = text.splitlines()
     delimiter = ";" if lines and ";" in lines[0] and "," not in lines[0] else ","
     try:
         rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True))
     except csv.Error as error:
-        raise ValueError(f"lab file {path}: not a readable CSV file ({error}).") from error
+        raise ValueError(f"{name}: not a readable CSV file ({error}).") from error
     rows = {
         number: [cell.strip() for cell in row]
         for number, row in enumerate(rows, start=1)
         if any(cell.strip() for cell in row)
     }
     if len(rows) < 2:
-        raise ValueError(f"lab file {path}: no rows{'' if not rows else ' below the header'}.")
+        raise ValueError(f"{name}: no rows{'' if not rows else ' below the header'}.")
     header = rows.pop(next(iter(rows)))
     ragged = next((number for number, row in rows.items() if len(row) != len(header)), None)
     if ragged is not None:
         raise ValueError(
-            f"lab file {path}: row {ragged} has {len(rows[ragged])} cells and the header {len(header)}. A name with a "
+            f"{name}: row {ragged} has {len(rows[ragged])} cells and the header {len(header)}. A name with a "
             "comma must be quoted."
         )
     return header, list(rows.values())
@@ -133,12 +135,14 @@ def _read_csv(path):
 def _read_lab_file(path):
     """Keys and cells of a file with the columns name, value and, if wanted, unit."""
     if os.path.isfile(path) and os.path.getsize(path) > MAX_LAB_FILE_BYTES:
-        raise ValueError(f"lab file {path}: larger than {MAX_LAB_FILE_BYTES} bytes, too large for one patient's labs.")
+        raise ValueError(
+            f"lab file {shown_name(path)}: larger than {MAX_LAB_FILE_BYTES} bytes, too large for one patient's labs."
+        )
     header, rows = _read_csv(path)
     columns = [name.casefold() for name in header]
     if sorted(columns) not in (["name", "value"], ["name", "unit", "value"]):
         raise ValueError(
-            f"lab file {path}: expected the columns name,value or name,value,unit, found {len(header)} others. A long "
+            f"lab file {shown_name(path)}: expected the columns name,value or name,value,unit, found {len(header)} others. A long "
             "table of measurements (such as MIMIC's labevents, with itemid and charttime) must first be reduced to "
             "one value per lab; a wide table (one column per lab) can be read with pandas and passed as a DataFrame."
         )
@@ -185,8 +189,7 @@ def _check_plausible(lab, values, rows, names):
         fitting = [other for other, factor in lab.units.items() if factor != 1 and low <= value / factor <= high]
         hint = f" Is it in {fitting[0]}? Then pass (value, {fitting[0]!r})." if fitting else ""
         raise ValueError(
-            f"{names[rows[wrong[0]]]}: {lab.name}: {value:g} {unit} is not physiologically possible; accepted are "
-            f"{low:g} to {high:g} {unit}.{hint}"
+            f"{names[rows[wrong[0]]]}: {lab.name}: the value is not physiologically possible; accepted are {low:g} to {high:g} {unit}.{hint}"
         )
 
 
@@ -482,7 +485,7 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         elif isinstance(sample, Mapping):
             keys, cells = list(sample), list(sample.values())
         elif isinstance(sample, (str, os.PathLike)):
-            where = f"lab file {sample}"
+            where = f"lab file {shown_name(sample)}"
             keys, cells = _read_lab_file(sample)
         else:
             raise TypeError(
@@ -514,9 +517,7 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         wrong = np.argwhere((given < 0) | (given > 1))
         if len(wrong):
             row, position = wrong[0]
-            raise ValueError(
-                f"{names[row]}: {self.lab_names[position]}: the percentile {given[row, position]:g} is outside 0..1."
-            )
+            raise ValueError(f"{names[row]}: {self.lab_names[position]}: the percentile is outside 0..1; 70 % is 0.7.")
         return raw, given, names, notes
 
     def _locate(self, keys, where, ignore_unknown):
@@ -592,7 +593,7 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
             values = raw[rows, position]
             if self.percentile_source == "none":
                 raise ValueError(
-                    f"{names[rows[0]]}: {lab.name}: a measured value ({values[0]:g}), but this extractor has no table "
+                    f"{names[rows[0]]}: {lab.name}: a measured value, but this extractor has no table "
                     f"to turn it into a percentile. Fit one with `extractor.fit(table)`, or give the percentile as "
                     f"'{lab.name}{_SUFFIX}' or (value, 'percentile')."
                 )

@@ -11,6 +11,8 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling
 from transformers.utils import is_torch_tensor
 
+from .shown_name_medtvt import shown_name
+
 
 # Below Pillow's own limit (89 megapixels), well above the largest detector (about 18) and film scanner (about 30).
 MAX_PIXELS = 64_000_000
@@ -53,8 +55,17 @@ class MedTVTImageProcessor(PilBackend):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        for name in ("image_mean", "image_std"):
-            values = np.atleast_1d(np.asarray(getattr(self, name), dtype=float))
+        self._check_normalization(self.image_mean, self.image_std)
+
+    def _validate_preprocess_kwargs(self, image_mean=None, image_std=None, **kwargs):
+        # what a call says instead
+        self._check_normalization(image_mean, image_std)
+        super()._validate_preprocess_kwargs(image_mean=image_mean, image_std=image_std, **kwargs)
+
+    @staticmethod
+    def _check_normalization(image_mean, image_std):
+        for name, given in (("image_mean", image_mean), ("image_std", image_std)):
+            values = np.atleast_1d(np.asarray(0.5 if given is None else given, dtype=float))
             if not np.isfinite(values).all() or (name == "image_std" and (values == 0).any()):
                 raise ValueError(
                     f"`{name}` must be finite numbers{' other than 0' * (name == 'image_std')}, got {values}."
@@ -112,7 +123,7 @@ def load_cxr(cxr: Any, min_decode_size: int | None = None) -> tuple[Image.Image,
     """
     alterations = []
     if isinstance(cxr, (str, os.PathLike)):
-        name = f"'{os.fspath(cxr)}'"
+        name = f"'{shown_name(cxr)}'"
         image = _read_path(Path(cxr), name, alterations, min_decode_size)
     elif isinstance(cxr, Image.Image):
         name = "(PIL image)"
@@ -223,6 +234,10 @@ def _to_uint8(values, name, alterations):
     return np.rint(values).astype(np.uint8)
 
 
+class DicomWindowError(ValueError):
+    """A window that cannot be applied. Unlike pydicom's, its text quotes no header."""
+
+
 def _import_pydicom():
     # Inside `try`, or loading this file as remote code would demand pydicom of everyone.
     try:
@@ -255,8 +270,11 @@ def _read_dicom(file, name, alterations):
     try:
         dataset = pydicom.dcmread(file)
         values = _dicom_values(dataset, alterations)
+    except DicomWindowError as error:
+        raise ValueError(f"cxr {name}: its DICOM pixels cannot be shown: {error}.") from error
+    # As above
     except Exception as error:
-        raise ValueError(f"cxr {name}: its DICOM pixels cannot be decoded ({error}).") from error
+        raise ValueError(f"cxr {name}: its DICOM pixels cannot be decoded ({type(error).__name__}).") from error
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         alterations.append("cxr: inverted, since its DICOM header says MONOCHROME1 (white is low)")
         values = 255 - _to_uint8(values, name, alterations)
@@ -342,8 +360,10 @@ def _apply_voi_lut(values, lut):
 
 def _apply_window(values, center, width, function):
     """PS3.3 C.11.2.1.2 and C.11.2.1.3, with an output range of 0..1."""
-    if width <= 0 or function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise ValueError(f"window width {width:g} with function {function!r}")
+    if not width > 0:
+        raise DicomWindowError(f"window width {width:g}, which must be positive")
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        raise DicomWindowError("its window has another function than LINEAR, LINEAR_EXACT and SIGMOID")
     values = values.astype(np.float64)
     if function == "SIGMOID":
         # tanh form of the standard's 1 / (1 + exp(-4 x)), which cannot overflow

@@ -306,7 +306,8 @@ class MedTVTProcessor(ProcessorMixin):
         stands; with `tokenize=True` its input is processed too. Keys of a part that hold None are ignored.
         """
         if isinstance(conversation, str) or not conversation:
-            raise ValueError(f"A conversation is a list of messages, at least one; got {conversation!r}.")
+            found = "none" if not conversation else f"a {type(conversation).__name__}"
+            raise ValueError(f"A conversation is a list of messages, at least one; got {found}.")
         is_batched = isinstance(conversation[0], (list, tuple))
         flattened, inputs = [], {modality: [] for modality in MODALITIES}
         for messages in conversation if is_batched else [conversation]:

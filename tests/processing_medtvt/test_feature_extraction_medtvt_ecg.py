@@ -284,7 +284,7 @@ BAD_ARRAYS = [
     (ecg(), {"leads": [f"ch{i}" for i in range(12)]}, "V1, V2, V3, V4, V5, V6 is missing.*found ch0"),
     (ecg(), {"leads": ["I", *"abcde", *LEADS[6:]]}, "lead II, III, .* is missing and the limb leads recorded are I;"),
     (ecg(), {"leads": "I"}, "leads must be a list"),
-    (ecg(), {"unit": "mmHg"}, "unit 'mmHg' of lead I is not one of"),
+    (ecg(), {"unit": "mmHg"}, "the unit of lead I is not one of"),
     (ecg(), {"unit": ["mV"]}, "1 units for 12 leads"),
     (ecg(), {"unit": None}, "missing unit"),
     ({"signal": ecg(), "fs": 500}, dict.fromkeys(MV), "needs exactly signal"),
@@ -325,7 +325,7 @@ BAD_HEADERS = [
     ("1000.0", "0", "gain 0"),
     ("1000.0", "high", "header's line of signal 1"),
     ("/mV", "/µV", "other than ASCII"),
-    ("/mV", "/mmHg", "unit 'mmHg'"),
+    ("/mV", "/mmHg", "the unit of lead I is not one of"),
     ("rec.dat 16", "rec.v2.dat 212", "wfdb cannot read"),
 ]
 BAD_HEADERS += [("500 5000", f"{rate} 5000", "sampling rate") for rate in ("0", "49", "1000000000")]

@@ -324,3 +324,12 @@ def test_real_files(path):
     values, alterations = pixels(path)
     assert values.min() < 100 < values.max() and min(values.shape[:2]) >= 512
     assert [a.split(",")[0] for a in alterations] == ["cxr: low contrast"] * (path.name in LOW_CONTRAST)
+
+
+@pytest.mark.parametrize("values", [{"image_std": [0.0, 1.0, 1.0]}, {"image_mean": [float("nan")] * 3}], ids=str)
+def test_a_normalization_that_gives_no_numbers_is_refused(values):
+    (name,) = values
+    with pytest.raises(ValueError, match=f"`{name}` must be finite"):
+        MedTVTImageProcessor(**values)
+    with pytest.raises(ValueError, match=f"`{name}` must be finite"):
+        MedTVTImageProcessor()(GREY, **values)

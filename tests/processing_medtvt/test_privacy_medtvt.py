@@ -4,12 +4,15 @@
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
 
 from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
 from processing_medtvt import MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor, load_cxr
 from processing_medtvt.report_medtvt import read_inputs, render_figure, render_report
+
+from .test_image_processing_medtvt import GREY, write_dicom
 
 
 SECRET = "JOHN DOE 1950-01-01"
@@ -143,3 +146,92 @@ def test_links_inside_a_folder_and_of_a_hub_cache_are_followed(tmp_path):
         (repository / "written" / name).rename(repository / "blobs" / f"blob-{name}")
         link(repository / "blobs" / f"blob-{name}", snapshot / name)
     np.testing.assert_array_equal(MedTVTEcgFeatureExtractor()(snapshot / "rec.hea")["ecg_values"], expected)
+
+
+LEADS = "I II III aVR aVL aVF V1 V2 V3 V4 V5 V6".split()
+
+
+@pytest.mark.parametrize(
+    ("leads", "unit"),
+    [
+        ([SECRET, *LEADS[:-1]], "mV"),
+        ([SECRET, *LEADS, "V1"], "mV"),
+        (LEADS, SECRET.replace(" ", "/")),
+    ],
+    ids=["missing", "twice", "unit"],
+)
+def test_errors_about_recordings_quote_no_lead_or_unit_of_a_header(leads, unit, tmp_path):
+    lines = [f"rec {len(leads)} 500 5000", *(f"rec.dat 16 200.0(0)/{unit} 16 0 0 0 0 {lead}" for lead in leads)]
+    (tmp_path / "rec.hea").write_text("\n".join(lines))
+    (tmp_path / "rec.dat").write_bytes(bytes(2 * 5000 * len(leads)))
+    with pytest.raises(ValueError, match="rec.hea: .*(V6 is missing|V1 occurs twice|unit of lead I)") as error:
+        MedTVTEcgFeatureExtractor()(tmp_path / "rec.hea")
+    assert not any(word in str(error.value) for word in SECRET.split())
+
+
+def test_a_signal_that_is_no_lead_goes_by_its_number(tmp_path):
+    signal = np.random.default_rng(0).normal(size=(14, 5000))
+    extractor = MedTVTEcgFeatureExtractor()
+    notes = extractor(
+        signal, sampling_rate=500, leads=[*LEADS, SECRET, "vx"], unit="mV", return_alterations=True
+    )["alterations"][0]  # fmt: skip
+    assert "ecg: ignored leads signal 13, vx" in notes
+
+
+@pytest.mark.parametrize(
+    "lab",
+    [
+        {"Creatinine": 4711.0},
+        {"Creatinine": "4711,0"},
+        {"Creatinine": "4711 mg"},
+        {"Creatinine": [4711]},
+        {"Creatinine": (4711, "mg/dL", 1)},
+        {"Creatinine": 1, "Sodium_percentile": 4711},
+        pd.DataFrame({"Creatinine": [1, 4711]}),
+    ],
+    ids=str,
+)
+def test_errors_about_labs_name_the_lab_and_not_its_value(lab):
+    with pytest.raises(ValueError, match="Creatinine|Sodium") as error:
+        MedTVTLabFeatureExtractor()(lab)
+    assert "4711" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"WindowCenter": SECRET, "WindowWidth": SECRET},
+        {"WindowCenter": "1", "WindowWidth": "2", "VOILUTFunction": SECRET},
+        {"RescaleSlope": SECRET, "RescaleIntercept": SECRET},
+    ],
+    ids=lambda elements: ", ".join(elements),
+)
+def test_errors_about_dicom_pixels_quote_no_header(elements, tmp_path, monkeypatch):
+    pydicom = pytest.importorskip("pydicom")
+    for mode in ("reading_validation_mode", "writing_validation_mode"):
+        monkeypatch.setattr(pydicom.config.settings, mode, pydicom.config.IGNORE)
+    path = write_dicom(tmp_path / "film.dcm", GREY.astype(np.uint16) * 16, BitsStored=12)
+    dataset = pydicom.dcmread(path)
+    for keyword, text in elements.items():
+        dataset.add_new(keyword, "LO", text)
+    dataset.save_as(path)
+    with pytest.raises(ValueError, match="film.dcm.*DICOM") as error:
+        load_cxr(path)
+    assert not any(word in str(error.value) for word in SECRET.split())
+
+
+def test_a_conversation_that_is_none_is_not_quoted():
+    with pytest.raises(ValueError, match="got a str") as error:
+        default_processor(tiny_tokenizer()).apply_chat_template(SECRET)
+    assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("read", [MedTVTEcgFeatureExtractor(), MedTVTLabFeatureExtractor(), load_cxr])
+def test_a_file_name_cannot_write_to_the_terminal(read, exists, tmp_path):
+    path = tmp_path / "a\x1b[31mb\nc\u202e.csv"
+    if exists:
+        path.write_text("nothing")
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        read(os.fspath(path))
+    assert str(error.value).isprintable() and r"a\x1b[31mb\nc" in str(error.value)
