@@ -190,7 +190,7 @@ class MedTVTPreTrainedModel(PreTrainedModel):
             raise ValueError(f"{source}: a file of weights cannot be read. {error}") from error
         missing = set(info["missing_keys"])  # of an adapter, where the folder holds one: its model is checked by then
         perception = {name for name in missing if "perception." in name}
-        if perception == missing and missing:
+        if missing and missing == perception and source is not None:
             hub = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
             stored, _ = cls.config_class.get_config_dict(source, **{k: kwargs[k] for k in hub if k in kwargs})
             missing = missing if stored.get("use_perception", True) else set()
