@@ -57,10 +57,10 @@ class MedTVTImageProcessor(PilBackend):
         super().__init__(**kwargs)
         self._check_normalization(self.image_mean, self.image_std)
 
-    def _validate_preprocess_kwargs(self, image_mean: Any = None, image_std: Any = None, **kwargs: Any) -> None:
-        # what a call says instead
-        self._check_normalization(image_mean, image_std)
-        super()._validate_preprocess_kwargs(image_mean=image_mean, image_std=image_std, **kwargs)
+    def _validate_preprocess_kwargs(self, *args: Any, **kwargs: Any) -> None:
+        # what a call says instead; transformers passes keywords only
+        self._check_normalization(kwargs.get("image_mean"), kwargs.get("image_std"))
+        super()._validate_preprocess_kwargs(*args, **kwargs)
 
     @staticmethod
     def _check_normalization(image_mean: Any, image_std: Any) -> None:
