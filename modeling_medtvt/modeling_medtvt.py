@@ -170,7 +170,11 @@ class MedTVTPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args: Any,
+        output_loading_info: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """
         As in transformers. A perception layer that a PT checkpoint lacks is fitted to the checkpoint's projectors.
@@ -186,7 +190,7 @@ class MedTVTPreTrainedModel(PreTrainedModel):
             raise ValueError(f"{source}: a file of weights cannot be read. {error}") from error
         missing = set(info["missing_keys"])  # of an adapter, where the folder holds one: its model is checked by then
         perception = {name for name in missing if "perception." in name}
-        if perception == missing and missing:
+        if missing and missing == perception and source is not None:
             hub = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
             stored, _ = cls.config_class.get_config_dict(source, **{k: kwargs[k] for k in hub if k in kwargs})
             missing = missing if stored.get("use_perception", True) else set()
@@ -195,12 +199,12 @@ class MedTVTPreTrainedModel(PreTrainedModel):
             getattr(model, "model", model).calibrate_perception()
         return (model, info) if output_loading_info else model
 
-    def _adjust_missing_and_unexpected_keys(self, loading_info):
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
         # where transformers knows what a model lacks, also one under an adapter, of which `from_pretrained` hears nothing
         super()._adjust_missing_and_unexpected_keys(loading_info)
         self._refuse_missing({name for name in loading_info.missing_keys if "perception." not in name})
 
-    def _refuse_missing(self, names: set[str], source=None):
+    def _refuse_missing(self, names: set[str], source: str | os.PathLike | None = None) -> None:
         names = names - set(self.all_tied_weights_keys)
         if names:
             raise ValueError(

@@ -92,8 +92,11 @@ def _open_to_umask(folder: Path) -> None:
     """Gives files that were made private, as safetensors makes them, the mode that any new file has."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            path.chmod(path.stat().st_mode | mode)
+        if not path.is_file() or path.is_symlink():
+            continue
+        found = path.stat().st_mode
+        if mode & ~found:
+            path.chmod(found | mode)
 
 
 def _try_lock(descriptor: int) -> bool:

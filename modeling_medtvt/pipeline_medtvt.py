@@ -284,7 +284,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             "error": model_inputs["error"],
         }
 
-    def _check_finite(self, embeds: torch.Tensor):
+    def _check_finite(self, embeds: torch.Tensor) -> None:
         if embeds.isfinite().all():
             return
         name = self.model.config.name_or_path or "The model"

@@ -57,13 +57,13 @@ class MedTVTImageProcessor(PilBackend):
         super().__init__(**kwargs)
         self._check_normalization(self.image_mean, self.image_std)
 
-    def _validate_preprocess_kwargs(self, image_mean=None, image_std=None, **kwargs):
-        # what a call says instead
-        self._check_normalization(image_mean, image_std)
-        super()._validate_preprocess_kwargs(image_mean=image_mean, image_std=image_std, **kwargs)
+    def _validate_preprocess_kwargs(self, *args: Any, **kwargs: Any) -> None:
+        # what a call says instead; transformers passes keywords only
+        self._check_normalization(kwargs.get("image_mean"), kwargs.get("image_std"))
+        super()._validate_preprocess_kwargs(*args, **kwargs)
 
     @staticmethod
-    def _check_normalization(image_mean, image_std):
+    def _check_normalization(image_mean: Any, image_std: Any) -> None:
         for name, given in (("image_mean", image_mean), ("image_std", image_std)):
             values = np.atleast_1d(np.asarray(0.5 if given is None else given, dtype=float))
             if not np.isfinite(values).all() or (name == "image_std" and (values == 0).any()):
