@@ -113,7 +113,7 @@ def test_error_in_the_model_ends_the_stream(space, diagnose, monkeypatch):
 
 @pytest.fixture(scope="module")
 def app(space, diagnose, tmp_path_factory):
-    pytest.importorskip("gradio", reason="gradio is not installed: pip install medtvt-r1[demo]")
+    pytest.importorskip("gradio", reason="needs gradio")
     examples = space.draw_examples(tmp_path_factory.mktemp("examples"))
     app = space.build_app(diagnose, examples, {"Model": "tiny"})
     _, url, _ = app.launch(
@@ -125,10 +125,10 @@ def app(space, diagnose, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(app):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
     if not (driver and chromium):
-        pytest.skip("no Chromium with its driver: apt-get install chromium chromium-driver")
+        pytest.skip("needs Chromium and its driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1400"):
@@ -203,7 +203,7 @@ def test_broken_upload_in_the_browser(app, browser, tmp_path):
 
 
 def test_fifty_at_once_are_all_answered(app):
-    client = pytest.importorskip("gradio_client", reason="gradio is not installed: pip install medtvt-r1[demo]")
+    client = pytest.importorskip("gradio_client", reason="needs gradio")
     calls, answers = client.Client(app, verbose=False, httpx_kwargs={"timeout": 120}), []
     other, messages = client.Client(app, verbose=False, httpx_kwargs={"timeout": 120}), []  # another user
 

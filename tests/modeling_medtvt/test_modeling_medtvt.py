@@ -517,7 +517,7 @@ def test_device_map_splits_between_blocks(model, tmp_path):
         assert_close(split(**inputs).logits, model(**inputs).logits)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_loading_leaves_encoders_and_projectors_alone(checkpoint, bits):
     from transformers import BitsAndBytesConfig
@@ -531,15 +531,15 @@ def test_quantised_loading_leaves_encoders_and_projectors_alone(checkpoint, bits
         assert torch.isfinite(model(**build_inputs(model, SUBSETS)).logits).all()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
-def test_timm_backbone_without_timm_names_the_extra(tokenizer):
+def test_timm_backbone_without_timm_names_the_extra(tokenizer, monkeypatch):
+    monkeypatch.setattr("modeling_medtvt.modeling_medtvt.is_timm_available", lambda: False)
     config = build_model(tokenizer).config.to_dict()
     config["cxr_config"] = {"model_type": "timm_wrapper", "architecture": "resnet18"}
     with pytest.raises(ImportError, match=r"medtvt-r1\[timm\]"):
         MedTVTForCausalLM(MedTVTConfig(**config))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")
 @pytest.mark.parametrize("architecture", ["resnet10t", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_timm_backbones(tokenizer, tmp_path, architecture):
     from transformers import TimmWrapperConfig

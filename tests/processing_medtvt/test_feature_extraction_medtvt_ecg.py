@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 import wfdb
 from safetensors.numpy import load_file
@@ -394,6 +395,13 @@ def test_real_records_open(extractor, path):
 def test_real_files_of_other_kinds_are_refused(extractor, path):
     with pytest.raises(ValueError, match=REFUSED[path]):
         extractor(path)
+
+
+def test_matlab_struct_is_refused(extractor, tmp_path):
+    # as CPSC 2018 has them: a struct, where a WFDB .mat holds one array
+    scipy.io.savemat(tmp_path / "x.mat", {"ECG": {"sex": "Female", "age": 48, "data": ecg()}})
+    with pytest.raises(ValueError, match="no header with lead names"):
+        extractor(tmp_path / "x.mat")
 
 
 @pytest.mark.parametrize("patient", ["00012", "00190", "00260", "00348"])

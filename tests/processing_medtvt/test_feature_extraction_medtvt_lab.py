@@ -6,7 +6,9 @@ import json
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 from transformers.dynamic_module_utils import get_imports
 
 from processing_medtvt.feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
@@ -14,8 +16,6 @@ from processing_medtvt.lab_definitions_medtvt import LAB_DEFINITIONS
 
 from ..conftest import FIXTURES
 
-
-pd = pytest.importorskip("pandas")
 
 NAMES, ITEMIDS = [lab.name for lab in LAB_DEFINITIONS], [lab.itemids[0] for lab in LAB_DEFINITIONS]
 CREATININE = NAMES.index("Creatinine")
@@ -364,7 +364,6 @@ def test_definitions_are_the_facts():
 
 @pytest.mark.parametrize("kind", ["frame", "series", "dict"])
 def test_authors_numbers(kind):
-    load_file = pytest.importorskip("safetensors.numpy").load_file
     folder = FIXTURES / "parity" / "preprocessing"
     expected = load_file(folder / "expected.safetensors")
     extractor = MedTVTLabFeatureExtractor.from_means(folder / "lab" / "labs_means.json")

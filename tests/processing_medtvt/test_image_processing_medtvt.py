@@ -6,6 +6,7 @@ import sys
 import zlib
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from PIL import Image
@@ -38,7 +39,6 @@ def pixels(cxr):
 
 def write_dicom(path, values=GREY, **header):
     """A DICOM radiograph; a header keyword given as None is left out."""
-    pydicom = pytest.importorskip("pydicom")
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     syntax = pydicom.uid.UID(header.pop("TransferSyntaxUID", pydicom.uid.ExplicitVRLittleEndian))
@@ -53,7 +53,7 @@ def write_dicom(path, values=GREY, **header):
         if value is not None:
             setattr(dataset, keyword, value)
     if syntax.is_encapsulated:
-        dataset.PixelData = pydicom.encaps.encapsulate([b"none"])
+        dataset.PixelData = pydicom.encaps.encapsulate([header.get("PixelData", b"none")])
     if "PixelData" in dataset:
         dataset["PixelData"].VR = "OW"
     dataset.save_as(path, enforce_file_format=True)
@@ -209,7 +209,6 @@ def test_dicom_values(tmp_path, stored, header, report):
 
 
 def test_dicom_window_clips_and_lookup_table(tmp_path):
-    pydicom = pytest.importorskip("pydicom")
     values, _ = pixels(write_dicom(tmp_path / "w.dcm", WindowCenter=128, WindowWidth=65))
     np.testing.assert_array_equal(values[..., 0], np.rint(np.clip((GREY - 127.5) / 64 + 0.5, 0, 1) * 255))
     values, _ = pixels(write_dicom(tmp_path / "s.dcm", WindowCenter=128, WindowWidth=64, VOILUTFunction="SIGMOID"))
@@ -244,8 +243,23 @@ def test_dicom_refusals(tmp_path, header, message):
     assert str(path) in str(error.value) and "Secret" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "syntax, options",
+    [
+        (pydicom.uid.JPEGBaseline8Bit, {"format": "JPEG", "quality": 95}),
+        (pydicom.uid.JPEG2000Lossless, {"format": "JPEG2000", "no_jp2": True}),
+    ],
+)
+def test_dicom_with_compressed_pixels(tmp_path, syntax, options):
+    IMAGE.save(buffer := io.BytesIO(), **options)
+    path = write_dicom(tmp_path / "x.dcm", TransferSyntaxUID=syntax, PixelData=buffer.getvalue())
+    values, alterations = pixels(path)
+    # two JPEG decoders may round the same coefficients differently
+    np.testing.assert_allclose(values[..., 0].astype(int), np.asarray(Image.open(buffer)).astype(int), atol=1)
+    assert alterations == []
+
+
 def test_dicom_without_decoder_or_pydicom(tmp_path, monkeypatch):
-    pydicom = pytest.importorskip("pydicom")
     path = write_dicom(tmp_path / "x.dcm", TransferSyntaxUID=pydicom.uid.JPEGLosslessSV1)
     monkeypatch.setattr(type(pydicom.pixels.get_decoder(pydicom.uid.JPEGLosslessSV1)), "is_available", False)
     with pytest.raises(ImportError, match="no decoder is installed for DICOM transfer syntax JPEG Lossless"):

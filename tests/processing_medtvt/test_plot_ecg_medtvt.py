@@ -4,13 +4,11 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-
-matplotlib_figure = pytest.importorskip("matplotlib.figure")
-
-from processing_medtvt.feature_extraction_medtvt_ecg import STANDARD_LEADS  # noqa: E402
-from processing_medtvt.plot_ecg_medtvt import plot_ecg  # noqa: E402
+from processing_medtvt.feature_extraction_medtvt_ecg import STANDARD_LEADS
+from processing_medtvt.plot_ecg_medtvt import plot_ecg
 
 
 CLINICAL = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
@@ -35,7 +33,7 @@ def constant_leads():
 
 def test_page():
     figure = plot_ecg(constant_leads(), title="A $1 title")
-    assert isinstance(figure, matplotlib_figure.Figure)
+    assert isinstance(figure, Figure)
     texts = [text.get_text() for text in figure.axes[0].texts]
     rows = ["I", "aVR", "V1", "V4", "II", "aVL", "V2", "V5", "III", "aVF", "V3", "V6", "II"]
     assert [text for text in texts if text in STANDARD_LEADS] == rows
@@ -104,7 +102,7 @@ def test_grid():
 
 
 def test_into_given_axes(ecg_array):
-    figure = matplotlib_figure.Figure(figsize=(4, 4))
+    figure = Figure(figsize=(4, 4))
     ax = figure.add_subplot(1, 2, 1)
     assert plot_ecg(ecg_array, ax=ax) is figure and len(traces(figure)) == 4
 

@@ -3,6 +3,7 @@ import json
 import math
 import re
 
+import evaluate
 import numpy as np
 import pytest
 from nltk.translate.bleu_score import sentence_bleu
@@ -408,7 +409,6 @@ def test_bert_score_with_a_local_encoder(records, encoder):
 
 
 def test_the_metric_folder_of_evaluate(records):
-    evaluate = pytest.importorskip("evaluate")
     from pathlib import Path
 
     folder = Path(__file__).parents[3] / "hub_cards" / "medical_diagnosis"

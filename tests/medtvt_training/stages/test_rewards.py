@@ -8,6 +8,7 @@ from medtvt_training.stages.rewards import (
     graded_format_reward,
     jaccard_reward,
 )
+from medtvt_training.synthetic import findings
 
 
 GOOD = "<think>Creatinine raised.</think><answer>Acute Renal Failure; Sepsis</answer>"
@@ -104,7 +105,6 @@ def test_graded_format_reward_rises_towards_the_format():
 
 
 def test_evidence_reward_is_the_share_of_true_findings(monkeypatch):
-    findings = pytest.importorskip("medtvt_training.synthetic.findings")
     monkeypatch.setattr(findings, "cited_findings", lambda text: set(text.split()))
     completions = ["<think>a b</think>", "<think>a x</think>", "<think></think>", "a b"]
     assert evidence_reward(prompts=[""] * 4, completions=completions, findings=[["a", "b", "c"]] * 4) == [1, 0.5, 0, 0]

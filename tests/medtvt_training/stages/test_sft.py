@@ -216,7 +216,7 @@ def test_mixed_precision_trains_and_answers(finetune_toy, tmp_path):
     }
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 def test_qlora_trains_and_merges_into_the_unquantised_model(finetune_toy, pretrained, tmp_path):
     run = finetune_toy(tmp_path / "run", tuning="lora", load_in_4bit="true", learning_rate=1e-3)
     model = MedTVTForCausalLM.from_pretrained(run / "final")
