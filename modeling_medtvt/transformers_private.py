@@ -8,6 +8,7 @@ PRIVATE_NAMES = {
     # habits of a model's class, which its guide for contributors describes
     "transformers:PreTrainedModel._init_weights": "how parameters are drawn",
     "transformers:PreTrainedModel._keep_in_fp32_modules": "norms of the encoders in half precision",
+    "transformers:PreTrainedModel._adjust_missing_and_unexpected_keys": "what a model lacks, also one under an adapter",
     "transformers:PreTrainedModel._keys_to_ignore_on_load_unexpected": "PT leaves the perception layer out",
     "transformers:PreTrainedModel._auto_class": "whether code is saved with the weights",
     "transformers:Pipeline._sanitize_parameters": "which step gets which keyword",
