@@ -5,7 +5,6 @@ import argparse
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 from transformers import set_seed
 
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         write_figure(args.figure, diagnose.processor, inputs, result)
 
 
-def write_figure(path: str, processor: Any, inputs: dict, result: dict) -> None:
+def write_figure(path: str, processor, inputs: dict, result: dict):
     """The inputs as a PNG, with what was named above them."""
     named = [disease["label"] for disease in result["diseases"] if disease["named"]]
     figure = render_figure(read_inputs(processor, **inputs), f"Named: {', '.join(named) or 'none'}. {RESEARCH_USE}")

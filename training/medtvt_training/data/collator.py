@@ -2,7 +2,6 @@
 """Batches of MedTVT-QA rows."""
 
 import zlib
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +32,8 @@ class MedTVTDataCollator:
 
     def __init__(
         self,
-        processor: Any,
-        features: Any = None,
+        processor,
+        features=None,
         modality_dropout: float = 0.0,
         seed: int = 0,
         max_length: int | None = None,
@@ -53,7 +52,7 @@ class MedTVTDataCollator:
         return self._epoch.item()
 
     @epoch.setter
-    def epoch(self, epoch: int) -> int:
+    def epoch(self, epoch: int):
         self._epoch.fill_(epoch)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -169,7 +168,7 @@ def _num_characters(row: dict) -> int:
     )
 
 
-def drop_long_rows(dataset: Dataset, processor: Any, max_length: int) -> tuple[Dataset, list[dict]]:
+def drop_long_rows(dataset: Dataset, processor, max_length: int) -> tuple[Dataset, list[dict]]:
     """
     The rows of at most `max_length` tokens, prompt and completion together, whole. They get the column `length`, which
     `TrainingArguments(train_sampling_strategy="group_by_length")` reads.

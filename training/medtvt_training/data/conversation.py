@@ -16,7 +16,7 @@ def text_part(text: str, modalities: list[str] | None = None) -> dict:
     return {"type": "text", "text": text, "modalities": modalities}
 
 
-def list_modalities(modalities: Sequence[str]) -> list[dict]:
+def list_modalities(modalities) -> list[dict]:
     """Content parts that read "ECG <ecg>, CXR <cxr> and lab result <lab>", for any subset."""
     parts = []
     for i, modality in enumerate(modalities):

@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +60,7 @@ class FeatureCache:
         ValueError: if the encoders are not frozen, or the folder holds something else or is damaged.
     """
 
-    def __init__(self, folder: str | os.PathLike, model: Any, processor: Any, dtype: str = "float32"):
+    def __init__(self, folder: str | os.PathLike, model, processor, dtype: str = "float32"):
         if not model.config.freeze_encoders:
             raise ValueError("Only the outputs of frozen encoders can be cached; `config.freeze_encoders` is False.")
         if dtype not in ("float32", "float16"):
@@ -82,7 +81,7 @@ class FeatureCache:
         self._digests = {}
         self._reasons = {}  # why an input could not be read, by modality and digest
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self):
         # DataLoader workers only read; the model stays where it is
         return {**self.__dict__, "_model": None, "_processor": None, "_digests": {}}
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model's inputs of a row: what they are called, whether a row has them, and their values."""
 
-from typing import Any
-
 import numpy as np
 
 
@@ -18,7 +16,7 @@ def has_input(row: dict, modality: str) -> bool:
     return bool(row[modality])
 
 
-def read_values(row: dict, modality: str, processor: Any) -> np.ndarray:
+def read_values(row: dict, modality: str, processor) -> np.ndarray:
     """
     What the model takes in for one modality of a row, e.g. (12, 1000) for an ECG; reads its file.
 

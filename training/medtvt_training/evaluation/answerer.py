@@ -3,7 +3,6 @@
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -31,14 +30,14 @@ class MedTVTAnswerer:
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
-        features: Any = None,
-        max_new_tokens: int | None = None,
-        num_samples: int = 0,
-        likelihood: bool = False,
-        seed: int = 0,
-        order: Sequence[str] = DISEASES,
+        model,
+        processor,
+        features=None,
+        max_new_tokens=None,
+        num_samples=0,
+        likelihood=False,
+        seed=0,
+        order=DISEASES,
     ):
         if num_samples < 0 or (max_new_tokens is not None and max_new_tokens < 1):
             raise ValueError("--num-samples must not be negative, and --max-new-tokens at least 1.")

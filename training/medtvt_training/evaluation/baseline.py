@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -137,7 +136,7 @@ def list_peers() -> str:
     return markdown_table(["model", "id", "class", "in transformers"], rows)
 
 
-def check_native(name: str) -> None:
+def check_native(name: str):
     """
     Raises:
         ValueError: if the paper's model of this name or id has code of its own, which is not run here.
@@ -181,7 +180,7 @@ class ChatAnswerer:
         max_new_tokens (`int`, *optional*): Defaults to the 600 that the authors gave theirs.
     """
 
-    def __init__(self, model: Any, processor: Any, with_images: bool = True, max_new_tokens: int | None = None):
+    def __init__(self, model, processor, with_images: bool = True, max_new_tokens: int | None = None):
         self.model, self.processor, self.with_images = model.eval(), processor, with_images
         self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The baseline without a language model: gradient boosting on labs and on measurements of the signals."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -22,7 +21,7 @@ class EncoderMeasure:
         features ([`FeatureCache`]): With the features of all rows.
     """
 
-    def __init__(self, features: Any):
+    def __init__(self, features):
         self.features = features
 
     def __call__(self, row: Mapping) -> dict[str, float]:
@@ -45,13 +44,7 @@ class GradientBoostingAnswerer:
         measure: Turns a row into a dict of numbers; [`measure_row`] or an [`EncoderMeasure`].
     """
 
-    def __init__(
-        self,
-        train: Sequence[Mapping],
-        validation: Sequence[Mapping],
-        seed: int = 0,
-        measure: Callable[[Mapping], dict[str, float]] = measure_row,
-    ):
+    def __init__(self, train: Sequence[Mapping], validation: Sequence[Mapping], seed: int = 0, measure=measure_row):
         self.measure = measure
         measured = [measure(row) for row in tqdm(train, unit="record", desc="train")]
         self.names = sorted({name for row in measured for name in row})

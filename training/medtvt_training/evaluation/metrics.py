@@ -6,7 +6,6 @@ to know. A metric is a function of the records' weights, so that a bootstrap is 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -34,14 +33,14 @@ class Metric:
     undefined: str = "no record"
 
 
-def mean_metric(values: Any, defined: np.ndarray | None = None, undefined: str = "no record") -> Metric:
+def mean_metric(values, defined=None, undefined: str = "no record") -> Metric:
     """The mean of (records,) values over those that are defined."""
     values = np.asarray(values, dtype=float)
     defined = np.ones(len(values), dtype=bool) if defined is None else np.asarray(defined)
     return ratio_metric(np.where(defined, values, 0), defined, undefined)
 
 
-def ratio_metric(numerators: Any, denominators: Any, undefined: str = "no record") -> Metric:
+def ratio_metric(numerators, denominators, undefined: str = "no record") -> Metric:
     """The sum of (records,) numerators over that of (records,) denominators."""
     numerators, denominators = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     return Metric(lambda weights: _ratio(weights @ numerators, weights @ denominators), undefined)
@@ -269,9 +268,7 @@ def evaluate_metrics(
     return values, intervals, reasons
 
 
-def resample(
-    metrics: Mapping[str, Metric], subject_ids: Sequence[str], resamples: int, seed: int
-) -> dict[str, np.ndarray]:
+def resample(metrics, subject_ids, resamples: int, seed: int) -> dict[str, np.ndarray]:
     """Values of each metric over resampled patients, (resamples,)."""
     chunks = {name: [] for name in metrics}
     for weights in patient_weights(subject_ids, resamples, seed):

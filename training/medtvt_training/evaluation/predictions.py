@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from modeling_medtvt import DISEASES, parse_answer
 
@@ -107,7 +106,7 @@ def _check_numbers(values, names: Sequence[str], may_be_absent: bool, where: str
             raise ValueError(f"{where}: the value of {name} must be a number from 0 to 1.")
 
 
-def check_labels(labels: Any, where: str) -> None:
+def check_labels(labels, where: str):
     """
     Raises:
         ValueError: unless `labels` is a list of some of the seven diseases.
@@ -126,7 +125,7 @@ def _check_ids(ids: Sequence[str], where: str):
         seen.add(name)
 
 
-def check_same_ids(expected: Iterable[str], found: Iterable[str], where: str, rejected: Iterable[str] = ()) -> None:
+def check_same_ids(expected: Iterable[str], found: Iterable[str], where: str, rejected: Iterable[str] = ()):
     """
     Raises:
         ValueError: if ids are missing, or of another dataset.
@@ -193,19 +192,19 @@ class PredictionWriter:
         self.done = {record["id"] for record in self._log.records}
         self._rejects = open(self.folder / REJECTS_FILE, "w", encoding="utf-8")
 
-    def write(self, records: Iterable[dict]) -> None:
+    def write(self, records: Iterable[dict]):
         """Appends records, with the system when this returns."""
         self._log.append(records)
 
-    def reject(self, name: str, reason: str) -> None:
+    def reject(self, name: str, reason: str):
         """Lists a record whose inputs cannot be used."""
         self._rejects.write(json.dumps({"id": name, "reason": reason}) + "\n")
         self._rejects.flush()
 
-    def __enter__(self) -> "PredictionWriter":
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._log.close()
         self._rejects.close()
         rejects = self.folder / REJECTS_FILE

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +90,7 @@ class Scoring:
     resamples: int = RESAMPLES
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         if self.resamples < 0:
             raise ValueError(f"`resamples` must not be negative, got {self.resamples}.")
 
@@ -201,7 +200,7 @@ def describe_cost(records: Sequence[Mapping]) -> dict[str, float]:
     return cost
 
 
-def predict(rows: Sequence[dict], answerer: Any, folder: Path, about: dict, batch_size: int) -> list[dict]:
+def predict(rows: Sequence[dict], answerer, folder: Path, about: dict, batch_size: int) -> list[dict]:
     """
     Answers of a run, those of an earlier start included, in the order of the rows. Records whose inputs cannot be used
     are listed in rejects.jsonl with the reason.

@@ -2,7 +2,6 @@
 """Every metric of answers that are there, and differences between two sets of answers."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from modeling_medtvt import DISEASES, parse_answer
-from modeling_medtvt.answers_medtvt import ParsedAnswer
 
 from ..data.conversation import MODALITIES
 from ..data.labels import as_label_array
@@ -97,7 +95,7 @@ def build_metrics(records: Sequence[Mapping], resources: TextResources) -> dict[
     return metrics | evidence_metrics(records, answers)
 
 
-def text_metrics(references: Sequence[str], completions: Sequence[str], resources: TextResources) -> dict[str, Metric]:
+def text_metrics(references, completions, resources: TextResources) -> dict[str, Metric]:
     """Metrics of the texts. `paper/rouge` is the recall of ROUGE-L on stems, `paper/bert_score` the recall as well."""
     statistics = bleu_statistics(references, completions)
     metrics = {
@@ -119,7 +117,7 @@ def text_metrics(references: Sequence[str], completions: Sequence[str], resource
     return metrics | {"paper/bert_score": paper_bert or no_encoder, "strict/bert_score": strict_bert or no_encoder}
 
 
-def answer_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer]) -> dict[str, Metric]:
+def answer_metrics(records, answers) -> dict[str, Metric]:
     """Metrics of the answers; an unparsed one is an empty one."""
     truth = as_label_array([record["diseases"] for record in records])
     strict = {
@@ -148,7 +146,7 @@ def answer_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer]) 
     return metrics | _swap_metrics(records, answers, truth)
 
 
-def probability_sources(records: Sequence[Mapping]) -> dict[str, np.ndarray]:
+def probability_sources(records) -> dict[str, np.ndarray]:
     """Where probabilities come from, and the (records, 7) of each; first the shares of drawn answers."""
     sources = {}
     numbers = {len(record.get("samples") or ()) for record in records}
@@ -182,7 +180,7 @@ def _swap_metrics(records, answers, truth) -> dict[str, Metric]:
     return metrics
 
 
-def evidence_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer]) -> dict[str, Metric]:
+def evidence_metrics(records, answers) -> dict[str, Metric]:
     """
     Pooled over the records whose findings are known: the share of cited findings that are true, and of true ones that
     are cited; the former also for each modality and, where that was swapped, with regard to its donor. Without
@@ -289,7 +287,7 @@ def compare_records(
     return comparison
 
 
-def write_results(results: dict, folder: str | os.PathLike) -> None:
+def write_results(results: dict, folder) -> None:
     """Writes metrics.json, report.md and the figures."""
     from .figures import write_figures
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, combinations
 from os.path import commonprefix
-from typing import Any
 
 import torch
 
@@ -33,12 +32,7 @@ def label_order(references: Sequence[str]) -> list[str]:
 
 @torch.no_grad()
 def answer_probabilities(
-    model: Any,
-    tokenizer: Any,
-    prompt_ids: Sequence[int],
-    completion: str,
-    order: Sequence[str],
-    modality_embeds: torch.Tensor | None = None,
+    model, tokenizer, prompt_ids: Sequence[int], completion: str, order: Sequence[str], modality_embeds=None
 ) -> dict[str, float]:
     """
     The probability of each disease in the answer that follows the completion's reasoning.

@@ -7,12 +7,11 @@ inputs and the rest of the answer. The answer's last step alone would show littl
 """
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline
+from modeling_medtvt import DISEASES
 
 
 TENSORS = {"ecg": "ecg_values", "cxr": "pixel_values", "lab": "lab_values"}
@@ -23,11 +22,11 @@ CLAUSE = re.compile(r"(?:[^;.\n<>]|\.(?=\d))+")
 
 @torch.no_grad()
 def occlude(
-    diagnose: MedicalDiagnosisPipeline,
+    diagnose,
     patient: dict,
     text: str,
     disease: str,
-    modalities: Sequence[str] = tuple(TENSORS),
+    modalities=tuple(TENSORS),
     stretch_seconds: float = 0.5,
     regions: int = 8,
     batch_size: int = 32,

@@ -7,7 +7,6 @@ import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ logger = logging.getLogger(__name__)
 STORE = "store/answers.jsonl"
 
 
-def write_answers(build: Path, teacher: Any, seed: int = 0, templates: Path = TEMPLATES) -> dict[str, int]:
+def write_answers(build: Path, teacher, seed: int = 0, templates: Path = TEMPLATES) -> dict[str, int]:
     """
     Answers every request of `build/cohort`. What the store has is not asked again, so a run that was stopped or killed is
     continued by the same call.

@@ -10,11 +10,10 @@ at least one of the seven diseases.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -78,7 +77,7 @@ class Flow:
         self.rejects = []
         self.labels = {}
 
-    def step(self, name: str, rows: Iterable[dict]) -> None:
+    def step(self, name: str, rows: Iterable[dict]):
         """Counts what remains after a step."""
         rows = list(rows)
         before = self.steps[-1]["admissions_out"] if self.steps else len(rows)
@@ -92,7 +91,7 @@ class Flow:
             }
         )
 
-    def reject(self, kind: str, key: Any, reason: str) -> None:
+    def reject(self, kind: str, key, reason: str):
         """Lists one record that was not used."""
         self.rejects.append({"table": kind, "key": str(key), "reason": reason})
 
@@ -171,15 +170,7 @@ def build_cohort(
     return Path(output_dir)
 
 
-def describe_arguments(
-    folders: Mapping[str, Path],
-    rules: str,
-    labels: str,
-    ext_icd_column: str,
-    codes: str,
-    seed: int,
-    shares: Sequence[float],
-) -> dict:
+def describe_arguments(folders, rules, labels, ext_icd_column, codes, seed, shares) -> dict:
     """What decides which admissions a cohort holds, as in its `build.json`."""
     return {
         "rules": rules,
@@ -470,7 +461,7 @@ def draw_split(subject_id: int, seed: int, shares: tuple[float, float, float] = 
     return SPLITS[int(np.searchsorted(limits, position, side="right"))]
 
 
-def check_splits(rows: list[dict]) -> None:
+def check_splits(rows: list[dict]):
     """
     Raises:
         ValueError: if a patient, an ECG or a film is in two splits.

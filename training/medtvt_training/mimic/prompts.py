@@ -92,7 +92,7 @@ def _make_request(row, name, level, evidence, seed, folder) -> Request:
     return Request(request_id, level, list(evidence), row, evidence, messages, question)
 
 
-def pick(number: int, *of: object) -> int:
+def pick(number: int, *of) -> int:
     """An index below `number` that depends on the other arguments alone."""
     digest = hashlib.sha256(":".join(map(str, of)).encode()).digest()
     return int.from_bytes(digest[:8], "big") % number

@@ -39,7 +39,7 @@ class AnswerStore:
                     f"{file}: line {number} is damaged; restore the file, or remove that line."
                 ) from error
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self._answers)
 
     def get(self, key: str) -> str | None:
@@ -51,19 +51,19 @@ class AnswerStore:
         with self._lock:
             return self._reserved[key]
 
-    def put(self, key: str, answer: str) -> None:
+    def put(self, key: str, answer: str):
         """Adds an answer; one that is there already stays."""
         with self._lock:
             if key not in self._answers:
                 self._log.append([{"key": key, "answer": answer}])
                 self._answers[key] = answer
 
-    def close(self) -> None:
+    def close(self):
         """Lets other processes open it."""
         self._log.close()
 
-    def __enter__(self) -> "AnswerStore":
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self.close()

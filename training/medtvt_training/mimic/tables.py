@@ -230,7 +230,7 @@ class MimicTables:
                 reason = f"{bad} values of {name}.{column} cannot be read as {TABLES[name].columns.get(column)}"
                 self.problems.append({"table": name, "key": column, "reason": reason})
 
-    def run(self, sql: str, progress: str | None = None) -> None:
+    def run(self, sql: str, progress: str | None = None):
         """Executes SQL; DuckDB's errors about the input become ValueError."""
         try:
             with _progress_bar(self.connection, progress):

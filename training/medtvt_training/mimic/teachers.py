@@ -137,7 +137,7 @@ class OpenAITeacher:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
-    def stop(self) -> None:
+    def stop(self):
         """Ends the waiting of requests that are to be repeated; they raise TeacherError."""
         self._stopped.set()
 

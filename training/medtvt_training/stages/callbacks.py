@@ -2,11 +2,9 @@
 """What the stages add to the stock `Trainer`: epochs that can be resumed, a guard of the loss, disease F1."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerCallback, set_seed
 
 from modeling_medtvt import parse_answer
 
@@ -24,18 +22,11 @@ class EpochCallback(TrainerCallback):
         dataset (`datasets.Dataset`): The training rows.
     """
 
-    def __init__(self, collator: Any, dataset: Dataset):
+    def __init__(self, collator, dataset):
         self.collator = collator
         self.dataset = dataset
 
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         epoch = int(state.epoch or 0)
         self.collator.epoch = epoch
         sampler = train_dataloader.batch_sampler
@@ -49,14 +40,12 @@ class EpochCallback(TrainerCallback):
 class SaveConfigCallback(TrainerCallback):
     """Puts the model's configs beside an adapter, which alone does not say what it was trained on."""
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
+    def on_save(self, args, state, control, model=None, **kwargs):
         if args.should_save:
             save_configs(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
-def save_configs(model: Any, folder: Path) -> None:
+def save_configs(model, folder: Path):
     """config.json and generation_config.json of a model, with or without an adapter."""
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -69,7 +58,7 @@ class FiniteLossCallback(TrainerCallback):
     Batches hold the `ids` of their rows, which hooks take out before the model sees them.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model):
         self.ids = []  # of the batches since the last optimizer step
         self.step = 0
         model.register_forward_pre_hook(self._take_ids, with_kwargs=True)
@@ -93,15 +82,11 @@ class FiniteLossCallback(TrainerCallback):
             "at these rows, lower `learning_rate` or `max_grad_norm`, and go on with --resume."
         )
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args, state, control, **kwargs):
         self.step = state.global_step
         self.ids.clear()
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if (
             args.fp16 or not gradients
@@ -127,19 +112,12 @@ class DiseaseF1Callback(TrainerCallback):
         num_rows (`int`): How many of them to answer.
     """
 
-    def __init__(self, trainer: Any, dataset: Dataset, collator: Any, num_rows: int):
+    def __init__(self, trainer, dataset, collator, num_rows: int):
         self.trainer = trainer
         self.dataset = dataset.select(range(min(num_rows, len(dataset))))
         self.collator = collator
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         accelerator = self.trainer.accelerator
         model = accelerator.unwrap_model(self.trainer.model)
         totals = torch.zeros(3, dtype=torch.float64, device=args.device)
@@ -159,7 +137,7 @@ class DiseaseF1Callback(TrainerCallback):
         self.trainer.log(found)
 
 
-def answer_rows(model: Any, collator: Any, rows: list[dict]) -> list[str]:
+def answer_rows(model, collator, rows: list[dict]) -> list[str]:
     """
     Greedy answers to the prompts of rows, in one batch.
 

@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
@@ -76,7 +75,7 @@ def find_checkpoint(training: TrainingArguments, resume: bool) -> str | None:
     return None
 
 
-def check_fits(checkpoint: str, model: Any) -> None:
+def check_fits(checkpoint: str, model):
     """
     Raises:
         ValueError: if a checkpoint's tensors are not those that are saved of this model.

@@ -8,7 +8,6 @@ import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,15 +39,7 @@ class FindingsClassifier(nn.Module):
         scale, mean, std (`float` or `list[float]`): What turns stored inputs into the encoder's: (x * scale - mean) / std.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        modality: str,
-        num_findings: int,
-        scale: float = 1.0,
-        mean: float | list[float] = 0.0,
-        std: float | list[float] = 1.0,
-    ):
+    def __init__(self, model, modality: str, num_findings: int, scale: float = 1.0, mean=0.0, std=1.0):
         super().__init__()
         self.encoder = getattr(model.model, f"{modality}_encoder").requires_grad_(True)
         self.encode = getattr(model, f"get_{modality}_features")
@@ -147,8 +138,8 @@ def _modality_arguments(arguments: EncoderArguments, training: TrainingArguments
 
 def train_encoder(
     modality: str,
-    model: Any,
-    processor: Any,
+    model,
+    processor,
     labelled: dict[str, list[dict]],
     training: TrainingArguments,
     min_positives: int = 1,
@@ -208,7 +199,7 @@ def _hidden_size(config, modality: str) -> int:
     return sizes[modality]
 
 
-def normalization(modality: str, processor: Any) -> dict:
+def normalization(modality: str, processor) -> dict:
     """Scale, mean and standard deviation that turn stored X-rays into the encoder's inputs; nothing for the others."""
     if modality != "cxr":
         return {}

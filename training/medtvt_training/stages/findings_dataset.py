@@ -6,7 +6,6 @@ import logging
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -129,7 +128,7 @@ class FindingsDataset(Dataset):
     def __init__(self, ids: list[str], values: np.ndarray, labels: np.ndarray):
         self.ids, self.values, self.labels = ids, values, labels
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
@@ -141,7 +140,7 @@ class FindingsDataset(Dataset):
         cls,
         rows: list[dict],
         modality: str,
-        processor: Any,
+        processor,
         findings: list[str],
         file: Path,
         num_workers: int = 0,

@@ -4,12 +4,11 @@
 import copy
 import functools
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from transformers.integrations import is_fsdp_enabled
 from trl import GRPOConfig, GRPOTrainer
 
@@ -55,16 +54,16 @@ class MedTVTGRPOTrainer(GRPOTrainer):
 
     def __init__(
         self,
-        model: Any,
-        reward_funcs: Any = None,
+        model,
+        reward_funcs=None,
         args: GRPOConfig | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         data_collator: MedTVTDataCollator | None = None,
-        reward_processing_classes: Any = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple = (None, None),
-        peft_config: Any = None,
+        reward_processing_classes=None,
+        callbacks=None,
+        optimizers=(None, None),
+        peft_config=None,
     ):
         if data_collator is None:
             raise ValueError("`data_collator` is missing: a `MedTVTDataCollator`, which reads what the rows name.")
@@ -210,7 +209,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         self._modality_inputs = {name: inputs[name] for name in FEATURE_INPUT_NAMES if name in inputs}
         return super()._compute_loss(model, inputs)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+    def create_model_card(self, *args, **kwargs):
         """Writes none: trl's describes a model that takes text alone."""
 
 
@@ -303,21 +302,12 @@ class SampleCallback(TrainerCallback):
         self.trainer, self.num_samples = trainer, num_samples
         self.path = Path(trainer.args.output_dir) / "samples.jsonl"
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args, state, control, **kwargs):
         # a run that goes on writes the samples after its checkpoint again
         if state.is_world_process_zero and self.path.exists():
             write_jsonl([sample for sample in read_jsonl(self.path) if sample["step"] <= state.global_step], self.path)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or "loss" not in logs:  # a validation, or the summary at the end
             return
         logs = self.trainer._logs

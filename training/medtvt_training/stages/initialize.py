@@ -3,7 +3,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -73,7 +72,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_config(tokenizer: Any, **kwargs: Any) -> MedTVTConfig:
+def tiny_config(tokenizer, **kwargs) -> MedTVTConfig:
     """A model of two million parameters with every part of the full one."""
     ids = {f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS}
     return MedTVTConfig(
@@ -110,7 +109,7 @@ def tiny_config(tokenizer: Any, **kwargs: Any) -> MedTVTConfig:
     )
 
 
-def default_processor(tokenizer: Any, num_modality_tokens: int = 1) -> MedTVTProcessor:
+def default_processor(tokenizer, num_modality_tokens: int = 1) -> MedTVTProcessor:
     """The processor of a fresh model: MIMIC's lead order at 100 Hz, 224 x 224 images, reference-interval percentiles."""
     return MedTVTProcessor(
         ecg_feature_extractor=MedTVTEcgFeatureExtractor(),
@@ -121,7 +120,7 @@ def default_processor(tokenizer: Any, num_modality_tokens: int = 1) -> MedTVTPro
     )
 
 
-def init_tiny(output_dir: str | os.PathLike, seed: int = 0, **config_kwargs: Any) -> Path:
+def init_tiny(output_dir: str | os.PathLike, seed: int = 0, **config_kwargs) -> Path:
     """
     Writes a tiny checkpoint folder with random weights: model, processor, tokenizer, all made offline.
 

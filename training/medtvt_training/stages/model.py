@@ -4,7 +4,6 @@
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -33,9 +32,7 @@ CALIBRATION_ROWS = 32
 # Model
 
 
-def load_model(
-    stage: str | None, arguments: ModelArguments, device: torch.device | str = "cpu"
-) -> tuple[MedTVTForCausalLM, Any, bool]:
+def load_model(stage: str | None, arguments: ModelArguments, device: torch.device | str = "cpu"):
     """
     The model of a stage: without perception layer in PT, with one from SFT on, as it is for None.
 
@@ -72,7 +69,7 @@ def load_model(
     return model, processor, is_drawn
 
 
-def record_training_data(config: Any, stage: str, data_dir: str) -> None:
+def record_training_data(config, stage: str, data_dir: str):
     """Adds a stage's dataset to what the weights were trained on; the list travels with them."""
     config.training_data = [*(config.training_data or []), training_data_entry(stage, data_dir)]
 
@@ -89,7 +86,7 @@ def lora_config(stage: str, arguments: ModelArguments) -> LoraConfig:
     )
 
 
-def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArguments) -> Any:
+def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArguments):
     """
     Freezes all but what the stage trains, which is held in float32.
 
@@ -119,7 +116,7 @@ def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArgument
     return model
 
 
-def calibrate_perception(model: MedTVTForCausalLM, processor: Any, dataset: Dataset) -> None:
+def calibrate_perception(model: MedTVTForCausalLM, processor, dataset: Dataset):
     """Fits a perception layer that was drawn just now to the projectors' outputs on patients with all modalities."""
     if model.model.perception.layer_norm is None:
         return

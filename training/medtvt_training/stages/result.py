@@ -4,7 +4,6 @@
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 
@@ -18,7 +17,7 @@ from .merge import merge_adapter
 # Result
 
 
-def save_result(trainer: Any, arguments: ModelArguments) -> None:
+def save_result(trainer, arguments: ModelArguments):
     """
     Writes `final/`, a plain model folder, and `adapter/` where LoRA was trained, from the Trainer's model as it is.
 

@@ -2,7 +2,6 @@
 """RFT, the third stage: GRPO rewards format and diagnoses, and the SFT model holds it (paper, 3.2.2)."""
 
 import logging
-from typing import Any
 
 from .arguments import DataArguments, ModelArguments, ReinforceArguments
 
@@ -10,9 +9,7 @@ from .arguments import DataArguments, ModelArguments, ReinforceArguments
 logger = logging.getLogger(__name__)
 
 
-def reinforce(
-    model_arguments: ModelArguments, data_arguments: DataArguments, arguments: ReinforceArguments, training: Any
-) -> Any:
+def reinforce(model_arguments: ModelArguments, data_arguments: DataArguments, arguments: ReinforceArguments, training):
     """
     Runs RFT from its arguments to its saved result.
 

@@ -4,7 +4,6 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from transformers import TrainingArguments
@@ -22,7 +21,7 @@ logger = logging.getLogger(__name__)
 # Data
 
 
-def load_rows(stage: str, split: str, arguments: DataArguments, processor: Any) -> Dataset:
+def load_rows(stage: str, split: str, arguments: DataArguments, processor) -> Dataset:
     """The rows of a split that are not too long, with `length` (tokens) and `split`."""
     dataset = load_medtvt_qa(
         arguments.data,
@@ -43,9 +42,7 @@ def load_rows(stage: str, split: str, arguments: DataArguments, processor: Any) 
     return dataset.add_column("split", [split] * len(dataset))
 
 
-def cache_features(
-    datasets: dict[str, Dataset], folder: str, training: TrainingArguments, model: Any, processor: Any
-) -> tuple[dict[str, Dataset], FeatureCache]:
+def cache_features(datasets: dict[str, Dataset], folder: str, training: TrainingArguments, model, processor):
     """
     Runs the frozen encoders over the datasets of each split.
 
@@ -75,7 +72,7 @@ class StageCollator:
         seed (`int`): Seed of what is withheld.
     """
 
-    def __init__(self, processor: Any, features: Any = None, modality_dropout: float = 0.0, seed: int = 0):
+    def __init__(self, processor, features=None, modality_dropout: float = 0.0, seed: int = 0):
         self.training = MedTVTDataCollator(processor, features, modality_dropout=modality_dropout, seed=seed)
         self.evaluation = MedTVTDataCollator(processor, features)
 

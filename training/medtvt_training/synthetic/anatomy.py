@@ -9,7 +9,6 @@ Pairs are in the order right, left.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -58,32 +57,32 @@ class Thorax:
     edge: np.ndarray
     silhouette: np.ndarray
 
-    def x(self, side: int, distance: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def x(self, side, distance, y):
         """x at a distance from the midline on one side (0 right, 1 left)."""
         return np.interp(y, rows(), self.middle[:, 0]) + SIDES[side] * np.asarray(distance)
 
-    def half(self, side: int) -> np.ndarray:
+    def half(self, side):
         """Slice of the columns of one side."""
         middle = round(SIZE * float(self.middle.mean()))
         return slice(middle, None) if side else slice(middle)
 
-    def wall_at(self, side: int, y: np.ndarray) -> np.ndarray:
+    def wall_at(self, side, y):
         return np.interp(y, rows(), self.wall[side])
 
-    def row(self, side: int, height: np.ndarray) -> np.ndarray:
+    def row(self, side, height):
         """y at a height of the lung, from 0 at its apex to 1 at the top of the diaphragm."""
         return self.apex + height * (self.tops[side] - self.apex)
 
 
 @lru_cache
-def rows() -> Any:
+def rows():
     """Centres of the rows (and columns), (384,)."""
     centres = ((np.arange(SIZE) + 0.5) / SIZE).astype(np.float32)
     centres.setflags(write=False)
     return centres
 
 
-def ramp(distance: Any, width: Any) -> Any:
+def ramp(distance, width):
     """0 outside, 1 inside, smooth over `width` around the outline."""
     share = distance * np.float32(1 / width)
     share += np.float32(0.5)
@@ -94,7 +93,7 @@ def ramp(distance: Any, width: Any) -> Any:
     return curve
 
 
-def cloud(rng: np.random.Generator, cells: Any, coarse: Any = None) -> np.ndarray:
+def cloud(rng, cells, coarse=None):
     """A smooth random field with about `cells` bumps a side and, beneath, `coarse` ones, (384, 384)."""
     field = rng.standard_normal((cells, cells), dtype=np.float32)
     if coarse:
@@ -106,24 +105,24 @@ def _enlarge(field, size):
     return np.asarray(Image.fromarray(field).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def window(left: Any, right: Any, top: Any, bottom: Any) -> Any:
+def window(left, right, top, bottom):
     """Slices of the rows and columns between these coordinates."""
     left, right, top, bottom = (max(round(SIZE * edge), 0) for edge in (left, right, top, bottom))
     return slice(top, bottom), slice(left, right)
 
 
-def vary(rng: np.random.Generator, means: Any, spreads: Any) -> Any:
+def vary(rng, means, spreads):
     """Normal values as Python floats, which leave single precision arrays single."""
     return rng.normal(means, spreads).tolist()
 
 
-def soften(film: np.ndarray, amount: Any) -> Any:
+def soften(film, amount):
     """Blur in place: each pixel gives this share to either neighbour, along the rows and then along the columns."""
     for view in (film, film.T):
         view[1:-1] += amount * (view[2:] + view[:-2] - 2 * view[1:-1])
 
 
-def smooth(points: Any, count: int = 40) -> Any:
+def smooth(points, count=40):
     """Points on a curve through a few of them (Catmull-Rom)."""
     points = np.asarray(points, dtype=float)
     padded = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
@@ -149,23 +148,23 @@ class Strokes:
         self.image = Image.new("L", (2 * SIZE, 2 * SIZE))
         self.draw = ImageDraw.Draw(self.image)
 
-    def line(self, x: Any, y: Any, width: Any, value: Any) -> np.ndarray:
+    def line(self, x, y, width, value):
         self.path(_points(x, y), width, value)
 
-    def path(self, points: Any, width: Any, value: Any) -> np.ndarray:
+    def path(self, points, width, value):
         """`points` is a list x, y, x, y, ... in pixels of this drawing."""
         width = max(1, round(2 * SIZE * width))
         self.draw.line(points, fill=round(255 * min(value, 1)), width=width, joint="curve" if width > 9 else None)
 
-    def area(self, x: Any, y: Any, value: Any) -> np.ndarray:
+    def area(self, x, y, value):
         self.draw.polygon(_points(x, y), fill=round(255 * value))
 
-    def layer(self, density: float = 1.0) -> np.ndarray:
+    def layer(self, density=1.0):
         """(384, 384), up to `density`."""
         return np.asarray(self.image.reduce(2)) * np.float32(density / 255)
 
 
-def shape_thorax(signs: FilmSigns, lung_rng: np.random.Generator, heart_rng: np.random.Generator) -> Thorax:
+def shape_thorax(signs: FilmSigns, lung_rng, heart_rng) -> Thorax:
     """
     Outlines of a person with these signs. The heart is as wide as `signs.ctr` says: the sum of the largest distances of
     its right and left border from the midline, over the largest inner width of the thorax.
@@ -275,13 +274,13 @@ def _heart(signs, rng, width, middle, dome):
     return np.array(heart, dtype=np.float32), (knob_y, knob), left_apex, carina
 
 
-def lung_depth(thorax: Thorax) -> np.ndarray:
+def lung_depth(thorax):
     """Depth of the lungs, row by row."""
     height = (rows() - thorax.apex) / (max(thorax.tops) - thorax.apex)
     return 0.62 + 0.38 * np.clip(height / 0.45, 0, 1) - 0.1 * np.clip(height - 0.6, 0, 1)
 
 
-def draw_body(signs: FilmSigns, thorax: Thorax, rng: np.random.Generator) -> np.ndarray:
+def draw_body(signs: FilmSigns, thorax: Thorax, rng) -> np.ndarray:
     """Soft tissue without air."""
     y = rows()
     fat, axilla, slope, thick = vary(rng, [0.055, 0.5, -0.02, 1.0], [0.012, 0.06, 0.012, 0.04])
@@ -335,7 +334,7 @@ def _add_gas(body, thorax, rng, upright):
     body[view] -= max(much, 0.05) * bubble
 
 
-def draw_bones(signs: FilmSigns, thorax: Thorax, rng: np.random.Generator) -> np.ndarray:
+def draw_bones(signs: FilmSigns, thorax: Thorax, rng) -> np.ndarray:
     """Ribs, clavicles, shoulder blades and heads of the humerus, (384, 384) in units of tissue."""
     back, front = Strokes(), Strokes()
     spacing = (min(thorax.angles) - thorax.apex) / 10.2
@@ -398,7 +397,7 @@ def _blade(strokes, signs, thorax, side, rng):
     strokes.area(thorax.x(side, 0.49 + 0.06 * np.cos(turn), 0.15), 0.155 + 0.055 * np.sin(turn), 0.7)
 
 
-def add_spine(film: np.ndarray, thorax: Thorax, rng: np.random.Generator) -> Any:
+def add_spine(film: np.ndarray, thorax: Thorax, rng):
     """Vertebrae with their discs and processes."""
     y = rows()[:, None]
     spacing, phase = float(rng.normal(0.052, 0.002)), float(rng.uniform(0, 6.3))
@@ -411,7 +410,7 @@ def add_spine(film: np.ndarray, thorax: Thorax, rng: np.random.Generator) -> Any
     film[view] += ramp(0.009 - aside, 0.008) * (0.05 * np.clip(np.sin(step + 1), 0, 1))
 
 
-def draw_vessels(thorax: Thorax, rng: np.random.Generator, upper: Any = 0.0) -> Strokes:
+def draw_vessels(thorax: Thorax, rng, upper=0.0) -> Strokes:
     """Branches that leave the hila and thin out. `upper` 0..1 distends those to the upper lobes."""
     strokes = Strokes()
     stems = 11

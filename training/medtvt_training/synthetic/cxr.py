@@ -407,7 +407,7 @@ def _expose(film, signs, parts):
 # Files and figures --------------------------------------------------------------------------------------------------
 
 
-def write_cxr(path: str | os.PathLike, image: np.ndarray) -> None:
+def write_cxr(path: str | os.PathLike, image: np.ndarray):
     """
     Write a film as PNG. A file of that name is replaced once the new one is complete.
 

@@ -479,7 +479,7 @@ def _acquire(leads, signs, rng):
     return recorded
 
 
-def write_ecg(path: str | os.PathLike, signal: np.ndarray) -> None:
+def write_ecg(path: str | os.PathLike, signal: np.ndarray):
     """
     Write a WFDB record: `path` + `.hea` and `.dat` (format 16, 200 units/mV, NaN as invalid sample), replaced only
     once they are complete.
@@ -512,7 +512,7 @@ def write_ecg(path: str | os.PathLike, signal: np.ndarray) -> None:
             partial.unlink(missing_ok=True)
 
 
-def check_signal(signal: np.ndarray) -> None:
+def check_signal(signal):
     """Raises ValueError unless the signal is (12, samples) of two seconds or more."""
     if signal.ndim != 2 or len(signal) != 12 or signal.shape[1] < 2 * SAMPLING_RATE:
         raise ValueError(f"signal: shape {signal.shape}; accepted is (12, samples), at least 2 s of 500 Hz.")
