@@ -35,7 +35,7 @@ def check_rejects(
     Lists rejected rows in a file, and refuses too many.
 
     Args:
-        rejects (`list[dict]`): `id`, `path` and `reason`; a row may be in it several times.
+        rejects (`list[Reject]`): `id`, `path` and `reason`; a row may be in it several times.
         total (`int`): Number of all rows.
         max_rejected (`float`): Share of them above which the rejects are an error.
         rejects_file (`str` or `os.PathLike`, *optional*): Where to list them, one JSON object a line. Written also if

@@ -79,7 +79,7 @@ class _Chance:
                 none *= (1 - strength) ** self.setting.sign_gain
         return bool(self.rng.random() >= none)
 
-    def one_of(self, shares: dict) -> str:
+    def one_of(self, shares: dict[str, float]) -> str:
         return list(shares)[self.rng.choice(len(shares), p=np.array(list(shares.values())) / sum(shares.values()))]
 
 
