@@ -6,6 +6,7 @@ import dis
 import importlib
 import logging
 import sys
+from types import ModuleType
 from typing import NamedTuple
 
 from .extras import require_extra
@@ -80,7 +81,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _import(module: str):
+def _import(module: str) -> ModuleType:
     return importlib.import_module(f".commands.{module}", __package__)
 
 

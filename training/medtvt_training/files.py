@@ -133,7 +133,7 @@ class JsonlLog:
         ValueError: if a line is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike, sync: bool = False):
+    def __init__(self, path: str | os.PathLike, sync: bool = False) -> None:
         self.path, self.sync = Path(path), sync
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)

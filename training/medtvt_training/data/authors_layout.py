@@ -11,8 +11,9 @@ ready percentiles; `processor.lab_feature_extractor.fit(<folder>/train.csv)` giv
 
 import math
 import re
+from collections.abc import Hashable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from modeling_medtvt import parse_answer
 from processing_medtvt import LAB_DEFINITIONS
@@ -20,7 +21,8 @@ from processing_medtvt.processing_medtvt import PLACEHOLDER
 
 from ..files import read_json
 from .conversation import MODALITIES, text_part
-from .schema import LAB_NAMES
+from .rejects import Reject
+from .schema import LAB_NAMES, Message, Modality, Part, QARow
 
 
 class AuthorsSource(NamedTuple):
@@ -28,7 +30,7 @@ class AuthorsSource(NamedTuple):
 
     json: str
     path_key: str | None = None
-    path_column: str | None = None
+    path_column: Modality | None = None
     csv: str | None = None
 
 
@@ -55,13 +57,14 @@ def find_authors_file(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / "QA" / name) if path.is_file()), None)
 
 
-def read_authors_rows(folder: Path, level: str, split: str) -> tuple[list[dict], list[dict]]:
+def read_authors_rows(folder: Path, level: str, split: str) -> tuple[list[QARow], list[Reject]]:
     """Rows of our schema, and the records that cannot become one as rejects (`id`, `path`, `reason`)."""
     sources = AUTHORS_FILES.get((level, split))
     if sources is None:
         known = ", ".join(f"{level}/{split}" for level, split in AUTHORS_FILES)
         raise FileNotFoundError(f"{folder}: the authors' layout has no {level}/{split}; it has {known}.")
-    rows, rejects = [], []
+    rows: list[QARow] = []
+    rejects: list[Reject] = []
     for source in sources:
         file = find_authors_file(folder, source.json)
         if file is None:
@@ -77,14 +80,14 @@ def read_authors_rows(folder: Path, level: str, split: str) -> tuple[list[dict],
     return rows, rejects
 
 
-def _read_records(file: Path) -> list:
+def _read_records(file: Path) -> list[Any]:
     records = read_json(file)
     if not isinstance(records, list):
         raise ValueError(f"{file}: must be a JSON array of records; it is a {type(records).__name__}.")
     return records
 
 
-def _read_table(folder: Path, source: AuthorsSource, num_records: int) -> list[dict]:
+def _read_table(folder: Path, source: AuthorsSource, num_records: int) -> list[dict[Hashable, Any]]:
     """One dict a record: the columns of a row of Symile-MIMIC; empty without a table."""
     if source.csv is None:
         return []
@@ -114,11 +117,11 @@ def _read_table(folder: Path, source: AuthorsSource, num_records: int) -> list[d
 _LAB_COLUMNS = {lab.name: str(lab.itemids[0]) for lab in LAB_DEFINITIONS}
 
 
-def _convert(record, values: dict, source: AuthorsSource, level: str, row_id: str) -> dict:
+def _convert(record: Any, values: dict[Hashable, Any], source: AuthorsSource, level: str, row_id: str) -> QARow:
     prompt, completion = _split_messages(record)
     modalities = [part["type"] for message in prompt for part in message["content"] if part["type"] != "text"]
     paths = {"ecg": values.get("ecg_path"), "cxr": values.get("cxr_path")}
-    if source.path_key is not None:
+    if source.path_key is not None and source.path_column is not None:
         found = record.get(source.path_key)
         if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], str):
             raise ValueError(f"`{source.path_key}` must be a list of one path")
@@ -148,14 +151,15 @@ def _convert(record, values: dict, source: AuthorsSource, level: str, row_id: st
         "modalities": [modality for modality in MODALITIES if modality in modalities],
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": [text_part(completion)]}],
-        **{modality: path if modality in modalities else None for modality, path in paths.items()},
+        "ecg": paths["ecg"] if "ecg" in modalities else None,
+        "cxr": paths["cxr"] if "cxr" in modalities else None,
         "lab": lab if "lab" in modalities else dict.fromkeys(LAB_NAMES),
         "diseases": list(answer.diseases),
         "findings": None,
     }
 
 
-def _to_number(name: str, value) -> float | None:
+def _to_number(name: str, value: Any) -> float | None:
     try:
         number = None if value is None else float(value)
     except (TypeError, ValueError) as error:
@@ -165,7 +169,7 @@ def _to_number(name: str, value) -> float | None:
     return number
 
 
-def _split_messages(record) -> tuple[list[dict], str]:
+def _split_messages(record: Any) -> tuple[list[Message], str]:
     """Messages of the prompt, placeholders turned into parts, and the text of the answer."""
     messages = record.get("messages") if isinstance(record, dict) else None
     if not isinstance(messages, list) or len(messages) < 2:
@@ -179,16 +183,18 @@ def _split_messages(record) -> tuple[list[dict], str]:
         raise ValueError("its last message is no answer of the assistant")
     if PLACEHOLDER.search(messages[-1]["content"]):
         raise ValueError("its answer holds a placeholder")
-    return [{**message, "content": _split_text(message["content"])} for message in messages[:-1]], messages[-1][
-        "content"
+    *asked, answer = messages
+    prompt: list[Message] = [
+        {"role": message["role"], "content": _split_text(message["content"])} for message in asked
     ]
+    return prompt, answer["content"]
 
 
-def _split_text(text: str) -> list[dict]:
-    parts = []
+def _split_text(text: str) -> list[Part]:
+    parts: list[Part] = []
     for i, piece in enumerate(PLACEHOLDER.split(text)):  # every second piece is the name of a placeholder
         if i % 2:
-            parts.append({"type": piece, "text": None, "modalities": [piece]})
+            parts.append({"type": piece, "text": None, "modalities": [cast(Modality, piece)]})
         elif piece:
             parts.append(text_part(piece))
     return parts

@@ -2,13 +2,18 @@
 """Batches of MedTVT-QA rows."""
 
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 
+from processing_medtvt import MedTVTProcessor
+
 from .conversation import MODALITIES, message_text, withhold
+from .feature_cache import FeatureCache
 from .inputs import FEATURE_INPUTS, RAW_INPUTS, read_values
+from .schema import Message, Modality, QARow
 
 
 class MedTVTDataCollator:
@@ -32,12 +37,12 @@ class MedTVTDataCollator:
 
     def __init__(
         self,
-        processor,
-        features=None,
+        processor: MedTVTProcessor,
+        features: FeatureCache | None = None,
         modality_dropout: float = 0.0,
         seed: int = 0,
         max_length: int | None = None,
-    ):
+    ) -> None:
         if not 0 <= modality_dropout < 1:
             raise ValueError(f"`modality_dropout` must be in 0..1, less than 1; got {modality_dropout}.")
         self.processor = processor
@@ -49,13 +54,13 @@ class MedTVTDataCollator:
 
     @property
     def epoch(self) -> int:
-        return self._epoch.item()
+        return int(self._epoch.item())
 
     @epoch.setter
-    def epoch(self, epoch: int):
+    def epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[QARow]) -> dict[str, torch.Tensor]:
         """
         Returns:
             `input_ids`, `attention_mask` and `labels` (batch, longest row), padded on the right, labels -100 except on
@@ -86,7 +91,7 @@ class MedTVTDataCollator:
             batch["labels"][i, len(prompt) : length] = torch.tensor(completion)
         return {**batch, **self.modality_inputs(rows)}
 
-    def modality_inputs(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+    def modality_inputs(self, rows: list[QARow]) -> dict[str, torch.Tensor]:
         """
         `ecg_values`, `pixel_values` and `lab_values`, or with a feature cache `ecg_features`, `cxr_features` and
         `lab_features`: one row a sample, zeros where it lacks the modality. What no sample has is left out.
@@ -113,7 +118,7 @@ class MedTVTDataCollator:
             for row in dataset.select_columns(columns)
         ]
 
-    def encode(self, row: dict) -> tuple[list[int], list[int]]:
+    def encode(self, row: QARow) -> tuple[list[int], list[int]]:
         """
         Token ids of the prompt, as generation sees it, and of the completion with its end.
 
@@ -137,16 +142,16 @@ class MedTVTDataCollator:
         ends = [i for i, token in enumerate(completion_ids) if token == tokenizer.eos_token_id]
         return prompt_ids, completion_ids[: ends[-1] + 1] if ends else [*completion_ids, tokenizer.eos_token_id]
 
-    def _render(self, prompt: list[dict], completion: list[dict]) -> tuple[str, str]:
+    def _render(self, prompt: list[Message], completion: list[Message]) -> tuple[str, str]:
         render = self.processor.apply_chat_template
         return render(prompt, add_generation_prompt=True, tokenize=False), render(prompt + completion, tokenize=False)
 
-    def _read(self, row: dict, modality: str) -> torch.Tensor:
+    def _read(self, row: QARow, modality: Modality) -> torch.Tensor:
         if self.features is not None:
             return self.features.get(row, modality)
         return torch.from_numpy(read_values(row, modality, self.processor))
 
-    def _withhold(self, row: dict) -> dict:
+    def _withhold(self, row: QARow) -> QARow:
         modalities = row["modalities"]
         if not self.modality_dropout or len(modalities) < 2:
             return row
@@ -159,7 +164,7 @@ class MedTVTDataCollator:
         return row
 
 
-def _num_characters(row: dict) -> int:
+def _num_characters(row: QARow) -> int:
     return sum(
         len(part["text"] or "")
         for message in (*row["prompt"], *row["completion"])
@@ -168,7 +173,9 @@ def _num_characters(row: dict) -> int:
     )
 
 
-def drop_long_rows(dataset: Dataset, processor, max_length: int) -> tuple[Dataset, list[dict]]:
+def drop_long_rows(
+    dataset: Dataset, processor: MedTVTProcessor, max_length: int
+) -> tuple[Dataset, list[dict[str, Any]]]:
     """
     The rows of at most `max_length` tokens, prompt and completion together, whole. They get the column `length`, which
     `TrainingArguments(train_sampling_strategy="group_by_length")` reads.

@@ -5,20 +5,23 @@ modality can be withheld from a question and its answer.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .schema import Message, Modality, Part, QARow
 
 
-MODALITIES = ("ecg", "cxr", "lab")
-MODALITY_NAMES = {"ecg": "ECG", "cxr": "CXR", "lab": "lab result"}
+MODALITIES: tuple[Modality, ...] = ("ecg", "cxr", "lab")
+MODALITY_NAMES: dict[Modality, str] = {"ecg": "ECG", "cxr": "CXR", "lab": "lab result"}
 
 
-def text_part(text: str, modalities: list[str] | None = None) -> dict:
+def text_part(text: str, modalities: list[Modality] | None = None) -> Part:
     """A piece of text, and the modalities that it belongs to or cites."""
     return {"type": "text", "text": text, "modalities": modalities}
 
 
-def list_modalities(modalities) -> list[dict]:
+def list_modalities(modalities: Sequence[Modality]) -> list[Part]:
     """Content parts that read "ECG <ecg>, CXR <cxr> and lab result <lab>", for any subset."""
-    parts = []
+    parts: list[Part] = []
     for i, modality in enumerate(modalities):
         if i:
             parts.append(text_part(" and " if i == len(modalities) - 1 else ", ", list(modalities)))
@@ -27,7 +30,7 @@ def list_modalities(modalities) -> list[dict]:
     return parts
 
 
-def withhold(row: dict, modality: str) -> dict:
+def withhold(row: QARow, modality: Modality) -> QARow:
     """
     The row without one of its modalities: the question no longer offers it, the answer no longer cites it, and what it
     says about the diseases stays.
@@ -38,7 +41,7 @@ def withhold(row: dict, modality: str) -> dict:
     kept = [name for name in row["modalities"] if name != modality]
     if not kept:
         raise ValueError(f"Row {row['id']} has no modality but {modality!r}, so it cannot be withheld.")
-    prompt = []
+    prompt: list[Message] = []
     for message in row["prompt"]:
         tagged = [i for i, part in enumerate(message["content"]) if part["modalities"]]
         if tagged:
@@ -56,7 +59,7 @@ def withhold(row: dict, modality: str) -> dict:
             f"The completion of row {row['id']} does not say which evidence cites which modality (`modalities`), so "
             f"{modality!r} cannot be withheld."
         )
-    completion = [
+    completion: list[Message] = [
         {
             **message,
             "content": [part for part in message["content"] if modality not in (part["modalities"] or [])],
@@ -64,11 +67,13 @@ def withhold(row: dict, modality: str) -> dict:
         for message in row["completion"]
     ]
     # names of findings begin with the modality that shows them
-    findings = row.get("findings") and [name for name in row["findings"] if not name.startswith(f"{modality}:")]
+    findings = row.get("findings")
+    if findings:
+        findings = [name for name in findings if not name.startswith(f"{modality}:")]
     return {**row, "modalities": kept, "prompt": prompt, "completion": completion, "findings": findings}
 
 
-def message_text(messages: Sequence[Mapping]) -> str:
+def message_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """The text of a conversation's messages, in a row; modality parts as their placeholders."""
     pieces = []
     for message in messages:

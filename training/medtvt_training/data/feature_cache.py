@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,12 +24,15 @@ from filelock import FileLock
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from modeling_medtvt import MedTVTForCausalLM
+from processing_medtvt import MedTVTProcessor
 from processing_medtvt.feature_extraction_medtvt_ecg import check_header, find_header
 
 from ..files import write_text
 from .conversation import MODALITIES
 from .inputs import read_values
-from .rejects import check_rejects, drop_rejects, make_reject
+from .rejects import Reject, check_rejects, drop_rejects, make_reject
+from .schema import Modality, QARow
 
 
 FORMAT = 1
@@ -60,7 +64,9 @@ class FeatureCache:
         ValueError: if the encoders are not frozen, or the folder holds something else or is damaged.
     """
 
-    def __init__(self, folder: str | os.PathLike, model, processor, dtype: str = "float32"):
+    def __init__(
+        self, folder: str | os.PathLike, model: MedTVTForCausalLM, processor: MedTVTProcessor, dtype: str = "float32"
+    ) -> None:
         if not model.config.freeze_encoders:
             raise ValueError("Only the outputs of frozen encoders can be cached; `config.freeze_encoders` is False.")
         if dtype not in ("float32", "float16"):
@@ -78,10 +84,10 @@ class FeatureCache:
             modality: _Store(self.folder, modality, _key(model, processor, modality, dtype), shapes[modality], dtype)
             for modality in MODALITIES
         }
-        self._digests = {}
-        self._reasons = {}  # why an input could not be read, by modality and digest
+        self._digests: dict[tuple[Modality, str], str] = {}
+        self._reasons: dict[tuple[Modality, str], str] = {}  # why an input could not be read, by modality and digest
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # DataLoader workers only read; the model stays where it is
         return {**self.__dict__, "_model": None, "_processor": None, "_digests": {}}
 
@@ -134,7 +140,7 @@ class FeatureCache:
                     rejects.append(make_reject(row, modality, reason))
         return drop_rejects(dataset, rejects, max_rejected, rejects_file)
 
-    def get(self, row: dict, modality: str) -> torch.Tensor:
+    def get(self, row: QARow, modality: Modality) -> torch.Tensor:
         """
         (time steps or image tokens, hidden size) float32, the encoder's output for one modality of a row.
 
@@ -152,9 +158,10 @@ class FeatureCache:
             )
         return torch.from_numpy(features.astype(np.float32))
 
-    def _list_inputs(self, rows: list[dict]) -> tuple[dict, list[dict]]:
+    def _list_inputs(self, rows: list[QARow]) -> tuple[dict[Modality, dict[str, QARow]], list[Reject]]:
         """Modality -> digest -> a row with this input; and rejects for files that are not there."""
-        wanted, rejects = {modality: {} for modality in MODALITIES}, []
+        wanted: dict[Modality, dict[str, QARow]] = {modality: {} for modality in MODALITIES}
+        rejects: list[Reject] = []
         for row in rows:
             for modality in row["modalities"]:
                 try:
@@ -163,19 +170,20 @@ class FeatureCache:
                     rejects.append(make_reject(row, modality, str(error)))
         return wanted, rejects
 
-    def _digest(self, row: dict, modality: str) -> str:
+    def _digest(self, row: QARow, modality: Modality) -> str:
         if modality == "lab":
             present = {name: value for name, value in row["lab"].items() if value is not None and value == value}
             return _hash(["lab", present])
-        key = modality, row[modality]
+        path = cast(str, row[modality])
+        key = modality, path
         if key not in self._digests:
-            files = _ecg_files(row["ecg"]) if modality == "ecg" else [Path(row["cxr"])]
+            files = _ecg_files(path) if modality == "ecg" else [Path(path)]
             stats = [file.stat() for file in files]
             facts = [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in zip(files, stats)]
             self._digests[key] = _hash([modality, facts])
         return self._digests[key]
 
-    def _check_space(self, missing: dict):
+    def _check_space(self, missing: dict[Modality, dict[str, QARow]]) -> None:
         needed = sum(len(inputs) * self._stores[modality].entry_bytes for modality, inputs in missing.items())
         free = shutil.disk_usage(self.folder).free
         if needed > free:
@@ -185,9 +193,12 @@ class FeatureCache:
                 f"has {free / 1e9:.2f} GB left. Make room, take another disk, or halve it with `dtype='float16'`",
             )
 
-    def _encode(self, modality: str, inputs: dict, batch_size: int, num_workers: int, progress: bool) -> dict:
+    def _encode(
+        self, modality: Modality, inputs: dict[str, QARow], batch_size: int, num_workers: int, progress: bool
+    ) -> dict[tuple[Modality, str], str]:
         """Fills the store; (modality, digest) -> reason for what cannot be read or encoded."""
-        store, reasons = self._stores[modality], {}
+        store = self._stores[modality]
+        reasons: dict[tuple[Modality, str], str] = {}
         items = _Inputs(list(inputs.items()), modality, self._processor)
         loader = DataLoader(items, batch_size, num_workers=num_workers, collate_fn=list)
         for batch in tqdm(loader, desc=f"{modality} features", disable=not progress or not inputs):
@@ -209,7 +220,7 @@ class FeatureCache:
         return reasons
 
     @torch.no_grad()
-    def _run_encoder(self, modality: str, values: np.ndarray) -> np.ndarray:
+    def _run_encoder(self, modality: Modality, values: np.ndarray) -> np.ndarray:
         encoder = getattr(self._model.model, f"{modality}_encoder")
         device = next(encoder.parameters()).device
         with torch.autocast(device.type, enabled=False):
@@ -220,10 +231,10 @@ class FeatureCache:
 class _Inputs(torch.utils.data.Dataset):
     """Digest, and what the encoder takes in or why it cannot be had."""
 
-    def __init__(self, items: list[tuple[str, dict]], modality: str, processor):
+    def __init__(self, items: list[tuple[str, QARow]], modality: Modality, processor: MedTVTProcessor) -> None:
         self.items, self.modality, self.processor = items, modality, processor
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[str, np.ndarray | str]:
@@ -237,24 +248,25 @@ class _Inputs(torch.utils.data.Dataset):
 class _Store:
     """The entries of one modality, encoder and processor: files that only grow."""
 
-    def __init__(self, folder: Path, modality: str, key: str, shape: tuple[int, int], dtype: str):
+    def __init__(self, folder: Path, modality: Modality, key: str, shape: tuple[int, int], dtype: str) -> None:
         self.folder = folder / f"{modality}-{key[:16]}"
         self.data, self.index = self.folder / "features.bin", self.folder / "index.txt"
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.entry_bytes = shape[0] * shape[1] * self.dtype.itemsize + LINE_BYTES
         self.about = {"format": FORMAT, "modality": modality, "key": key, "shape": list(shape), "dtype": dtype}
-        self._positions, self._features = {}, None
+        self._positions: dict[str, int] = {}
+        self._features: np.ndarray | None = None
         if self.folder.exists():
             self._load()
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_positions": {}, "_features": None}
 
     def read(self, digest: str) -> np.ndarray | None:
         if digest not in self._positions:
             self._load()  # another process may have added it
         position = self._positions.get(digest)
-        return None if position is None else self._features[position]
+        return None if position is None or self._features is None else self._features[position]
 
     def open_for_writing(self) -> list[str]:
         """Makes or repairs the files; the digests of what is complete."""
@@ -269,7 +281,7 @@ class _Store:
         os.truncate(self.data, count * (self.entry_bytes - LINE_BYTES))
         return list(self._positions)
 
-    def append(self, digests: list[str], features: np.ndarray):
+    def append(self, digests: list[str], features: np.ndarray) -> None:
         """The data reach the disk before the lines that make them count."""
         try:
             _append(self.data, np.ascontiguousarray(features).data)
@@ -278,7 +290,7 @@ class _Store:
             text = f"{self.folder}: {error.strerror} while writing features. What is complete is kept: make room, and "
             raise OSError(error.errno, text + "`build` goes on from there") from error
 
-    def _load(self):
+    def _load(self) -> None:
         """Reads the index, as far as its lines are complete, and maps the data."""
         if not self.folder.exists():
             return
@@ -310,18 +322,18 @@ class _Store:
         )
 
 
-def _append(file: Path, content):
+def _append(file: Path, content: bytes | memoryview) -> None:
     with open(file, "ab") as opened:
         opened.write(content)
         opened.flush()
         os.fsync(opened.fileno())
 
 
-def _hash(facts) -> str:
+def _hash(facts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
 
 
-def _key(model, processor, modality: str, dtype: str) -> str:
+def _key(model: MedTVTForCausalLM, processor: MedTVTProcessor, modality: Modality, dtype: str) -> str:
     """Digest of all that turns an input into features."""
     encoder = getattr(model.model, f"{modality}_encoder")
     config = {name: value for name, value in encoder.config.to_dict().items() if name not in IRRELEVANT}
@@ -334,14 +346,15 @@ def _key(model, processor, modality: str, dtype: str) -> str:
 
 
 @torch.no_grad()
-def _feature_shapes(model, processor) -> dict[str, tuple[int, int]]:
+def _feature_shapes(model: MedTVTForCausalLM, processor: MedTVTProcessor) -> dict[Modality, tuple[int, int]]:
     """Shape of one entry of each modality; that of an ECG depends on its length, so one of zeros is encoded."""
-    config, extractor = model.config, processor.ecg_feature_extractor
+    config: Any = model.config
+    extractor = getattr(processor, PROCESSOR_PARTS["ecg"])
     samples = round(extractor.duration * extractor.sampling_rate)
     device = next(model.model.ecg_encoder.parameters()).device
     ecg = model.get_ecg_features(torch.zeros(1, len(extractor.leads), samples, device=device))
     return {
-        "ecg": tuple(ecg.shape[1:]),
+        "ecg": (ecg.shape[1], ecg.shape[2]),
         "cxr": (config.cxr_sequence_length, config.cxr_hidden_size),
         "lab": (1, config.lab_config.hidden_size),
     }

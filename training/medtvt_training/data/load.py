@@ -2,8 +2,10 @@
 """Loads MedTVT-QA, in the schema of this package or as the authors' files."""
 
 import os
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path, PurePath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +19,8 @@ from processing_medtvt.processing_medtvt import PLACEHOLDER
 from .authors_layout import AUTHORS_FILES, find_authors_file, read_authors_rows
 from .conversation import MODALITIES, message_text
 from .inputs import has_input
-from .rejects import drop_rejects, make_reject
-from .schema import FEATURES, LEVELS, SPLITS
+from .rejects import Reject, drop_rejects, make_reject
+from .schema import FEATURES, LEVELS, SPLITS, Modality, QARow
 
 
 def load_medtvt_qa(
@@ -62,7 +64,7 @@ def load_medtvt_qa(
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder.")
     parquet = folder / level / f"{split}.parquet"
-    rejects = []
+    rejects: list[Reject] = []
     if parquet.is_file():
         table = _read_parquet(parquet)
     elif any(find_authors_file(folder, source.json) for sources in AUTHORS_FILES.values() for source in sources):
@@ -102,7 +104,7 @@ def _read_parquet(file: Path) -> pa.Table:
         ) from error
 
 
-def _check_rows(table: pa.Table, level: str):
+def _check_rows(table: pa.Table, level: str) -> None:
     """Raises ValueError with the ids of the first rows that contradict the schema."""
     problems, seen = [], set()
     rows = chain.from_iterable(map(_to_rows, table.select(list(FEATURES)).to_batches(1000)))
@@ -118,14 +120,14 @@ def _check_rows(table: pa.Table, level: str):
         raise ValueError(f"{len(problems)} of {len(table)} rows contradict the schema of MedTVT-QA:{examples}")
 
 
-def _to_rows(batch: pa.RecordBatch) -> list[dict]:
+def _to_rows(batch: pa.RecordBatch) -> list[QARow]:
     try:
         return batch.to_pylist()
     except UnicodeDecodeError as error:
         raise ValueError("A text of the rows is not UTF-8, so they cannot be read.") from error
 
 
-def _find_problem(row: dict, level: str) -> str | None:
+def _find_problem(row: QARow, level: str) -> str | None:
     if not row["id"]:
         return "it has no id"
     if row["level"] != level:
@@ -138,17 +140,17 @@ def _find_problem(row: dict, level: str) -> str | None:
     for modality in modalities:
         if not has_input(row, modality):
             return f"it has the modality {modality!r}, but no value in the column `{modality}`"
-    for modality in ("ecg", "cxr"):
-        path = PurePath(row[modality] or "")
+    for column, value in (("ecg", row["ecg"]), ("cxr", row["cxr"])):
+        path = PurePath(value or "")
         if path.is_absolute() or ".." in path.parts:
-            return f"the path in the column `{modality}` is not relative to the dataset's root"
+            return f"the path in the column `{column}` is not relative to the dataset's root"
     unknown = [disease for disease in diseases if disease not in DISEASES]
     if unknown or len(set(diseases)) < len(diseases):
         return f"its diseases are others than {', '.join(DISEASES)}, each once"
     return _find_text_problem(row, modalities) or (_find_answer_problem(row) if level == "diagnosis" else None)
 
 
-def _find_text_problem(row: dict, modalities: list[str]) -> str | None:
+def _find_text_problem(row: QARow, modalities: list[Modality]) -> str | None:
     prompt, completion = row["prompt"] or [], row["completion"] or []
     if any(message is None for message in prompt + completion):
         return "a message is null"
@@ -173,7 +175,7 @@ def _find_text_problem(row: dict, modalities: list[str]) -> str | None:
     return None
 
 
-def _find_answer_problem(row: dict) -> str | None:
+def _find_answer_problem(row: QARow) -> str | None:
     answer = parse_answer(message_text(row["completion"]))
     if answer.answer is None:
         return "its completion has no <answer> block"
@@ -184,7 +186,7 @@ def _find_answer_problem(row: dict) -> str | None:
     return None
 
 
-def _resolve_paths(table: pa.Table, roots: dict) -> pa.Table:
+def _resolve_paths(table: pa.Table, roots: dict[Modality, str | os.PathLike]) -> pa.Table:
     for modality, root in roots.items():
         root = os.path.abspath(root)
         paths = [os.path.join(root, path) if path else None for path in table[modality].to_pylist()]
@@ -192,10 +194,15 @@ def _resolve_paths(table: pa.Table, roots: dict) -> pa.Table:
     return table
 
 
-def _unreadable_rows(dataset: Dataset) -> list[dict]:
+def _unreadable_rows(dataset: Dataset) -> list[Reject]:
     """Rejects for the rows with a file or panel that this package's readers refuse."""
-    readers = {"ecg": MedTVTEcgFeatureExtractor(), "cxr": load_cxr, "lab": MedTVTLabFeatureExtractor()}
-    reasons, rejects = {}, []
+    readers: dict[Modality, Callable[[Any], object]] = {
+        "ecg": MedTVTEcgFeatureExtractor(),
+        "cxr": load_cxr,
+        "lab": MedTVTLabFeatureExtractor(),
+    }
+    reasons: dict[tuple[Modality, str], str | None] = {}
+    rejects: list[Reject] = []
     for row in dataset.select_columns(["id", "modalities", *MODALITIES]):
         for modality in row["modalities"]:
             source = row[modality]
@@ -206,6 +213,6 @@ def _unreadable_rows(dataset: Dataset) -> list[dict]:
                     reasons[modality, key] = None
                 except (ValueError, TypeError, OSError) as error:
                     reasons[modality, key] = str(error)
-            if reasons[modality, key]:
-                rejects.append(make_reject(row, modality, reasons[modality, key]))
+            if reason := reasons[modality, key]:
+                rejects.append(make_reject(row, modality, reason))
     return rejects

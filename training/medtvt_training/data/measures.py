@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A row's labs and what programs measure in its signals, as numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,10 +10,10 @@ from processing_medtvt.measure_cxr_medtvt import measure_cxr
 from processing_medtvt.measure_ecg_medtvt import measure_ecg
 
 from .conversation import MODALITIES
-from .schema import LAB_NAMES
+from .schema import LAB_NAMES, Modality, QARow
 
 
-def measure_row(row: Mapping, modalities: Sequence[str] = MODALITIES) -> dict[str, float]:
+def measure_row(row: QARow, modalities: Sequence[Modality] = MODALITIES) -> dict[str, float]:
     """
     The numbers of a row, NaN where they cannot be measured: labs in their units, intervals and amplitudes of the ECG
     (see [`measure_ecg`]), sizes and densities of the X-ray (see [`measure_cxr`]).
@@ -21,7 +21,7 @@ def measure_row(row: Mapping, modalities: Sequence[str] = MODALITIES) -> dict[st
     Raises:
         ValueError: if a file cannot be read.
     """
-    found = {}
+    found: dict[str, float] = {}
     present = [modality for modality in modalities if modality in row["modalities"]]
     if "ecg" in present:
         signal = MedTVTEcgFeatureExtractor(sampling_rate=500)(row["ecg"])["ecg_values"][0]
@@ -30,5 +30,6 @@ def measure_row(row: Mapping, modalities: Sequence[str] = MODALITIES) -> dict[st
         image = np.asarray(load_cxr(row["cxr"])[0].convert("L"))
         found |= {f"cxr {name}": value for name, value in measure_cxr(image).items()}
     if "lab" in present:
-        found |= {f"lab {name}": row["lab"][name] for name in LAB_NAMES if row["lab"][name] is not None}
+        labs = row["lab"]
+        found |= {f"lab {name}": value for name in LAB_NAMES if (value := labs[name]) is not None}
     return found

@@ -3,28 +3,38 @@
 
 import logging
 import os
+from typing import TypedDict
 
 from datasets import Dataset
 
 from ..files import write_jsonl
+from .schema import Modality, QARow
 
 
 logger = logging.getLogger(__name__)
 
 
-def make_reject(row: dict, modality: str, reason: str) -> dict:
+class Reject(TypedDict):
+    """A line of the rejects file: the row, its file where that is to blame, and why."""
+
+    id: str
+    path: str | None
+    reason: str
+
+
+def make_reject(row: QARow, modality: Modality, reason: str) -> Reject:
     """A line of the rejects file."""
     return {"id": row["id"], "path": row[modality] if modality != "lab" else None, "reason": reason}
 
 
 def check_rejects(
-    rejects: list[dict], total: int, max_rejected: float, rejects_file: str | os.PathLike | None = None
+    rejects: list[Reject], total: int, max_rejected: float, rejects_file: str | os.PathLike | None = None
 ) -> set[str]:
     """
     Lists rejected rows in a file, and refuses too many.
 
     Args:
-        rejects (`list[dict]`): `id`, `path` and `reason`; a row may be in it several times.
+        rejects (`list[Reject]`): `id`, `path` and `reason`; a row may be in it several times.
         total (`int`): Number of all rows.
         max_rejected (`float`): Share of them above which the rejects are an error.
         rejects_file (`str` or `os.PathLike`, *optional*): Where to list them, one JSON object a line. Written also if
@@ -51,7 +61,7 @@ def check_rejects(
 
 def drop_rejects(
     dataset: Dataset,
-    rejects: list[dict],
+    rejects: list[Reject],
     max_rejected: float,
     rejects_file: str | os.PathLike | None = None,
     total: int | None = None,

@@ -15,6 +15,7 @@ from itertools import chain, combinations
 from os.path import commonprefix
 
 import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from modeling_medtvt import DISEASES, parse_answer
 
@@ -27,12 +28,17 @@ def label_order(references: Sequence[str]) -> list[str]:
     """The order in which answers list the diseases: first what stands before the most others more often than after."""
     before = Counter(pair for text in references for pair in combinations(parse_answer(text).diseases, 2))
     rank = {a: sum((before[a, b] < before[b, a]) - (before[a, b] > before[b, a]) for b in DISEASES) for a in DISEASES}
-    return sorted(DISEASES, key=rank.get)
+    return sorted(DISEASES, key=rank.__getitem__)
 
 
 @torch.no_grad()
 def answer_probabilities(
-    model, tokenizer, prompt_ids: Sequence[int], completion: str, order: Sequence[str], modality_embeds=None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[int],
+    completion: str,
+    order: Sequence[str],
+    modality_embeds: torch.Tensor | None = None,
 ) -> dict[str, float]:
     """
     The probability of each disease in the answer that follows the completion's reasoning.
@@ -47,7 +53,7 @@ def answer_probabilities(
     reasoning = completion.split("<answer>")[0] + "<answer>"
     sets = list(chain.from_iterable(combinations(order, size) for size in range(len(order) + 1)))
     texts = [f"{reasoning}{'; '.join(labels)}</answer>" for labels in sets]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
     # tokens may span the end of `<answer>`: what all texts share is the context, and not the tokens of `reasoning`
     shared = commonprefix(ids)
     tails = [row[len(shared) :] for row in ids]
@@ -63,7 +69,9 @@ def answer_probabilities(
     return {disease: sum(share for share, labels in zip(shares, sets) if disease in labels) for disease in DISEASES}
 
 
-def _score_tails(model, cache, first, tails) -> torch.Tensor:
+def _score_tails(
+    model: PreTrainedModel, cache: DynamicCache, first: torch.Tensor, tails: list[list[int]]
+) -> torch.Tensor:
     """Log-probability of each continuation, (continuations,), of a context that is in the cache."""
     cache = copy.deepcopy(cache)
     cache.batch_repeat_interleave(len(tails))

@@ -7,11 +7,13 @@ inputs and the rest of the answer. The answer's last step alone would show littl
 """
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from modeling_medtvt import DISEASES
+from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline
 
 
 TENSORS = {"ecg": "ecg_values", "cxr": "pixel_values", "lab": "lab_values"}
@@ -22,15 +24,15 @@ CLAUSE = re.compile(r"(?:[^;.\n<>]|\.(?=\d))+")
 
 @torch.no_grad()
 def occlude(
-    diagnose,
-    patient: dict,
+    diagnose: MedicalDiagnosisPipeline,
+    patient: dict[str, Any],
     text: str,
     disease: str,
-    modalities=tuple(TENSORS),
+    modalities: Sequence[str] = tuple(TENSORS),
     stretch_seconds: float = 0.5,
     regions: int = 8,
     batch_size: int = 32,
-) -> dict:
+) -> dict[str, Any]:
     """
     Takes away one part after the other: a stretch of a lead becomes a straight line, a region of the X-ray (three cells of
     the grid wide and high) its mean grey, a lab as if it had not been measured.
@@ -54,19 +56,20 @@ def occlude(
         ValueError: if the text does not name the disease, or the patient has no modality.
     """
     score = _Scorer(diagnose, patient, text, disease, batch_size)
-    result = {"disease": disease, "score": score.base, "ecg": None, "cxr": None, "lab": None}
+    result: dict[str, Any] = {"disease": disease, "score": score.base, "ecg": None, "cxr": None, "lab": None}
     occluded = [name for name in score.inputs if name in modalities]
-    rate = diagnose.processor.ecg_feature_extractor.sampling_rate
+    processor: Any = diagnose.processor
+    rate = processor.ecg_feature_extractor.sampling_rate
     if "ecg" in occluded:
         variants, shape = _occlude_ecg(score.inputs["ecg"][0], max(1, round(stretch_seconds * rate)))
         result["ecg"] = score.fall("ecg", variants).reshape(shape)
     if "cxr" in occluded:
         result["cxr"] = score.fall("cxr", _occlude_cxr(score.inputs["cxr"][0], regions)).reshape(regions, regions)
     if "lab" in occluded:
-        extractor = diagnose.processor.lab_feature_extractor
+        extractor = processor.lab_feature_extractor
         means = torch.tensor([extractor.mean_percentiles[name] for name in extractor.lab_names])
         present, variants = _occlude_labs(score.inputs["lab"][0], means)
-        falls = score.fall("lab", variants) if present else []
+        falls = score.fall("lab", variants) if present else np.empty(0)
         result["lab"] = {extractor.lab_names[i]: float(fall) for i, fall in zip(present, falls)}
     return result
 
@@ -74,13 +77,17 @@ def occlude(
 class _Scorer:
     """Scores of a disease for variants of one modality; the others are encoded once."""
 
-    def __init__(self, diagnose, patient, text, disease, batch_size):
+    def __init__(
+        self, diagnose: MedicalDiagnosisPipeline, patient: dict[str, Any], text: str, disease: str, batch_size: int
+    ) -> None:
         if disease not in DISEASES:
             raise ValueError(f"`disease` must be one of {', '.join(DISEASES)}, got {disease!r}.")
-        self.model, self.batch_size = diagnose.model, batch_size
+        self.model: Any = diagnose.model
+        tokenizer: Any = diagnose.tokenizer
+        self.batch_size = batch_size
         features = diagnose.preprocess({"index": None, "item": {k: v for k, v in patient.items() if v is not None}})
         prompt = features["input_ids"][0]
-        encoded = diagnose.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         spans = [m.span() for m in CLAUSE.finditer(text) if disease.lower() in m.group().lower()]
         self.scored = torch.tensor(
             [any(start < last and end > first for first, last in spans) for start, end in encoded["offset_mapping"]]
@@ -96,10 +103,10 @@ class _Scorer:
         self.features = {name: self._encode(name, values) for name, values in self.inputs.items()}
         self.base = float(self._score(self.features)[0])
 
-    def _encode(self, modality, values):
+    def _encode(self, modality: str, values: torch.Tensor) -> torch.Tensor:
         return getattr(self.model, f"get_{modality}_features")(values.to(self.model.device))
 
-    def _score(self, features) -> torch.Tensor:
+    def _score(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
         """(batch,) of encoder outputs with one row a variant."""
         embeds = self.model.get_modality_embeds(**{FEATURES[name]: rows for name, rows in features.items()}).embeds
         ids = self.ids.expand(len(embeds), -1)
@@ -108,7 +115,7 @@ class _Scorer:
         chosen = self.answer[self.scored.to(self.answer.device)].expand(len(embeds), -1)
         return logits.gather(2, chosen[..., None])[..., 0].sum(1)
 
-    def fall(self, modality, variants) -> np.ndarray:
+    def fall(self, modality: str, variants: Iterable[torch.Tensor]) -> np.ndarray:
         """How much lower the score of each variant (an iterable of single inputs) is."""
         variants, scores = list(variants), []
         for start in range(0, len(variants), self.batch_size):
@@ -118,7 +125,7 @@ class _Scorer:
         return self.base - torch.cat(scores).numpy()
 
 
-def _occlude_ecg(ecg: torch.Tensor, length: int):
+def _occlude_ecg(ecg: torch.Tensor, length: int) -> tuple[list[torch.Tensor], tuple[int, int]]:
     """Copies of (leads, samples) with a straight line in one stretch of one lead each, and (leads, stretches)."""
     leads, samples = ecg.shape
     variants = []
@@ -132,7 +139,7 @@ def _occlude_ecg(ecg: torch.Tensor, length: int):
     return variants, (leads, len(variants) // leads)
 
 
-def _occlude_cxr(picture: torch.Tensor, regions: int):
+def _occlude_cxr(picture: torch.Tensor, regions: int) -> Iterator[torch.Tensor]:
     """Copies of (channels, height, width) with the mean around one cell of the grid each, row by row."""
     height, width = picture.shape[1:]
     grey = picture.mean((1, 2), keepdim=True)
@@ -147,7 +154,7 @@ def _occlude_cxr(picture: torch.Tensor, regions: int):
             yield variant
 
 
-def _occlude_labs(labs: torch.Tensor, means: torch.Tensor):
+def _occlude_labs(labs: torch.Tensor, means: torch.Tensor) -> tuple[list[int], list[torch.Tensor]]:
     """Positions of the labs that are there, and copies of (2 * labs,) without one of them each."""
     number = len(labs) // 2
     present = labs[number:].nonzero().flatten().tolist()

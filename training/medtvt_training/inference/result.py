@@ -2,11 +2,12 @@
 """A result of the pipeline as text for a terminal."""
 
 import textwrap
+from typing import Any
 
 from processing_medtvt.report_medtvt import RESEARCH_USE
 
 
-def format_result(result: dict) -> str:
+def format_result(result: dict[str, Any]) -> str:
     """A result of the pipeline as text for a terminal."""
     lines = ["Diseases"]
     for disease in result["diseases"]:

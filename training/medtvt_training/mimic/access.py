@@ -4,7 +4,7 @@
 from pathlib import Path
 
 
-def check_outside_git(folder: Path):
+def check_outside_git(folder: Path) -> None:
     """
     Raises:
         ValueError: if the folder is inside a git repository.

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -14,7 +15,7 @@ from ..files import write_text
 from .cohort import read_cohort
 from .prompts import TEMPLATES, Request, make_requests
 from .store import AnswerStore, request_key
-from .teachers import EndpointRefusedError, TeacherError, is_loopback
+from .teachers import EndpointRefusedError, Teacher, TeacherError, is_loopback
 from .verify import check_answer
 
 
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 STORE = "store/answers.jsonl"
 
 
-def write_answers(build: Path, teacher, seed: int = 0, templates: Path = TEMPLATES) -> dict[str, int]:
+def write_answers(build: Path, teacher: Teacher, seed: int = 0, templates: Path = TEMPLATES) -> dict[str, int]:
     """
     Answers every request of `build/cohort`. What the store has is not asked again, so a run that was stopped or killed is
     continued by the same call.
@@ -41,7 +42,8 @@ def write_answers(build: Path, teacher, seed: int = 0, templates: Path = TEMPLAT
     """
     rows, _ = read_cohort(build / "cohort")
     requests = make_requests(rows, seed, templates)
-    started, asked = time.monotonic(), []
+    started = time.monotonic()
+    asked: list[str] = []
     synced = teacher.identity["teacher"] != "template"  # its answers cost nothing
     with AnswerStore(build / STORE, sync=synced) as store:
         try:
@@ -67,12 +69,12 @@ def write_answers(build: Path, teacher, seed: int = 0, templates: Path = TEMPLAT
     return {"accepted": len(accepted), "rejected": len(rejected), "asked": len(asked)}
 
 
-def _ask_all(requests: list[Request], teacher, store: AnswerStore, asked: list) -> list:
+def _ask_all(requests: list[Request], teacher: Teacher, store: AnswerStore, asked: list[str]) -> list[Any]:
     """A result or a TeacherError for each request, in their order."""
     limit = max(20, 4 * teacher.concurrency)  # failures in a row after which nobody is there
     failed_in_a_row = 0
 
-    def ask(request):
+    def ask(request: Request) -> tuple[str, int, list[str]] | TeacherError:
         nonlocal failed_in_a_row
         try:
             result = _ask(request, teacher, store, asked)
@@ -100,7 +102,7 @@ def _ask_all(requests: list[Request], teacher, store: AnswerStore, asked: list) 
             raise
 
 
-def _ask(request: Request, teacher, store: AnswerStore, asked: list) -> tuple[str, int, list[str]]:
+def _ask(request: Request, teacher: Teacher, store: AnswerStore, asked: list[str]) -> tuple[str, int, list[str]]:
     """`(key, attempt, problems)` of the first answer that passes, or of the last one."""
     for attempt in range(teacher.attempts):
         key = request_key(teacher.identity, request.messages, attempt)
@@ -117,11 +119,11 @@ def _ask(request: Request, teacher, store: AnswerStore, asked: list) -> tuple[st
     return key, attempt, problems
 
 
-def _is_remote(teacher) -> bool:
+def _is_remote(teacher: Teacher) -> bool:
     return teacher.host is not None and not is_loopback(teacher.host)
 
 
-def _log_run(build: Path, teacher, asked: int, seconds: float):
+def _log_run(build: Path, teacher: Teacher, asked: int, seconds: float) -> None:
     """Host, model, time and number; never content."""
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -135,7 +137,7 @@ def _log_run(build: Path, teacher, asked: int, seconds: float):
     logger.info("%s", entry)
 
 
-def read_answers(build: Path) -> tuple[dict, dict[str, str]]:
+def read_answers(build: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """
     `answers.json`, and the accepted texts by row id.
 
@@ -152,4 +154,4 @@ def read_answers(build: Path) -> tuple[dict, dict[str, str]]:
         raise ValueError(
             f"{build / STORE} lacks {len(missing)} answers of answers.json; run `build-qa answers` again."
         )
-    return result, texts
+    return result, {row_id: text for row_id, text in texts.items() if text is not None}

@@ -10,6 +10,7 @@ what MIMIC-IV-ECG-Ext-ICD does. `corrected`: families of ICD-10-CM and of ICD-9-
 import csv
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from modeling_medtvt import DISEASES
 
@@ -41,7 +42,7 @@ PREFIXES = {
 
 
 @cache
-def paper_codes() -> dict[str, dict]:
+def paper_codes() -> dict[str, dict[str, Any]]:
     """Code -> `disease`, `count` in the paper's Table 5 (None for the five that it lacks), official `title`."""
     with open(CODEBOOKS / "paper_codes.csv", newline="") as file:
         return {
@@ -75,8 +76,9 @@ def disease_of(code: str, version: int, code_set: str = "corrected") -> str | No
     if code_set not in CODE_SETS or version not in PREFIXES:
         raise ValueError(f"`code_set` {code_set!r} of {CODE_SETS}, ICD version {version!r} of 9 and 10.")
     if code_set == "paper":
-        entry = paper_codes().get(convert_to_icd10(code, version))
-        return entry and entry["disease"]
+        converted = convert_to_icd10(code, version)
+        entry = None if converted is None else paper_codes().get(converted)
+        return None if entry is None else entry["disease"]
     code = normalize_code(code)
     return next((disease for disease, prefixes in PREFIXES[version].items() if code.startswith(prefixes)), None)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from modeling_medtvt import DISEASES
 from modeling_medtvt.output_folder import check_new_folder, new_folder
 from processing_medtvt import MedTVTEcgFeatureExtractor, load_cxr
 from processing_medtvt.feature_extraction_medtvt_ecg import read_path
+from processing_medtvt.lab_definitions_medtvt import LabDefinition
 
 from ..data.schema import LAB_NAMES, SPLITS
 from .codes import convert_to_icd10, disease_of, label_diseases
@@ -72,12 +74,12 @@ COHORT_SCHEMA = pa.schema(
 class Flow:
     """The selection steps, each with the admissions and patients that remain, and what was left out and why."""
 
-    def __init__(self):
-        self.steps = []
-        self.rejects = []
-        self.labels = {}
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self.rejects: list[dict[str, str]] = []
+        self.labels: dict[str, int] = {}
 
-    def step(self, name: str, rows: Iterable[dict]):
+    def step(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Counts what remains after a step."""
         rows = list(rows)
         before = self.steps[-1]["admissions_out"] if self.steps else len(rows)
@@ -91,7 +93,7 @@ class Flow:
             }
         )
 
-    def reject(self, kind: str, key, reason: str):
+    def reject(self, kind: str, key: object, reason: str) -> None:
         """Lists one record that was not used."""
         self.rejects.append({"table": kind, "key": str(key), "reason": reason})
 
@@ -142,12 +144,7 @@ def build_cohort(
         tables = MimicTables(folders, out / ".duckdb", memory, threads)
         usable_labs = tables.check_labitems(allow_lab_mismatch)
         rows = _load_admissions(tables, flow)
-        if "mimic-cxr" in folders:
-            rows = _link_cxr(tables, rows, folders["mimic-cxr"], flow, threads)
-            _read_reports(rows, reports or folders["mimic-cxr"], flow)
-        if "mimic-ecg" in folders:
-            rows = _link_ecg(tables, rows, folders["mimic-ecg"], _WINDOW_START[rules], flow, threads)
-            _read_statements(tables, rows, flow)
+        rows = _link_signals(tables, rows, folders, reports, _WINDOW_START[rules], flow, threads)
         rows = _link_labs(tables, rows, usable_labs, _WINDOW_START[rules], flow)
         _label(tables, rows, labels, ext_icd_column, codes, flow)
         if rules == "paper":
@@ -170,7 +167,15 @@ def build_cohort(
     return Path(output_dir)
 
 
-def describe_arguments(folders, rules, labels, ext_icd_column, codes, seed, shares) -> dict:
+def describe_arguments(
+    folders: Iterable[str],
+    rules: str,
+    labels: str,
+    ext_icd_column: str,
+    codes: str,
+    seed: int,
+    shares: Iterable[float],
+) -> dict[str, Any]:
     """What decides which admissions a cohort holds, as in its `build.json`."""
     return {
         "rules": rules,
@@ -182,7 +187,14 @@ def describe_arguments(folders, rules, labels, ext_icd_column, codes, seed, shar
     }
 
 
-def _check_arguments(folders, reports, rules, labels, ext_icd_column, shares):
+def _check_arguments(
+    folders: dict[str, Path],
+    reports: Path | None,
+    rules: str,
+    labels: str,
+    ext_icd_column: str,
+    shares: tuple[float, ...],
+) -> None:
     for name, value, accepted in (
         ("rules", rules, RULES),
         ("labels", labels, LABEL_SOURCES),
@@ -199,7 +211,7 @@ def _check_arguments(folders, reports, rules, labels, ext_icd_column, shares):
         raise ValueError(f"`shares` must be three shares of train, validation and test that sum to 1; got {shares}.")
 
 
-def _load_admissions(tables: MimicTables, flow: Flow) -> list[dict]:
+def _load_admissions(tables: MimicTables, flow: Flow) -> list[dict[str, Any]]:
     tables.load("patients")
     tables.load("admissions")
     rows = tables.dicts(
@@ -219,7 +231,7 @@ def _load_admissions(tables: MimicTables, flow: Flow) -> list[dict]:
     return kept
 
 
-def _stage_admissions(tables: MimicTables, rows: list[dict]):
+def _stage_admissions(tables: MimicTables, rows: list[dict[str, Any]]) -> None:
     """The admissions that remain, as the small side of the next join."""
     table = pa.table({name: [row[name] for row in rows] for name in ("subject_id", "hadm_id", "admittime")})
     table = table.cast(
@@ -230,7 +242,28 @@ def _stage_admissions(tables: MimicTables, rows: list[dict]):
     tables.connection.unregister("staged")
 
 
-def _link_cxr(tables, rows, folder, flow, threads) -> list[dict]:
+def _link_signals(
+    tables: MimicTables,
+    rows: list[dict[str, Any]],
+    folders: dict[str, Path],
+    reports: Path | None,
+    start: int,
+    flow: Flow,
+    threads: int,
+) -> list[dict[str, Any]]:
+    """Films with their reports and ECGs with their statements, as far as their folders are given."""
+    if "mimic-cxr" in folders:
+        rows = _link_cxr(tables, rows, folders["mimic-cxr"], flow, threads)
+        _read_reports(rows, reports or folders["mimic-cxr"], flow)
+    if "mimic-ecg" in folders:
+        rows = _link_ecg(tables, rows, folders["mimic-ecg"], start, flow, threads)
+        _read_statements(tables, rows, flow)
+    return rows
+
+
+def _link_cxr(
+    tables: MimicTables, rows: list[dict[str, Any]], folder: Path, flow: Flow, threads: int
+) -> list[dict[str, Any]]:
     tables.load("metadata")
     tables.load("chexpert")
     _stage_admissions(tables, rows)
@@ -247,7 +280,7 @@ def _link_cxr(tables, rows, folder, flow, threads) -> list[dict]:
     found = [film for film in found if film["labelled"] is not None]
     rows = _keep(rows, found, "film's study has a row in the CheXpert table", flow)
 
-    def path(film):
+    def path(film: dict[str, Any]) -> str:
         subject_id, study_id = film["subject_id"], film["study_id"]
         return f"files/p{str(subject_id)[:2]}/p{subject_id}/s{study_id}/{film['dicom_id']}.jpg"
 
@@ -261,7 +294,7 @@ def _link_cxr(tables, rows, folder, flow, threads) -> list[dict]:
     return rows
 
 
-def _read_reports(rows, folder, flow):
+def _read_reports(rows: list[dict[str, Any]], folder: Path, flow: Flow) -> None:
     for row in rows:
         path = report_path(folder, row["subject_id"], row["cxr_study_id"])
         row["cxr_report"] = None
@@ -274,7 +307,9 @@ def _read_reports(rows, folder, flow):
             flow.reject("reports", row["cxr_study_id"], reason)
 
 
-def _link_ecg(tables, rows, folder, start, flow, threads) -> list[dict]:
+def _link_ecg(
+    tables: MimicTables, rows: list[dict[str, Any]], folder: Path, start: int, flow: Flow, threads: int
+) -> list[dict[str, Any]]:
     tables.load("record_list")
     _stage_admissions(tables, rows)
     found = tables.dicts(
@@ -285,7 +320,7 @@ def _link_ecg(tables, rows, folder, start, flow, threads) -> list[dict]:
     rows = _keep(rows, found, f"ECG from {start} h to +24 h of admission", flow)
     extractor = MedTVTEcgFeatureExtractor()
 
-    def check(path):
+    def check(path: str) -> None:
         parts = PurePosixPath(path or "").parts
         if not parts or path.startswith("/") or ".." in parts:
             raise ValueError("its path is not one below the dataset's folder")
@@ -304,7 +339,7 @@ def _link_ecg(tables, rows, folder, start, flow, threads) -> list[dict]:
     return rows
 
 
-def _read_statements(tables, rows, flow):
+def _read_statements(tables: MimicTables, rows: list[dict[str, Any]], flow: Flow) -> None:
     """Machine statements and measurements, where the table is there (the open demo of MIMIC-IV-ECG lacks it)."""
     printed = {}
     if tables.has("machine_measurements"):
@@ -322,7 +357,9 @@ def _read_statements(tables, rows, flow):
         row["ecg_measures"] = measure(ecg or {})
 
 
-def _link_labs(tables, rows, usable_labs, start, flow) -> list[dict]:
+def _link_labs(
+    tables: MimicTables, rows: list[dict[str, Any]], usable_labs: list[LabDefinition], start: int, flow: Flow
+) -> list[dict[str, Any]]:
     _stage_admissions(tables, rows)
     names = {lab.itemids[0]: lab.name for lab in usable_labs}
     itemids = ", ".join(f"'{itemid}'" for itemid in names)
@@ -355,7 +392,7 @@ def _link_labs(tables, rows, usable_labs, start, flow) -> list[dict]:
         "FROM lab_rows WHERE charttime IS NOT NULL AND value IS NOT NULL AND NOT isnan(value) GROUP BY ALL) ORDER BY ALL"
     )
     tables.run("DROP TABLE lab_rows")
-    readings = {}
+    readings: dict[int, dict[str, Any]] = {}
     for hadm_id, itemid, *result in found:
         reading, note = read_lab(names[itemid], *result)
         if note:
@@ -369,9 +406,11 @@ def _link_labs(tables, rows, usable_labs, start, flow) -> list[dict]:
     return rows
 
 
-def _label(tables, rows, labels, ext_icd_column, code_set, flow):
+def _label(
+    tables: MimicTables, rows: list[dict[str, Any]], labels: str, ext_icd_column: str, code_set: str, flow: Flow
+) -> None:
     """Discharge codes of the admission, or of the ECG by MIMIC-IV-ECG-Ext-ICD, and the diseases that they stand for."""
-    found = {}
+    found: dict[int, list[tuple[str, int]]] = {}
     if labels == "ext-icd":
         tables.load("ext_icd", {ext_icd_column: "VARCHAR"})
         for study_id, listed in tables.query(
@@ -403,13 +442,15 @@ def _label(tables, rows, labels, ext_icd_column, code_set, flow):
             flow.reject(labels, row[key], "no diagnosis code: labelled with none of the seven")
         row["diseases"] = label_diseases(codes, code_set)
         row["codes"] = sorted(f"{version}:{code}" for code, version in codes if disease_of(code, version, code_set))
-        converted = (convert_to_icd10(code, version) for code, version in codes if disease_of(code, version, "paper"))
-        row["paper_codes"] = sorted(set(converted))
+        converted = {convert_to_icd10(code, version) for code, version in codes if disease_of(code, version, "paper")}
+        row["paper_codes"] = sorted(code for code in converted if code is not None)
     flow.labels = {disease: sum(disease in row["diseases"] for row in rows) for disease in DISEASES}
     flow.labels["none of the seven"] = sum(not row["diseases"] for row in rows)
 
 
-def _keep(rows, candidates, name, flow) -> list[dict]:
+def _keep(
+    rows: list[dict[str, Any]], candidates: Iterable[dict[str, Any]], name: str, flow: Flow
+) -> list[dict[str, Any]]:
     hadm_ids = {candidate["hadm_id"] for candidate in candidates}
     rows = [row for row in rows if row["hadm_id"] in hadm_ids]
     flow.step(name, rows)
@@ -417,11 +458,16 @@ def _keep(rows, candidates, name, flow) -> list[dict]:
 
 
 def _first_usable(
-    candidates: list[dict], path: Callable, check: Callable, kind: str, flow: Flow, threads: int
-) -> dict[int, dict]:
+    candidates: list[dict[str, Any]],
+    path: Callable[[dict[str, Any]], str],
+    check: Callable[[str], object],
+    kind: str,
+    flow: Flow,
+    threads: int,
+) -> dict[int, dict[str, Any]]:
     """Of each admission's candidates, in their order, the first whose file passes; the others are listed."""
 
-    def problem(candidate):
+    def problem(candidate: dict[str, Any]) -> str | None:
         try:
             check(path(candidate))
             return None
@@ -431,8 +477,8 @@ def _first_usable(
                 "its file is absent" if isinstance(error, FileNotFoundError) else f"unusable: {type(error).__name__}"
             )
 
-    def choose(group):
-        rejected = []
+    def choose(group: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, list[tuple[str, str]]]:
+        rejected: list[tuple[str, str]] = []
         for candidate in group:
             reason = problem(candidate)
             if reason is None:
@@ -461,13 +507,13 @@ def draw_split(subject_id: int, seed: int, shares: tuple[float, float, float] = 
     return SPLITS[int(np.searchsorted(limits, position, side="right"))]
 
 
-def check_splits(rows: list[dict]):
+def check_splits(rows: list[dict[str, Any]]) -> None:
     """
     Raises:
         ValueError: if a patient, an ECG or a film is in two splits.
     """
     for key in ("subject_id", "ecg_study_id", "cxr_dicom_id"):
-        splits = {}
+        splits: dict[Any, set[str]] = {}
         for row in rows:
             if row.get(key) is not None:
                 splits.setdefault(row[key], set()).add(row["split"])
@@ -476,7 +522,7 @@ def check_splits(rows: list[dict]):
             raise ValueError(f"{len(leaks)} values of {key} are in more than one split.")
 
 
-def _write(out: Path, rows: list[dict], flow: Flow, build: dict):
+def _write(out: Path, rows: list[dict[str, Any]], flow: Flow, build: dict[str, Any]) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=COHORT_SCHEMA), out / "cohort.parquet")
     build["splits"] = {split: sum(row["split"] == split for row in rows) for split in SPLITS}
     build["labels_before_selection"] = flow.labels
@@ -486,7 +532,7 @@ def _write(out: Path, rows: list[dict], flow: Flow, build: dict):
     (out / "build.json").write_text(json.dumps(build, indent=2) + "\n")
 
 
-def read_cohort(folder: Path) -> tuple[list[dict], dict]:
+def read_cohort(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """
     The admissions of a cohort folder and its `build.json`.
 

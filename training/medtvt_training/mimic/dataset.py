@@ -4,6 +4,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,7 +35,9 @@ ID_FEATURES = Features(
 )
 
 
-def write_dataset(build: Path, output_dir: Path, access: str = "credentialed", templates: Path = TEMPLATES) -> dict:
+def write_dataset(
+    build: Path, output_dir: Path, access: str = "credentialed", templates: Path = TEMPLATES
+) -> dict[str, Any]:
     """
     Writes `{physiology,diagnosis}/{train,validation,test}.parquet`, `README.md` and `counts.json`. The paths `ecg` and
     `cxr` are relative to the roots of MIMIC-IV-ECG and MIMIC-CXR-JPG (`ecg_root`, `cxr_root` of `load_medtvt_qa`).
@@ -49,8 +52,8 @@ def write_dataset(build: Path, output_dir: Path, access: str = "credentialed", t
     result, texts = read_answers(build)
     verdicts = read_verdicts(build)
     teacher = "/".join(str(result["teacher"][name]) for name in ("teacher", "model") if name in result["teacher"])
-    chosen = {(level, split): [] for level in LEVELS for split in SPLITS}
-    used = Counter()
+    chosen: dict[tuple[str, str], list[dict[str, Any]]] = {(level, split): [] for level in LEVELS for split in SPLITS}
+    used: Counter[str] = Counter()
     for request in make_requests(rows, result["seed"], templates):
         text = texts.get(request.id)
         if text is None:
@@ -81,7 +84,7 @@ def write_dataset(build: Path, output_dir: Path, access: str = "credentialed", t
     return counts
 
 
-def _make_row(request: Request, text: str) -> dict:
+def _make_row(request: Request, text: str) -> dict[str, Any]:
     admission = request.row
     labs = {name: reading and reading["value"] for name, reading in admission["labs"].items()}
     return {
@@ -103,9 +106,9 @@ def _make_row(request: Request, text: str) -> dict:
     }
 
 
-def _write_card(cohort: dict, result: dict, counts: dict, access: str, flow: str) -> str:
+def _write_card(cohort: dict[str, Any], result: dict[str, Any], counts: dict[str, Any], access: str, flow: str) -> str:
     arguments = cohort["arguments"]
-    sources = {}
+    sources: dict[str, list[str]] = {}
     for file in cohort["files"]:
         version = file["version"] or "version not stated by the folder's name"
         sources.setdefault(file["source"], []).append(f"{file['file']} ({version}, {file['bytes']:,} bytes)")

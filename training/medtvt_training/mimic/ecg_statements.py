@@ -7,6 +7,7 @@ nothing else.
 import csv
 import re
 from functools import cache
+from typing import Any
 
 from .codes import CODEBOOKS
 from .tables import MEASURES, NOT_MEASURED, REPORT_COLUMNS
@@ -49,7 +50,7 @@ def clean_statement(statement: str | None) -> str:
     return re.sub(r"\s+", " ", text).strip().rstrip(".").strip().lower()
 
 
-def clean_statements(row: dict, keep_age_note: bool = False) -> list[str]:
+def clean_statements(row: dict[str, Any], keep_age_note: bool = False) -> list[str]:
     """
     The statements of one ECG without the invalid ones, each once, in the order printed.
 
@@ -72,12 +73,12 @@ def group_of(statement: str) -> str:
     return next((group for group, words in GROUPS.items() if re.search(words, statement)), "other")
 
 
-def measure(row: dict) -> dict[str, float]:
+def measure(row: dict[str, Any]) -> dict[str, float]:
     """
     `rate` (per minute), `pr`, `qrs`, `qt` (ms) and `qrs_axis` (degrees) from the cart's measurements, where it measured.
     """
-    value = {name: row.get(name) for name in MEASURES}
-    value = {name: x for name, x in value.items() if x is not None and x not in NOT_MEASURED}
+    given = {name: row.get(name) for name in MEASURES}
+    value = {name: x for name, x in given.items() if x is not None and x not in NOT_MEASURED}
     measures = {}
     if 200 <= value.get("rr_interval", 0) <= 3000:
         measures["rate"] = float(round(60000 / value["rr_interval"]))

@@ -2,11 +2,13 @@
 """What an admission's data show, as findings by name and as lines for a teacher, and which disease a finding supports."""
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from modeling_medtvt import DISEASES
 
 from ..data.conversation import MODALITIES
+from ..data.schema import Modality
 from .ecg_statements import GROUPS, group_of, is_summary
 from .lab_flags import LAB_GROUPS, LABS, SPECIMEN_INDICES
 
@@ -56,16 +58,20 @@ def supported_diseases(finding: str, diseases: list[str]) -> list[str]:
     return [disease for disease in DISEASES if disease in diseases and re.match(SUPPORTS[disease], finding)]
 
 
-def list_evidence(row: dict) -> dict[str, Evidence]:
+def list_evidence(row: dict[str, Any]) -> dict[Modality, Evidence]:
     """Evidence of each modality that a row of the cohort has and that says something."""
-    readers = {"ecg": _read_ecg, "cxr": _read_cxr, "lab": _read_lab}
+    readers: dict[Modality, Callable[[dict[str, Any]], Evidence]] = {
+        "ecg": _read_ecg,
+        "cxr": _read_cxr,
+        "lab": _read_lab,
+    }
     found = {
         modality: readers[modality](row) for modality in MODALITIES if modality == "lab" or row[f"{modality}_path"]
     }
     return {modality: evidence for modality, evidence in found.items() if evidence.lines}
 
 
-def _read_ecg(row: dict) -> Evidence:
+def _read_ecg(row: dict[str, Any]) -> Evidence:
     statements = [statement for statement in row["ecg_statements"] if not is_summary(statement)]
     lines = []
     for group in (*GROUPS, "other"):
@@ -82,7 +88,7 @@ def _read_ecg(row: dict) -> Evidence:
     return Evidence([f"ecg: {statement}" for statement in statements], lines)
 
 
-def _read_cxr(row: dict) -> Evidence:
+def _read_cxr(row: dict[str, Any]) -> Evidence:
     labels = {name.lower(): value for name, value in row["cxr_labels"].items() if value is not None}
     present = [name for name, value in labels.items() if value == 1]
     possible = [name for name, value in labels.items() if value == -1]
@@ -94,7 +100,7 @@ def _read_cxr(row: dict) -> Evidence:
     return Evidence([*(f"cxr: {name}" for name in present), *(f"cxr: possible {name}" for name in possible)], lines)
 
 
-def _read_lab(row: dict) -> Evidence:
+def _read_lab(row: dict[str, Any]) -> Evidence:
     findings, lines = [], []
     labs = {name: reading for name, reading in row["labs"].items() if reading and name not in SPECIMEN_INDICES}
     for group, title in LAB_GROUPS.items():
@@ -110,7 +116,7 @@ def _read_lab(row: dict) -> Evidence:
     return Evidence(findings, lines)
 
 
-def describe_lab(name: str, reading: dict) -> str:
+def describe_lab(name: str, reading: dict[str, Any]) -> str:
     """`Creatinine 2.3 mg/dL, high (0.5 to 1.2)`"""
     unit = LABS[name].unit
     low, high = reading["low"], reading["high"]

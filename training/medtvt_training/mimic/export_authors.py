@@ -4,6 +4,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from modeling_medtvt.output_folder import new_folder
 from processing_medtvt import LAB_DEFINITIONS
 
-from ..data.authors_layout import AUTHORS_FILES
+from ..data.authors_layout import AUTHORS_FILES, AuthorsSource
 from ..data.conversation import message_text
 
 
@@ -55,7 +56,7 @@ def export_authors(dataset: Path, output_dir: Path) -> dict[str, int]:
 _ITEMIDS = {lab.name: lab.itemids[0] for lab in LAB_DEFINITIONS}
 
 
-def _make_record(row: dict, source) -> dict:
+def _make_record(row: dict[str, Any], source: AuthorsSource) -> dict[str, Any]:
     record = {
         "messages": [
             {"role": "user", "content": message_text(row["prompt"][:1])},
@@ -63,14 +64,14 @@ def _make_record(row: dict, source) -> dict:
         ],
         "id": row["id"],
     }
-    if source.path_key:
+    if source.path_key and source.path_column:
         record[source.path_key] = [row[source.path_column]]
     elif row["ecg"]:
         record["ECG"] = [row["ecg"]]
     return record
 
 
-def _fit(rows: list[dict]) -> dict[int, tuple[np.ndarray, float]]:
+def _fit(rows: list[dict[str, Any]]) -> dict[int, tuple[np.ndarray, float]]:
     """Sorted values and mean percentile of each lab; 0.5 for one that nobody has."""
     fitted = {}
     for name, itemid in _ITEMIDS.items():
@@ -80,12 +81,12 @@ def _fit(rows: list[dict]) -> dict[int, tuple[np.ndarray, float]]:
     return fitted
 
 
-def _percentile(values: np.ndarray, x) -> np.ndarray:
+def _percentile(values: np.ndarray, x: float | np.ndarray) -> np.ndarray:
     """Share of the values that are not above x."""
     return np.searchsorted(values, x, side="right") / len(values)
 
 
-def _write_table(path: Path, rows: list[dict], fitted: dict):
+def _write_table(path: Path, rows: list[dict[str, Any]], fitted: dict[int, tuple[np.ndarray, float]]) -> None:
     keys = ("subject_id", "hadm_id", "ecg_path", "cxr_path")
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -48,16 +48,19 @@ def read_lab(
         `(reading, note)`: the reading, None if the value cannot be used; and what was changed or refused, None if
         nothing.
     """
-    lab, note, factor = LABS[name], None, 1
+    lab, note, factor = LABS[name], None, 1.0
     if unit and unit.strip():
         factors = {normalize_unit(known): known_factor for known, known_factor in lab.units.items()}
-        factor = factors.get(normalize_unit(unit), 1 if lab.name in SPECIMEN_INDICES else None)
-        if factor is None:
+        unit_factor = factors.get(normalize_unit(unit), 1 if lab.name in SPECIMEN_INDICES else None)
+        if unit_factor is None:
             return None, f"{name}: unit {unit.strip()!r} is none of {', '.join(lab.units)}; left out"
+        factor = unit_factor
         if factor != 1:
             note = f"{name}: converted from {unit.strip()} to {lab.unit}"
-    value, low, high = (x if x is None else float(f"{x / factor:.6g}") for x in (value, low, high))
-    if lab.plausible_low is not None and not lab.plausible_low <= value <= lab.plausible_high:
+    value = float(f"{value / factor:.6g}")
+    low, high = (x if x is None else float(f"{x / factor:.6g}") for x in (low, high))
+    bounds = lab.plausible_low, lab.plausible_high
+    if bounds[0] is not None and bounds[1] is not None and not bounds[0] <= value <= bounds[1]:
         return None, f"{name}: a value outside {lab.plausible_low} to {lab.plausible_high} {lab.unit}; left out"
     if low is not None and high is not None and low >= high:
         low = high = None

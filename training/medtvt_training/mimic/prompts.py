@@ -5,15 +5,16 @@ import hashlib
 import re
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..data.conversation import MODALITIES, list_modalities, text_part
+from ..data.schema import Modality, Part
 from .evidence import Evidence, list_evidence
 
 
 TEMPLATES = Path(__file__).parent / "templates"
 PARTS = ("role", "task", "guidance", "format")
-TITLES = {"ecg": "ECG", "cxr": "CXR", "lab": "Labs"}
+TITLES: dict[Modality, str] = {"ecg": "ECG", "cxr": "CXR", "lab": "Labs"}
 
 
 class Request(NamedTuple):
@@ -25,17 +26,17 @@ class Request(NamedTuple):
         level (`str`), modalities (`list[str]`): as in the schema.
         row (`dict`): the admission, a row of the cohort.
         evidence (`dict[str, Evidence]`): of these modalities.
-        messages (`list[dict]`): the teacher's prompt.
-        question (`list[dict]`): content parts of the dataset's question.
+        messages (`list[dict[str, str]]`): the teacher's prompt.
+        question (`list[Part]`): content parts of the dataset's question.
     """
 
     id: str
     level: str
-    modalities: list[str]
-    row: dict
-    evidence: dict[str, Evidence]
-    messages: list[dict]
-    question: list[dict]
+    modalities: list[Modality]
+    row: dict[str, Any]
+    evidence: dict[Modality, Evidence]
+    messages: list[dict[str, str]]
+    question: list[Part]
 
 
 @cache
@@ -59,7 +60,7 @@ def read_template(name: str, folder: Path = TEMPLATES) -> dict[str, str]:
     return sections
 
 
-def make_requests(rows: list[dict], seed: int = 0, folder: Path = TEMPLATES) -> list[Request]:
+def make_requests(rows: list[dict[str, Any]], seed: int = 0, folder: Path = TEMPLATES) -> list[Request]:
     """A request for each modality of each admission, and one for its diseases, in the order of the rows."""
     requests = []
     for row in rows:
@@ -71,7 +72,9 @@ def make_requests(rows: list[dict], seed: int = 0, folder: Path = TEMPLATES) -> 
     return requests
 
 
-def _make_request(row, name, level, evidence, seed, folder) -> Request:
+def _make_request(
+    row: dict[str, Any], name: str, level: str, evidence: dict[Modality, Evidence], seed: int, folder: Path
+) -> Request:
     request_id = f"{row['hadm_id']}-{name}"
     template = read_template(name, folder)
     diseases = "; ".join(row["diseases"])
@@ -88,11 +91,11 @@ def _make_request(row, name, level, evidence, seed, folder) -> Request:
     ]
     questions = read_template("questions", folder)[name].splitlines()
     before, after = questions[pick(len(questions), seed, request_id)].split("{data}")
-    question = [text_part(before), *list_modalities(evidence), text_part(after)]
+    question = [text_part(before), *list_modalities(list(evidence)), text_part(after)]
     return Request(request_id, level, list(evidence), row, evidence, messages, question)
 
 
-def pick(number: int, *of) -> int:
+def pick(number: int, *of: object) -> int:
     """An index below `number` that depends on the other arguments alone."""
     digest = hashlib.sha256(":".join(map(str, of)).encode()).digest()
     return int.from_bytes(digest[:8], "big") % number

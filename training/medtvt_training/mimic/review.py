@@ -7,12 +7,13 @@ import html
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from ..data.conversation import message_text
 from ..files import write_csv, write_text
 from .answers import read_answers
 from .cohort import read_cohort
-from .prompts import TEMPLATES, TITLES, make_requests
+from .prompts import TEMPLATES, TITLES, Request, make_requests
 from .verify import check_answer
 
 
@@ -76,7 +77,8 @@ def import_review(build: Path, file: Path, templates: Path = TEMPLATES) -> dict[
         if missing:
             raise ValueError(f"{file}: has no column {', '.join(sorted(missing))}.")
         entries = list(reader)
-    taken, problems, counts = [], [], Counter()
+    taken, problems = [], []
+    counts: Counter[str] = Counter()
     for number, entry in enumerate(entries, start=2):
         verdict = (entry["verdict"] or "").strip().lower()
         if not verdict:
@@ -106,7 +108,9 @@ def import_review(build: Path, file: Path, templates: Path = TEMPLATES) -> dict[
     }
 
 
-def _find_problem(entry: dict, verdict: str, texts: dict, requests: dict) -> str | None:
+def _find_problem(
+    entry: dict[str, Any], verdict: str, texts: dict[str, str], requests: dict[str, Request]
+) -> str | None:
     if verdict not in VERDICTS:
         return f"the verdict is {verdict!r}; accepted are {', '.join(VERDICTS)}"
     if entry["id"] not in texts:
@@ -119,7 +123,7 @@ def _find_problem(entry: dict, verdict: str, texts: dict, requests: dict) -> str
     return None
 
 
-def read_verdicts(build: Path) -> dict[tuple[str, str], dict]:
+def read_verdicts(build: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """The last verdict by row id and [`digest`] of the answer."""
     verdicts = {}
     file = build / "verdicts.jsonl"
@@ -135,8 +139,8 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read_question(request) -> str:
-    return message_text([{"content": request.question}])
+def _read_question(request: Request) -> str:
+    return message_text([{"role": "user", "content": request.question}])
 
 
 _PAGE = """\

@@ -3,6 +3,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from modeling_medtvt import DISEASES
 
@@ -16,12 +17,12 @@ from .ecg_statements import paper_statements
 FIGURE_2B = dict(zip(DISEASES, (3893, 3081, 6456, 3298, 3298, 1490, 3063)))
 
 
-def count_statements(rows: list[dict]) -> Counter:
+def count_statements(rows: list[dict[str, Any]]) -> Counter[str]:
     """ECGs by cleaned statement, the note that no age was entered included, as in Table 4."""
     return Counter(statement for row in rows for statement in row["ecg_labels"] or ())
 
 
-def count_codes(rows: list[dict]) -> Counter:
+def count_codes(rows: list[dict[str, Any]]) -> Counter[str]:
     """Admissions by code of Table 5, ICD-9 codes converted."""
     return Counter(code for row in rows for code in row["paper_codes"])
 
@@ -38,7 +39,7 @@ def write_stats(build: Path) -> dict[str, str]:
     statements, codes = count_statements(rows), count_codes(rows)
     paper = paper_statements()
     order = [*paper, *(text for text, _ in statements.most_common() if text not in paper)]
-    tables = {
+    tables: dict[str, tuple[tuple[str, ...], list[tuple]]] = {
         "table_4": (
             ("statement", "this build", "paper"),
             [(text, statements[text], paper.get(text, "")) for text in order],
@@ -72,13 +73,13 @@ def write_stats(build: Path) -> dict[str, str]:
     return texts
 
 
-def _count_disease(disease: str, rows: list[dict], codes: Counter) -> tuple:
+def _count_disease(disease: str, rows: list[dict[str, Any]], codes: Counter[str]) -> tuple[str, int, int, int, int]:
     of_disease = {code: entry["count"] or 0 for code, entry in paper_codes().items() if entry["disease"] == disease}
     occurrences = sum(codes[code] for code in of_disease)
     admissions = sum(disease in row["diseases"] for row in rows)
     return disease, occurrences, sum(of_disease.values()), FIGURE_2B[disease], admissions
 
 
-def _to_markdown(header, lines) -> str:
+def _to_markdown(header: Sequence[Any], lines: Iterable[Sequence[Any]]) -> str:
     table = [header, ["---"] * len(header), *lines]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in table)

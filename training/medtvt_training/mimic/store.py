@@ -6,11 +6,12 @@ import json
 import threading
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from ..files import JsonlLog
 
 
-def request_key(teacher: dict, messages: list[dict], attempt: int) -> str:
+def request_key(teacher: dict[str, Any], messages: list[dict[str, str]], attempt: int) -> str:
     """SHA-256 of everything that an answer depends on."""
     content = {"teacher": teacher, "messages": messages, "attempt": attempt}
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -25,11 +26,11 @@ class AnswerStore:
         ValueError: if a line in the middle is damaged.
     """
 
-    def __init__(self, file: Path, sync: bool = True):
+    def __init__(self, file: Path, sync: bool = True) -> None:
         self._log = JsonlLog(file, sync)
         self._lock = threading.Lock()
-        self._reserved = defaultdict(threading.Lock)
-        self._answers = {}
+        self._reserved: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._answers: dict[str, str] = {}
         for number, entry in enumerate(self._log.records, start=1):
             try:
                 self._answers.setdefault(entry["key"], entry["answer"])
@@ -39,7 +40,7 @@ class AnswerStore:
                     f"{file}: line {number} is damaged; restore the file, or remove that line."
                 ) from error
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._answers)
 
     def get(self, key: str) -> str | None:
@@ -51,19 +52,19 @@ class AnswerStore:
         with self._lock:
             return self._reserved[key]
 
-    def put(self, key: str, answer: str):
+    def put(self, key: str, answer: str) -> None:
         """Adds an answer; one that is there already stays."""
         with self._lock:
             if key not in self._answers:
                 self._log.append([{"key": key, "answer": answer}])
                 self._answers[key] = answer
 
-    def close(self):
+    def close(self) -> None:
         """Lets other processes open it."""
         self._log.close()
 
-    def __enter__(self):
+    def __enter__(self) -> "AnswerStore":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()

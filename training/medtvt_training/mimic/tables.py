@@ -9,14 +9,16 @@ import gzip
 import re
 import threading
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 from tqdm import tqdm
 
 from processing_medtvt import LAB_DEFINITIONS
+from processing_medtvt.lab_definitions_medtvt import LabDefinition
 
 
 class MimicTable(NamedTuple):
@@ -134,11 +136,11 @@ class MimicTables:
         threads (`int`): DuckDB's threads.
     """
 
-    def __init__(self, folders: dict[str, Path], temporary: Path, memory: str = "3GB", threads: int = 2):
+    def __init__(self, folders: dict[str, Path], temporary: Path, memory: str = "3GB", threads: int = 2) -> None:
         self.folders = folders
-        self.files = {}
-        self.problems = []
-        settings = {
+        self.files: dict[str, Path] = {}
+        self.problems: list[dict[str, str]] = []
+        settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": memory,
             "threads": threads,
             "temp_directory": str(temporary),
@@ -220,7 +222,7 @@ class MimicTables:
             )
         return self.query(f"SELECT count(*) FROM {name}")[0][0]
 
-    def _report_casts(self, name: str, source: str, casts: dict[str, str]):
+    def _report_casts(self, name: str, source: str, casts: dict[str, str]) -> None:
         counts = ", ".join(
             f"count(*) FILTER (WHERE {_identifier(column)} IS NOT NULL AND {cast} IS NULL)"
             for column, cast in casts.items()
@@ -230,7 +232,7 @@ class MimicTables:
                 reason = f"{bad} values of {name}.{column} cannot be read as {TABLES[name].columns.get(column)}"
                 self.problems.append({"table": name, "key": column, "reason": reason})
 
-    def run(self, sql: str, progress: str | None = None):
+    def run(self, sql: str, progress: str | None = None) -> None:
         """Executes SQL; DuckDB's errors about the input become ValueError."""
         try:
             with _progress_bar(self.connection, progress):
@@ -247,13 +249,13 @@ class MimicTables:
         self.run(sql)
         return self.connection.fetchall()
 
-    def dicts(self, sql: str) -> list[dict]:
+    def dicts(self, sql: str) -> list[dict[str, Any]]:
         """Rows of a SELECT by column name."""
         self.run(sql)
         names = [column[0] for column in self.connection.description]
         return [dict(zip(names, row)) for row in self.connection.fetchall()]
 
-    def check_labitems(self, allow_mismatch: bool = False) -> list:
+    def check_labitems(self, allow_mismatch: bool = False) -> list[LabDefinition]:
         """
         The labs whose item ids mean in this release what they mean in Symile-MIMIC: label and fluid of `d_labitems`.
 
@@ -283,7 +285,7 @@ class MimicTables:
             self.problems.append({"table": "d_labitems", "key": str(itemid), "reason": f"{reason}; not used"})
         return usable
 
-    def describe_files(self) -> list[dict]:
+    def describe_files(self) -> list[dict[str, Any]]:
         """Name, size, columns and, where the path tells it, version of every file used."""
         described = []
         for name, file in self.files.items():
@@ -350,7 +352,7 @@ def _literal(text: str) -> str:
 
 
 @contextmanager
-def _progress_bar(connection, title: str | None):
+def _progress_bar(connection: duckdb.DuckDBPyConnection, title: str | None) -> Iterator[None]:
     """A bar of DuckDB's own estimate, for the one query that takes minutes."""
     if title is None:
         yield
@@ -358,7 +360,7 @@ def _progress_bar(connection, title: str | None):
     done = threading.Event()
     with tqdm(total=100, desc=title, unit="%", bar_format="{l_bar}{bar}| {elapsed}") as bar:
 
-        def watch():
+        def watch() -> None:
             while not done.wait(0.5):
                 bar.update(max(0, connection.query_progress() - bar.n))
 

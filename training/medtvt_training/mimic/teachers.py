@@ -9,8 +9,10 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from .prompts import Request
@@ -33,6 +35,33 @@ class EndpointRefusedError(TeacherError):
     """The endpoint refuses us, so it will refuse the other requests too."""
 
 
+class Teacher(Protocol):
+    """
+    Who writes answers.
+
+    Attributes:
+        identity (`dict`): what decides its answers, JSON.
+        concurrency (`int`): answers that may be asked for at a time.
+        attempts (`int`): how often an answer is asked for until one passes.
+        host (`str`, *optional*): where the requests go, None if they stay in this process. A teacher with a host takes
+            `key` too, see [`OpenAITeacher`].
+    """
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+    @property
+    def concurrency(self) -> int: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def host(self) -> str | None: ...
+
+    @property
+    def answer(self) -> Callable[..., str]:
+        """Takes a request and the number of the attempt, returns a text."""
+        ...
+
+
 class LocalTeacher:
     """
     A chat model of transformers. Greedy at first; later attempts are sampled with the attempt as seed.
@@ -50,7 +79,7 @@ class LocalTeacher:
     host = None
     concurrency = 1
 
-    def __init__(self, folder: Path, attempts: int = 3, max_tokens: int = 900):
+    def __init__(self, folder: Path, attempts: int = 3, max_tokens: int = 900) -> None:
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder} is no model folder (no config.json).")
@@ -73,13 +102,14 @@ class LocalTeacher:
         import torch
 
         torch.manual_seed(attempt)
-        inputs = self.tokenizer.apply_chat_template(
+        inputs: Any = self.tokenizer.apply_chat_template(
             request.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         sampling = {"do_sample": True, "temperature": 0.7} if attempt else {"do_sample": False}
         with torch.inference_mode():
             output = self.model.generate(**inputs, max_new_tokens=self.max_tokens, **sampling)
-        return self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        text: Any = self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return text.strip()
 
 
 class OpenAITeacher:
@@ -118,7 +148,7 @@ class OpenAITeacher:
         max_retries: int = 6,
         timeout: float = 120.0,
         backoff: float = 1.0,
-    ):
+    ) -> None:
         self.secure, self.host, self.port, self.path = parse_endpoint(endpoint)
         if not is_loopback(self.host) and acknowledgement != ACKNOWLEDGEMENT:
             raise ValueError(
@@ -137,7 +167,7 @@ class OpenAITeacher:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
-    def stop(self):
+    def stop(self) -> None:
         """Ends the waiting of requests that are to be repeated; they raise TeacherError."""
         self._stopped.set()
 
@@ -154,7 +184,7 @@ class OpenAITeacher:
         """
         body = {"model": self._model, "messages": request.messages, "max_tokens": self.max_tokens, "seed": attempt}
         body["temperature"] = 0.7 if attempt else 0.0
-        reason = "stopped"
+        reason: str | None = "stopped"
         for retry in range(self.max_retries + 1):
             self._wait_for_turn()
             if self._stopped.is_set():
@@ -194,7 +224,7 @@ class OpenAITeacher:
             return None, "malformed response", None
         return (text.strip(), None, None) if isinstance(text, str) and text.strip() else (None, "empty answer", None)
 
-    def _wait_for_turn(self):
+    def _wait_for_turn(self) -> None:
         with self._lock:
             now = time.monotonic()
             start = max(now, self._next_start)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The default teacher: rules and a few wordings, no model. It says what the evidence lists and nothing else."""
 
+from collections.abc import Sequence
+
 from ..data.conversation import MODALITIES
 from ..data.wording import POINTERS
 from .evidence import supported_diseases
@@ -35,7 +37,7 @@ class TemplateTeacher:
         diseases = request.row["diseases"]
         lines, supported = [], []
 
-        def choose(options, *of):
+        def choose(options: Sequence[str], *of: object) -> str:
             return options[pick(len(options), request.messages[-1]["content"], *of)]
 
         for modality in MODALITIES:

@@ -7,6 +7,7 @@ from modeling_medtvt import DISEASES, parse_answer
 from processing_medtvt.processing_medtvt import PLACEHOLDER
 
 from ..data.conversation import text_part
+from ..data.schema import Part
 from .lab_flags import LAB_GROUPS, LABS, SPECIMEN_INDICES
 from .prompts import TITLES, Request
 
@@ -84,7 +85,7 @@ def check_answer(text: str, request: Request) -> list[str]:
     listed = " ".join(line for evidence in request.evidence.values() for line in evidence.lines).lower()
     problems += _check_numbers(body, listed)
     problems += _check_labs(body, request)
-    terms = {}
+    terms: dict[str, tuple[str, ...]] = {}
     if "ecg" in request.evidence or request.level == "diagnosis":
         terms |= _ECG_TERMS
     if "cxr" in request.evidence or request.level == "diagnosis":
@@ -148,7 +149,7 @@ def _check_labs(body: str, request: Request) -> list[str]:
     return problems
 
 
-def _check_terms(body: str, listed: str, terms: dict, request: Request) -> list[str]:
+def _check_terms(body: str, listed: str, terms: dict[str, tuple[str, ...]], request: Request) -> list[str]:
     """A finding or disease that is claimed is in the evidence, and there not as absent, or is one of the diseases."""
     claims = _claimed(listed, terms)
     allowed = {disease.lower() for disease in request.row["diseases"]} if request.level == "diagnosis" else set()
@@ -156,7 +157,7 @@ def _check_terms(body: str, listed: str, terms: dict, request: Request) -> list[
     return [f"it claims {term}, which is not in the evidence" for term in sorted(said - claims - allowed)]
 
 
-def _claimed(text: str, terms: dict) -> set[str]:
+def _claimed(text: str, terms: dict[str, tuple[str, ...]]) -> set[str]:
     found = set()
     for term, forms in terms.items():
         for form in (term, *forms):
@@ -166,7 +167,7 @@ def _claimed(text: str, terms: dict) -> set[str]:
     return found
 
 
-def split_parts(text: str, request: Request) -> list[dict]:
+def split_parts(text: str, request: Request) -> list[Part]:
     """An accepted answer as parts that say which modality they cite."""
     if request.level == "physiology":
         return [text_part(text, request.modalities)]

@@ -9,8 +9,10 @@ Pairs are in the order right, left.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 from scipy.interpolate import PchipInterpolator
 
@@ -57,32 +59,32 @@ class Thorax:
     edge: np.ndarray
     silhouette: np.ndarray
 
-    def x(self, side, distance, y):
+    def x(self, side: int, distance: float | np.ndarray, y: float | np.ndarray) -> np.ndarray:
         """x at a distance from the midline on one side (0 right, 1 left)."""
         return np.interp(y, rows(), self.middle[:, 0]) + SIDES[side] * np.asarray(distance)
 
-    def half(self, side):
+    def half(self, side: int) -> slice:
         """Slice of the columns of one side."""
         middle = round(SIZE * float(self.middle.mean()))
         return slice(middle, None) if side else slice(middle)
 
-    def wall_at(self, side, y):
+    def wall_at(self, side: int, y: float | np.ndarray) -> np.ndarray:
         return np.interp(y, rows(), self.wall[side])
 
-    def row(self, side, height):
+    def row(self, side: int, height: float | np.ndarray) -> Any:
         """y at a height of the lung, from 0 at its apex to 1 at the top of the diaphragm."""
         return self.apex + height * (self.tops[side] - self.apex)
 
 
 @lru_cache
-def rows():
+def rows() -> np.ndarray:
     """Centres of the rows (and columns), (384,)."""
     centres = ((np.arange(SIZE) + 0.5) / SIZE).astype(np.float32)
     centres.setflags(write=False)
     return centres
 
 
-def ramp(distance, width):
+def ramp(distance: np.ndarray, width: float) -> np.ndarray:
     """0 outside, 1 inside, smooth over `width` around the outline."""
     share = distance * np.float32(1 / width)
     share += np.float32(0.5)
@@ -93,7 +95,7 @@ def ramp(distance, width):
     return curve
 
 
-def cloud(rng, cells, coarse=None):
+def cloud(rng: np.random.Generator, cells: int, coarse: int | None = None) -> np.ndarray:
     """A smooth random field with about `cells` bumps a side and, beneath, `coarse` ones, (384, 384)."""
     field = rng.standard_normal((cells, cells), dtype=np.float32)
     if coarse:
@@ -101,28 +103,28 @@ def cloud(rng, cells, coarse=None):
     return np.float32(1.4) * _enlarge(field, SIZE)
 
 
-def _enlarge(field, size):
+def _enlarge(field: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(field).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def window(left, right, top, bottom):
+def window(left: float, right: float, top: float, bottom: float) -> tuple[slice, slice]:
     """Slices of the rows and columns between these coordinates."""
     left, right, top, bottom = (max(round(SIZE * edge), 0) for edge in (left, right, top, bottom))
     return slice(top, bottom), slice(left, right)
 
 
-def vary(rng, means, spreads):
+def vary(rng: np.random.Generator, means: list[float], spreads: list[float]) -> list[float]:
     """Normal values as Python floats, which leave single precision arrays single."""
     return rng.normal(means, spreads).tolist()
 
 
-def soften(film, amount):
+def soften(film: np.ndarray, amount: float) -> None:
     """Blur in place: each pixel gives this share to either neighbour, along the rows and then along the columns."""
     for view in (film, film.T):
         view[1:-1] += amount * (view[2:] + view[:-2] - 2 * view[1:-1])
 
 
-def smooth(points, count=40):
+def smooth(points: ArrayLike, count: int = 40) -> tuple[np.ndarray, np.ndarray]:
     """Points on a curve through a few of them (Catmull-Rom)."""
     points = np.asarray(points, dtype=float)
     padded = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
@@ -134,7 +136,7 @@ def smooth(points, count=40):
     return curve[:, 0], curve[:, 1]
 
 
-def _points(x, y):
+def _points(x: np.ndarray, y: np.ndarray) -> list[Any]:
     """x, y, x, y, ... in pixels of a `Strokes`, along the last axis."""
     points = np.empty((*np.shape(y)[:-1], 2 * np.shape(y)[-1]))
     points[..., ::2], points[..., 1::2] = x, y
@@ -144,27 +146,27 @@ def _points(x, y):
 class Strokes:
     """Lines and areas drawn at twice the film's size, so that edges are smooth."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.image = Image.new("L", (2 * SIZE, 2 * SIZE))
         self.draw = ImageDraw.Draw(self.image)
 
-    def line(self, x, y, width, value):
+    def line(self, x: np.ndarray, y: np.ndarray, width: float, value: float) -> None:
         self.path(_points(x, y), width, value)
 
-    def path(self, points, width, value):
+    def path(self, points: list[float], width: float, value: float) -> None:
         """`points` is a list x, y, x, y, ... in pixels of this drawing."""
         width = max(1, round(2 * SIZE * width))
         self.draw.line(points, fill=round(255 * min(value, 1)), width=width, joint="curve" if width > 9 else None)
 
-    def area(self, x, y, value):
+    def area(self, x: np.ndarray, y: np.ndarray, value: float) -> None:
         self.draw.polygon(_points(x, y), fill=round(255 * value))
 
-    def layer(self, density=1.0):
+    def layer(self, density: float = 1.0) -> np.ndarray:
         """(384, 384), up to `density`."""
         return np.asarray(self.image.reduce(2)) * np.float32(density / 255)
 
 
-def shape_thorax(signs: FilmSigns, lung_rng, heart_rng) -> Thorax:
+def shape_thorax(signs: FilmSigns, lung_rng: np.random.Generator, heart_rng: np.random.Generator) -> Thorax:
     """
     Outlines of a person with these signs. The heart is as wide as `signs.ctr` says: the sum of the largest distances of
     its right and left border from the midline, over the largest inner width of the thorax.
@@ -190,18 +192,27 @@ def shape_thorax(signs: FilmSigns, lung_rng, heart_rng) -> Thorax:
     aside -= inner[:, None]
     lungs = ramp(np.minimum(np.minimum(edge, aside, out=aside), dome - y[:, None], out=aside), 0.008)
     silhouette = ramp(np.minimum(offset + heart[0][:, None], heart[1][:, None] - offset), 0.012)
-    fields = {"middle": middle[:, None], "offset": offset, "wall": wall, "heart": heart, "dome": dome, "apex": apex}
+    fields: dict[str, Any] = {
+        "middle": middle[:, None],
+        "offset": offset,
+        "wall": wall,
+        "heart": heart,
+        "dome": dome,
+        "apex": apex,
+    }
     fields |= {"tops": tops, "angles": angles, "knob": knob, "carina": carina, "left_apex": left_apex}
     return Thorax(**fields, lungs=lungs, edge=edge, silhouette=silhouette)
 
 
-def _midline(rng):
+def _midline(rng: np.random.Generator) -> np.ndarray:
     y = rows()
     shift, lean, bend = vary(rng, [0.5, 0, 0], [0.008, 0.006, 0.004])
     return (shift + lean * (y - 0.5) + bend * np.sin(4 * y)).astype(np.float32)
 
 
-def _heights(signs, rng):
+def _heights(
+    signs: FilmSigns, rng: np.random.Generator
+) -> tuple[float, tuple[float, float], tuple[float, float], float]:
     apex, top, higher, depth, angle = vary(rng, [0.105, 0.685, 0.024, 0.098, 0.0], [0.01, 0.014, 0.008, 0.012, 0.006])
     apex -= 0.008 * signs.hyperinflation
     lift = 0.03 * (signs.view == "AP") + 0.07 * signs.poor_inspiration - 0.045 * signs.hyperinflation
@@ -212,7 +223,7 @@ def _heights(signs, rng):
     return apex, tops, (left + depth - 0.005 + angle, left + depth), depth
 
 
-def _walls(signs, rng, apex, angles):
+def _walls(signs: FilmSigns, rng: np.random.Generator, apex: float, angles: tuple[float, float]) -> np.ndarray:
     y = rows()
     half, roundness, taper = vary(rng, [0.362, 2.3, 0.02], [0.013, 0.15, 0.006])
     half += 0.006 * signs.male + 0.008 * signs.hyperinflation
@@ -226,7 +237,14 @@ def _walls(signs, rng, apex, angles):
     return np.array(walls, dtype=np.float32)
 
 
-def _domes(rng, offset, tops, angles, depth, wall):
+def _domes(
+    rng: np.random.Generator,
+    offset: np.ndarray,
+    tops: tuple[float, float],
+    angles: tuple[float, float],
+    depth: float,
+    wall: np.ndarray,
+) -> np.ndarray:
     dome = np.empty(SIZE, dtype=np.float32)
     for side, sign in enumerate(SIDES):
         half = float(wall[side].max())
@@ -239,7 +257,9 @@ def _domes(rng, offset, tops, angles, depth, wall):
     return dome
 
 
-def _heart(signs, rng, width, middle, dome):
+def _heart(
+    signs: FilmSigns, rng: np.random.Generator, width: float, middle: float, dome: np.ndarray
+) -> tuple[np.ndarray, tuple[float, float], float, float]:
     """Borders of mediastinum and heart, y and distance of the aortic knob, y of the apex and of the carina."""
     y = rows()
     supine = signs.view == "AP"
@@ -274,13 +294,13 @@ def _heart(signs, rng, width, middle, dome):
     return np.array(heart, dtype=np.float32), (knob_y, knob), left_apex, carina
 
 
-def lung_depth(thorax):
+def lung_depth(thorax: Thorax) -> np.ndarray:
     """Depth of the lungs, row by row."""
     height = (rows() - thorax.apex) / (max(thorax.tops) - thorax.apex)
     return 0.62 + 0.38 * np.clip(height / 0.45, 0, 1) - 0.1 * np.clip(height - 0.6, 0, 1)
 
 
-def draw_body(signs: FilmSigns, thorax: Thorax, rng) -> np.ndarray:
+def draw_body(signs: FilmSigns, thorax: Thorax, rng: np.random.Generator) -> np.ndarray:
     """Soft tissue without air."""
     y = rows()
     fat, axilla, slope, thick = vary(rng, [0.055, 0.5, -0.02, 1.0], [0.012, 0.06, 0.012, 0.04])
@@ -306,7 +326,7 @@ def draw_body(signs: FilmSigns, thorax: Thorax, rng) -> np.ndarray:
     return body
 
 
-def _add_breasts(body, thorax, rng):
+def _add_breasts(body: np.ndarray, thorax: Thorax, rng: np.random.Generator) -> None:
     low, wide, size, droop = vary(rng, [0.01, 0.16, 0.13, 0.0], [0.03, 0.015, 0.04, 0.006])
     low += sum(thorax.tops) / 2
     for side in range(2):
@@ -319,7 +339,7 @@ def _add_breasts(body, thorax, rng):
         body[view] += inside * (0.65 + 0.35 * np.clip(down, -1, 1)) * max(size, 0.05)
 
 
-def _add_gas(body, thorax, rng, upright):
+def _add_gas(body: np.ndarray, thorax: Thorax, rng: np.random.Generator, upright: bool) -> None:
     """Bubble of the stomach under the left dome; upright, its lower end is level."""
     place, wide, deep, much = vary(rng, [0.2, 0.055, 0.032, 0.2], [0.02, 0.014, 0.009, 0.06])
     wide, deep = max(wide, 0.025), max(deep, 0.014)
@@ -334,7 +354,7 @@ def _add_gas(body, thorax, rng, upright):
     body[view] -= max(much, 0.05) * bubble
 
 
-def draw_bones(signs: FilmSigns, thorax: Thorax, rng) -> np.ndarray:
+def draw_bones(signs: FilmSigns, thorax: Thorax, rng: np.random.Generator) -> np.ndarray:
     """Ribs, clavicles, shoulder blades and heads of the humerus, (384, 384) in units of tissue."""
     back, front = Strokes(), Strokes()
     spacing = (min(thorax.angles) - thorax.apex) / 10.2
@@ -358,10 +378,10 @@ def draw_bones(signs: FilmSigns, thorax: Thorax, rng) -> np.ndarray:
     return bones
 
 
-def _ribs(strokes, x, y, thick, value):
+def _ribs(strokes: Strokes, x: np.ndarray, y: np.ndarray, thick: float, value: float) -> None:
     """Tubes: their rims are denser than their middle."""
-    thick = thick * (0.75 + 0.25 * np.sin(np.linspace(0.6, 2.6, y.shape[1])))
-    top, low = y - thick, y + thick
+    half = thick * (0.75 + 0.25 * np.sin(np.linspace(0.6, 2.6, y.shape[1])))
+    top, low = y - half, y + half
     outlines = _points(np.concatenate([x, x[:, ::-1]], 1), np.concatenate([top, low[:, ::-1]], 1))
     middle = len(outlines[0]) // 2
     for outline in outlines:
@@ -370,7 +390,7 @@ def _ribs(strokes, x, y, thick, value):
         strokes.path(outline[middle:], 0.0035, value + 0.3)
 
 
-def _collar(strokes, signs, thorax, side, rng):
+def _collar(strokes: Strokes, signs: FilmSigns, thorax: Thorax, side: int, rng: np.random.Generator) -> None:
     along = np.linspace(0, 1, 16)
     lift, height = vary(rng, [0.075, 0.055], [0.012, 0.008])
     if signs.view == "AP":
@@ -384,7 +404,7 @@ def _collar(strokes, signs, thorax, side, rng):
     strokes.line(x, y + thick, 0.003, 0.9)
 
 
-def _blade(strokes, signs, thorax, side, rng):
+def _blade(strokes: Strokes, signs: FilmSigns, thorax: Thorax, side: int, rng: np.random.Generator) -> None:
     """Shoulder blade, over the lung on AP films, and the head of the humerus."""
     inward, tip = vary(rng, [0.03, 0.44], [0.012, 0.02])
     inward += 0.04 * (signs.view == "AP") - 0.02
@@ -397,7 +417,7 @@ def _blade(strokes, signs, thorax, side, rng):
     strokes.area(thorax.x(side, 0.49 + 0.06 * np.cos(turn), 0.15), 0.155 + 0.055 * np.sin(turn), 0.7)
 
 
-def add_spine(film: np.ndarray, thorax: Thorax, rng):
+def add_spine(film: np.ndarray, thorax: Thorax, rng: np.random.Generator) -> None:
     """Vertebrae with their discs and processes."""
     y = rows()[:, None]
     spacing, phase = float(rng.normal(0.052, 0.002)), float(rng.uniform(0, 6.3))
@@ -410,7 +430,7 @@ def add_spine(film: np.ndarray, thorax: Thorax, rng):
     film[view] += ramp(0.009 - aside, 0.008) * (0.05 * np.clip(np.sin(step + 1), 0, 1))
 
 
-def draw_vessels(thorax: Thorax, rng, upper=0.0) -> Strokes:
+def draw_vessels(thorax: Thorax, rng: np.random.Generator, upper: float = 0.0) -> Strokes:
     """Branches that leave the hila and thin out. `upper` 0..1 distends those to the upper lobes."""
     strokes = Strokes()
     stems = 11
@@ -436,7 +456,15 @@ def draw_vessels(thorax: Thorax, rng, upper=0.0) -> Strokes:
     return strokes
 
 
-def _taper(strokes, thorax, side, paths, widths, values, cuts):
+def _taper(
+    strokes: Strokes,
+    thorax: Thorax,
+    side: int,
+    paths: np.ndarray,
+    widths: np.ndarray,
+    values: np.ndarray,
+    cuts: tuple[int, ...],
+) -> None:
     """Draw walks, thinner and fainter from each cut on; the far ends first."""
     points = _points(thorax.x(side, paths[..., 0], paths[..., 1]), paths[..., 1])
     for k, cut in reversed(list(enumerate(cuts))):
@@ -446,7 +474,9 @@ def _taper(strokes, thorax, side, paths, widths, values, cuts):
             strokes.path(branch[2 * cut : end], width * share, value * (0.25 + 0.75 * share))
 
 
-def _grow(rng, starts, angles, steps, length):
+def _grow(
+    rng: np.random.Generator, starts: np.ndarray, angles: np.ndarray, steps: int, length: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Random walks outwards, (n, steps + 1, 2) as distance and y, and their angles, (n, steps)."""
     bends = rng.normal(0, 0.25, (len(starts), steps))
     angles = angles[:, None] + np.cumsum(bends, 1)

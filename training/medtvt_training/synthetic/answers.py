@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions and answers about one patient of the synthetic cohort, in the schema of `medtvt_training.data.schema`."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import numpy as np
 
 from ..data.conversation import MODALITIES, list_modalities, text_part
+from ..data.schema import Modality, Part, QARow
 from ..data.wording import POINTERS
 from .causes import DISEASE_OF_CODE, Causes
 from .findings import FINDINGS, GROUPS
 
 
-TITLES = {"ecg": "ECG", "cxr": "CXR", "lab": "Labs"}
+TITLES: dict[Modality, str] = {"ecg": "ECG", "cxr": "CXR", "lab": "Labs"}
 DIAGNOSIS_QUESTIONS = (
     ("Can you analyze my ", " to determine my probable conditions?"),
     ("Here are my ", ". Which diseases are likely?"),
@@ -18,7 +22,7 @@ DIAGNOSIS_QUESTIONS = (
     ("Given my ", ", which conditions should be considered?"),
 )
 # {group} is there in the questions about one part of a reading
-PHYSIOLOGY_QUESTIONS = {
+PHYSIOLOGY_QUESTIONS: dict[Modality, tuple[str, str]] = {
     "ecg": ("What information can be derived from the ", "?"),
     "cxr": ("What does the ", " show?"),
     "lab": ("What do the values of the ", " tell?"),
@@ -32,10 +36,17 @@ UNSUPPORTED = (
 )
 NO_DISEASE = ("No sign of the seven diseases.", "None of the seven diseases is supported.")
 
+_Wording = TypeVar("_Wording")
+
 
 def make_rows(
-    subject_id: str, causes: Causes, findings: list[str], files: dict, lab: dict, rng: np.random.Generator
-) -> list[dict]:
+    subject_id: str,
+    causes: Causes,
+    findings: list[str],
+    files: dict[str, str],
+    lab: dict[str, float | None],
+    rng: np.random.Generator,
+) -> list[QARow]:
     """
     Two physiology rows a modality, one on everything and one on a part of it, and one diagnosis row.
 
@@ -47,7 +58,9 @@ def make_rows(
     """
     diseases = [DISEASE_OF_CODE[code] for code in causes.diseases]
 
-    def row(name, level, modalities, prompt, completion):
+    def row(
+        name: str, level: str, modalities: Sequence[Modality], prompt: list[Part], completion: list[Part]
+    ) -> QARow:
         return {
             "id": f"{subject_id}-{name}",
             "subject_id": subject_id,
@@ -62,8 +75,8 @@ def make_rows(
             "findings": [finding for finding in findings if finding[:3] in modalities],
         }
 
-    def choose(options):
-        return options[rng.integers(len(options))]
+    def choose(options: Sequence[_Wording]) -> _Wording:
+        return options[int(rng.integers(len(options)))]
 
     rows = []
     for modality in MODALITIES:
@@ -84,20 +97,21 @@ def make_rows(
     return rows
 
 
-def _question(before: str, modalities, after: str) -> list[dict]:
+def _question(before: str, modalities: Sequence[Modality], after: str) -> list[Part]:
     return [text_part(before), *list_modalities(modalities), text_part(after)]
 
 
-def _group_sentence(modality: str, group: str, findings: list[str], choose) -> str:
+def _group_sentence(modality: str, group: str, findings: list[str], choose: Callable[[Sequence[str]], str]) -> str:
     """One part of a reading: `Rhythm: sinus tachycardia, premature atrial beats.`"""
     shown = [name for name in findings if name.startswith(modality) and FINDINGS[name].group == group]
     text = ", ".join(choose(FINDINGS[name].phrases) for name in shown) or choose(NOTHING)
     return f"{group[0].upper()}{group[1:]}: {text}."
 
 
-def _chain_of_evidence(causes: Causes, findings: list[str], choose) -> list[dict]:
+def _chain_of_evidence(causes: Causes, findings: list[str], choose: Callable[[Sequence[str]], str]) -> list[Part]:
     """A clause a finding, with the patient's diseases that it is evidence for; then the answer block."""
-    parts, supported = [text_part("<think>")], set()
+    parts = [text_part("<think>")]
+    supported: set[str] = set()
     for modality in MODALITIES:
         clauses = []
         for name in findings:

@@ -126,10 +126,10 @@ class Causes:
 def draw_causes(rng: np.random.Generator, setting: Setting) -> Causes:
     """Draws the causes of a patient."""
 
-    def chance(probability):
+    def chance(probability: float) -> bool:
         return bool(rng.random() < probability)
 
-    def logit(value):
+    def logit(value: float) -> float:
         return 1 / (1 + np.exp(-value))
 
     age = int(np.clip(round(rng.normal(65, 16)), 20, 92))

@@ -10,9 +10,11 @@ only, never an input) and `cohort.json` with the arguments that made it.
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -31,7 +33,9 @@ BYTES_A_PATIENT = 400_000
 CHUNK = 32
 
 
-def _write_chunk(folder: Path, seed: int, indices: range, setting: str) -> tuple[list[dict], list[dict]]:
+def _write_chunk(
+    folder: Path, seed: int, indices: range, setting: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Question rows and causes of a few patients; their files are written."""
     rows, causes = [], []
     for index in indices:
@@ -93,7 +97,7 @@ def write_cohort(
     chunks = [range(start, min(start + CHUNK, first + patients)) for start in range(first, first + patients, CHUNK)]
     rows, causes = [], []
     with new_folder(output_dir) as folder, tqdm(total=patients, unit="patient", disable=not progress) as bar:
-        for new_rows, new_causes in _run(chunks, folder, seed, setting, num_workers or os.cpu_count()):
+        for new_rows, new_causes in _run(chunks, folder, seed, setting, num_workers or os.cpu_count() or 1):
             rows += new_rows
             causes += new_causes
             bar.update(len(new_causes))
@@ -103,7 +107,9 @@ def write_cohort(
     return Path(output_dir)
 
 
-def _run(chunks: list[range], folder: Path, seed: int, setting: str, num_workers: int):
+def _run(
+    chunks: list[range], folder: Path, seed: int, setting: str, num_workers: int
+) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     """Results of the chunks in their order."""
     if num_workers == 1 or len(chunks) == 1:
         yield from (_write_chunk(folder, seed, chunk, setting) for chunk in chunks)
@@ -117,7 +123,7 @@ def _run(chunks: list[range], folder: Path, seed: int, setting: str, num_workers
             raise
 
 
-def _write_tables(folder: Path, rows: list[dict], causes: list[dict]):
+def _write_tables(folder: Path, rows: list[dict[str, Any]], causes: list[dict[str, Any]]) -> None:
     for level in LEVELS:
         (folder / level).mkdir()
         for split in SPLITS:

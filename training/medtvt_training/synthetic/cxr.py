@@ -3,7 +3,9 @@
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,6 +14,7 @@ from .anatomy import (
     CM,
     SIZE,
     Strokes,
+    Thorax,
     add_spine,
     cloud,
     draw_body,
@@ -92,7 +95,7 @@ def draw_outlines(signs: FilmSigns, rng: np.random.Generator) -> tuple[np.ndarra
     return _transform(heart, matrix) > 0.5, _transform(thorax.lungs * (1 - thorax.silhouette), matrix) > 0.5
 
 
-def _check(signs):
+def _check(signs: FilmSigns) -> None:
     sides = (None, *SIDE_NAMES)
     zones = {f"{side} {zone}" for side in ("right", "left") for zone in ZONES} | {"both sides"}
     accepted = {"view": ("PA", "AP"), "effusion": sides, "atelectasis": sides}
@@ -107,7 +110,7 @@ def _check(signs):
         raise ValueError(f"ctr is {signs.ctr}; accepted: 0.3 to 0.7.")
 
 
-def _streams(rng):
+def _streams(rng: np.random.Generator) -> dict[str, np.random.Generator]:
     seeds = np.random.SeedSequence(rng.integers(2**32, size=4).tolist()).spawn(len(PARTS))
     return {part: np.random.default_rng(seed) for part, seed in zip(PARTS, seeds)}
 
@@ -115,7 +118,7 @@ def _streams(rng):
 # Signs that take the place of air -----------------------------------------------------------------------------------
 
 
-def _fill(air, signs, thorax, parts):
+def _fill(air: np.ndarray, signs: FilmSigns, thorax: Thorax, parts: dict[str, np.random.Generator]) -> None:
     """Fluid and collapse take their share of the air, in place."""
     if signs.effusion:
         for side in SIDE_NAMES[signs.effusion]:
@@ -129,7 +132,7 @@ def _fill(air, signs, thorax, parts):
         air *= 1 - _atelectasis(SIDE_NAMES[signs.atelectasis], thorax, parts["atelectasis"])
 
 
-def _effusion(signs, thorax, side, rng):
+def _effusion(signs: FilmSigns, thorax: Thorax, side: int, rng: np.random.Generator) -> np.ndarray:
     """Upright a meniscus that climbs the chest wall; supine a haze that grows downwards. Share on that side's half."""
     y = rows()[:, None]
     amount = min(max(signs.effusion_ml / 1500, 0.1), 1.2)
@@ -144,7 +147,7 @@ def _effusion(signs, thorax, side, rng):
     return np.maximum(veil * (0.8 + 0.2 * climb), 0.85 * ramp(y - angle + 0.5 * rise * climb, 0.04))
 
 
-def _oedema(severity, thorax, rng):
+def _oedema(severity: float, thorax: Thorax, rng: np.random.Generator) -> np.ndarray:
     """Kerley B lines at the bases, haze around the hila, above 0.6 in the form of a bat's wings."""
     y = rows()[:, None]
     lumps = cloud(rng, 48, 14)
@@ -169,7 +172,7 @@ def _oedema(severity, thorax, rng):
     return np.clip(np.maximum(strokes.layer(0.72), haze), 0, 0.9)
 
 
-def _sites(zones):
+def _sites(zones: tuple[str, ...]) -> list[tuple[int, str]]:
     """`(side, zone)` of the names; `"both sides"` stands for all middle and basal ones."""
     if "both sides" in zones:
         return [(side, zone) for side in range(2) for zone in ("middle", "base")]
@@ -177,7 +180,7 @@ def _sites(zones):
     return [(("right", "left").index(side), zone) for side, zone in names]
 
 
-def _lobar(air, signs, thorax, rng):
+def _lobar(air: np.ndarray, signs: FilmSigns, thorax: Thorax, rng: np.random.Generator) -> None:
     """A quarter to half of a lung, dense, ending at a fissure; the bronchi within still hold air."""
     y = rows()[:, None]
     for side, zone in _sites(signs.opacity_zones):
@@ -194,7 +197,7 @@ def _lobar(air, signs, thorax, rng):
         air[:, half] *= 1 - density
 
 
-def _bronchi(thorax, side, zone, rng):
+def _bronchi(thorax: Thorax, side: int, zone: str, rng: np.random.Generator) -> np.ndarray:
     strokes = Strokes()
     start = np.array([0.1, thorax.carina + 0.08])
     low, high = ZONES[zone]
@@ -208,7 +211,7 @@ def _bronchi(thorax, side, zone, rng):
     return strokes.layer()
 
 
-def _patchy(air, signs, thorax, rng):
+def _patchy(air: np.ndarray, signs: FilmSigns, thorax: Thorax, rng: np.random.Generator) -> None:
     """Two to five patches of 2-5 cm, lumpy and without sharp edges."""
     sites = _sites(signs.opacity_zones)
     count = max(2 + round(3 * signs.opacity_extent), len(sites))
@@ -229,7 +232,7 @@ def _patchy(air, signs, thorax, rng):
         air[view] *= 1 - dense * ramp(1.05 - np.sqrt(across * across + down * down) + 0.24 * lumps[view], 0.9)
 
 
-def _interstitial(air, signs, thorax, rng):
+def _interstitial(air: np.ndarray, signs: FilmSigns, thorax: Thorax, rng: np.random.Generator) -> None:
     """A net of lines."""
     y = rows()
     # where a smooth field changes its sign, its contours form meshes
@@ -247,7 +250,7 @@ def _interstitial(air, signs, thorax, rng):
         air[:, half] *= 1 - np.minimum(share, 0.8)
 
 
-def _atelectasis(sides, thorax, rng):
+def _atelectasis(sides: Sequence[int], thorax: Thorax, rng: np.random.Generator) -> np.ndarray:
     """Thin bands of 3-10 cm above the diaphragm, nearly horizontal, that taper."""
     strokes = Strokes()
     along = np.linspace(0, 1, 14)
@@ -271,7 +274,7 @@ def _atelectasis(sides, thorax, rng):
 # Metal and plastic --------------------------------------------------------------------------------------------------
 
 
-def _add_devices(film, signs, thorax, parts):
+def _add_devices(film: np.ndarray, signs: FilmSigns, thorax: Thorax, parts: dict[str, np.random.Generator]) -> None:
     plastic, metal = Strokes(), Strokes()
     if signs.tube:
         _tube(plastic, thorax, parts["tube"])
@@ -290,7 +293,7 @@ def _add_devices(film, signs, thorax, parts):
             film += strokes.layer(density)
 
 
-def _tube(strokes, thorax, rng):
+def _tube(strokes: Strokes, thorax: Thorax, rng: np.random.Generator) -> None:
     above, bend = rng.uniform(3, 7) * CM, rng.normal(0, 0.006)
     tip = thorax.carina - above
     y = np.linspace(-0.02, tip, 12)
@@ -300,7 +303,7 @@ def _tube(strokes, thorax, rng):
     strokes.line(x + 0.01, y, 0.0045, 0.95)
 
 
-def _line(strokes, thorax, rng):
+def _line(strokes: Strokes, thorax: Thorax, rng: np.random.Generator) -> None:
     vein = 0.8 * np.interp(0.3, rows(), thorax.heart[0])
     tip = thorax.carina + rng.uniform(-0.02, 0.05)
     way = rng.choice(3, p=[0.6, 0.2, 0.2])
@@ -313,7 +316,7 @@ def _line(strokes, thorax, rng):
     strokes.line(thorax.x(0, distance, y), y, 0.0055, 0.95)
 
 
-def _pacemaker(strokes, thorax, rng):
+def _pacemaker(strokes: Strokes, thorax: Thorax, rng: np.random.Generator) -> None:
     turn = np.linspace(0, 2 * np.pi, 48)
     size, place, height, tilt = vary(rng, [0.046, 0.27, 0.265, 0.15], [0.004, 0.02, 0.02, 0.15])
     # a rounded box, turned; its battery is denser
@@ -337,7 +340,7 @@ def _pacemaker(strokes, thorax, rng):
         strokes.line(x[-4:], y[-4:], 0.009, 0.85)
 
 
-def _wires(strokes, thorax, rng):
+def _wires(strokes: Strokes, thorax: Thorax, rng: np.random.Generator) -> None:
     turn = np.linspace(0.4, 6.6, 16)
     first, last = thorax.carina - 0.11, thorax.carina + rng.uniform(0.2, 0.26)
     for height in np.linspace(first, last, rng.integers(5, 8)):
@@ -348,7 +351,7 @@ def _wires(strokes, thorax, rng):
         strokes.line(x[:1] + [0, 0.006], y[:1] + [0, 0.008], 0.005, 0.6)
 
 
-def _rim(strokes, thorax, rng):
+def _rim(strokes: Strokes, thorax: Thorax, rng: np.random.Generator) -> None:
     """Calcified rim of the aortic knob."""
     height, distance = thorax.knob
     y = height + np.linspace(-0.035, rng.uniform(0.01, 0.03), 14)
@@ -356,9 +359,9 @@ def _rim(strokes, thorax, rng):
     strokes.line(x, y, 0.007, rng.uniform(0.6, 0.9))
 
 
-def _marker(strokes, rng):
+def _marker(strokes: Strokes, rng: np.random.Generator) -> None:
     """The letter of a side, in the corner above that shoulder."""
-    letters = [
+    letters: list[list[tuple[float, float]]] = [
         [(0, 0), (0, 1), (0, 0), (0.5, 0), (0.6, 0.25), (0.5, 0.5), (0, 0.5), (0.6, 1)],
         [(0, 0), (0, 1), (0.6, 1)],
     ]
@@ -371,7 +374,7 @@ def _marker(strokes, rng):
 # The exposure -------------------------------------------------------------------------------------------------------
 
 
-def _frame(signs, rng):
+def _frame(signs: FilmSigns, rng: np.random.Generator) -> tuple[float, ...]:
     """The affine map from the film to the drawing: tilt, position and size, the drawing's border left out."""
     turn = np.deg2rad(signs.rotation)
     sine, cosine = np.sin(turn), np.cos(turn)
@@ -382,12 +385,12 @@ def _frame(signs, rng):
     return (a, b, x * SIZE - half * (a + b), -b, a, y * SIZE - half * (a - b))
 
 
-def _transform(values, matrix):
+def _transform(values: np.ndarray, matrix: tuple[float, ...]) -> np.ndarray:
     image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
     return np.asarray(image.transform((SIZE, SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
 
 
-def _expose(film, signs, parts):
+def _expose(film: np.ndarray, signs: FilmSigns, parts: dict[str, np.random.Generator]) -> np.ndarray:
     """Film density to grey levels."""
     rng = parts["noise"]
     dose, grain, bright, blur = vary(rng, [1.35, 0.016, 0.0, 0.14], [0.07, 0.004, 0.02, 0.04])
@@ -407,7 +410,7 @@ def _expose(film, signs, parts):
 # Files and figures --------------------------------------------------------------------------------------------------
 
 
-def write_cxr(path: str | os.PathLike, image: np.ndarray):
+def write_cxr(path: str | os.PathLike, image: np.ndarray) -> None:
     """
     Write a film as PNG. A file of that name is replaced once the new one is complete.
 
@@ -425,7 +428,7 @@ def write_cxr(path: str | os.PathLike, image: np.ndarray):
         partial.unlink(missing_ok=True)
 
 
-def _check_image(image):
+def _check_image(image: Any) -> None:
     if getattr(image, "dtype", None) != np.uint8 or image.ndim != 2:
         found = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(f"The film is {found}; accepted: a uint8 array of shape (height, width).")

@@ -4,6 +4,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -115,7 +116,7 @@ def draw_ecg(signs: EcgSigns, rng: np.random.Generator) -> np.ndarray:
     return _acquire(leads, signs, noise_rng)
 
 
-def _check(signs):
+def _check(signs: EcgSigns) -> None:
     wide = signs.conduction == "lbbb" or signs.rhythm == "paced"
     hidden = ("infarct", "strain", "ischaemia", "acute", "nonspecific", "poor_r_progression")
     pairs = [
@@ -136,7 +137,7 @@ def _check(signs):
             raise ValueError(f"signs: {name} is {getattr(signs, name)!r}; accepted are {', '.join(map(repr, known))}.")
 
 
-def _beat_times(signs, rng):
+def _beat_times(signs: EcgSigns, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Onsets (s) of the normally conducted QRS complexes, of those after a sinus P wave, of the PACs and the PVCs."""
     rr = 60 / signs.rate
     first = rng.uniform(0, rr)
@@ -174,18 +175,18 @@ def _beat_times(signs, rng):
     return np.delete(beats, places[~is_pac]), np.delete(beats, places), pacs, pvcs
 
 
-def _frontal(length, angle):
+def _frontal(length: float | np.ndarray, angle: float | np.ndarray) -> tuple[Any, Any]:
     """Heights (mV) in I and II of a frontal vector, angle in degrees."""
     return length * np.cos(np.radians(angle)), length * np.cos(np.radians(angle - 60))
 
 
-def _bumps(times, start, end):
+def _bumps(times: np.ndarray, start: float | np.ndarray, end: float | np.ndarray) -> np.ndarray:
     """Smooth waves of height 1 between start and end: (..., 1) each -> (..., times)."""
     phase = np.clip((times - start) / (end - start), 0, 1)
     return np.sin(np.pi * phase) ** 2
 
 
-def _qrs(signs, rng):
+def _qrs(signs: EcgSigns, rng: np.random.Generator) -> np.ndarray:
     """QRS of the eight leads (8, samples) from its onset."""
     build, spread = rng.normal(0, 0.26), rng.normal(0, 0.22, (3, 6))
     sex = MALE_CHEST if signs.male else MALE_CHEST / np.array([1, 1.2, 1.2, 1.2, 1.2, 1])
@@ -216,7 +217,16 @@ def _qrs(signs, rng):
     return _limit_voltages(qrs, signs, voltages)
 
 
-def _narrow_waves(signs, limb_r, chest_q, chest_r, chest_s, angles, small, old_q):
+def _narrow_waves(
+    signs: EcgSigns,
+    limb_r: float,
+    chest_q: np.ndarray,
+    chest_r: np.ndarray,
+    chest_s: np.ndarray,
+    angles: np.ndarray,
+    small: np.ndarray,
+    old_q: float,
+) -> tuple[np.ndarray, np.ndarray]:
     """Heights and windows of Q, R, S and a last wave, of a right bundle branch block, in eight leads."""
     windows = np.concatenate([QRS_WAVES, np.broadcast_to([0.45, 1.0], (8, 1, 2))], axis=1)
     # Q and S point away from R; the first forces of a left anterior fascicular block point down
@@ -233,7 +243,7 @@ def _narrow_waves(signs, limb_r, chest_q, chest_r, chest_s, angles, small, old_q
     chest_q = chest_q.copy()
     chest_r = chest_r.copy()
     wide = min(52 / signs.qrs_ms, 0.6)  # an old Q wave lasts 40 ms and more
-    for lead in INFARCT_LEADS.get(signs.infarct, []):
+    for lead in INFARCT_LEADS.get(signs.infarct or "", []):
         if lead in (V1, V2):  # QS
             chest_r[lead - 2], windows[lead, 2, 0] = 0, 0
             chest_s[lead - 2] = max(chest_s[lead - 2], 0.5)
@@ -268,7 +278,7 @@ def _narrow_waves(signs, limb_r, chest_q, chest_r, chest_s, angles, small, old_q
     return heights, windows
 
 
-def _limit_voltages(qrs, signs, draws):
+def _limit_voltages(qrs: np.ndarray, signs: EcgSigns, draws: np.ndarray) -> np.ndarray:
     """Scale leads so that exactly the stated voltage criteria are met."""
     limb, chest = LIMB @ qrs[:2], qrs[2:]
     highest = np.ptp(limb, axis=1).max()
@@ -293,7 +303,7 @@ def _limit_voltages(qrs, signs, draws):
     return qrs
 
 
-def _st_t(signs, rng, qrs):
+def _st_t(signs: EcgSigns, rng: np.random.Generator, qrs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Levels of ST and heights of T and U (mV) in eight leads."""
     st = np.clip(rng.normal(0, 0.006, 8), -0.012, 0.012)
     sex = MALE_CHEST if signs.male else MALE_CHEST / np.array([1, 1.2, 1.2, 1.2, 1.2, 1])
@@ -345,7 +355,7 @@ def _st_t(signs, rng, qrs):
     return st, t, np.zeros(8)
 
 
-def _raise_st(signs, st, t):
+def _raise_st(signs: EcgSigns, st: np.ndarray, t: np.ndarray) -> None:
     """ST elevation of an acute infarct with its reciprocal depression, in place."""
     level = signs.acute_mv
     if signs.acute == "inferior":
@@ -362,7 +372,15 @@ def _raise_st(signs, st, t):
     st[list(changes)] = list(changes.values())
 
 
-def _complex(qrs, st, t, u, qrs_ms, qt, signs=None):
+def _complex(
+    qrs: np.ndarray,
+    st: np.ndarray,
+    t: np.ndarray,
+    u: np.ndarray,
+    qrs_ms: float,
+    qt: float,
+    signs: EcgSigns | None = None,
+) -> np.ndarray:
     """QRS, ST, T and U of one beat, (8, samples) float32 from the onset of QRS."""
     times = np.arange(0, qt + 250, STEP)
     peak = qt - (62 if signs and signs.strain else 78)
@@ -383,7 +401,7 @@ def _complex(qrs, st, t, u, qrs_ms, qt, signs=None):
     return beat.astype(np.float32)
 
 
-def _add(leads, template, time, strength=1.0):
+def _add(leads: np.ndarray, template: np.ndarray, time: float, strength: float = 1.0) -> None:
     """Add a template that begins at `time` (s), as far as it lies on the paper."""
     start = round(time * SAMPLING_RATE)
     first, last = max(start, 0), min(start + template.shape[1], SAMPLES)
@@ -391,7 +409,9 @@ def _add(leads, template, time, strength=1.0):
         leads[:, first:last] += np.float32(strength) * template[:, first - start : last - start]
 
 
-def _draw_premature(leads, beats, qt, usual_mv, rng):
+def _draw_premature(
+    leads: np.ndarray, beats: np.ndarray, qt: float, usual_mv: float, rng: np.random.Generator
+) -> None:
     """Ventricular premature beats: one wide form without P, with ST and T against the QRS."""
     angle, chest = PVCS[rng.integers(2)]
     width, limb, spread = rng.uniform(144, 176), rng.uniform(1.1, 1.7), np.exp(rng.normal(0, 0.15, 6))
@@ -403,7 +423,9 @@ def _draw_premature(leads, beats, qt, usual_mv, rng):
         _add(leads, template, beat)
 
 
-def _draw_atria(leads, signs, rng, regular_beats, pac_beats):
+def _draw_atria(
+    leads: np.ndarray, signs: EcgSigns, rng: np.random.Generator, regular_beats: np.ndarray, pac_beats: np.ndarray
+) -> None:
     """P waves, or the waves of fibrillation or flutter."""
     height, angle, chest = rng.uniform(0.095, 0.15), rng.normal(52, 8), rng.uniform(0.8, 1.2, 6)
     noise, phases, shift = rng.normal(size=(2, 26)), rng.uniform(0, 2 * np.pi, 4), rng.uniform(0.3, 0.6)
@@ -422,21 +444,21 @@ def _draw_atria(leads, signs, rng, regular_beats, pac_beats):
         leads += np.outer(FLUTTER, np.interp(cycles % 1, grid, saw)).astype(np.float32)
     elif signs.rhythm == "af":
         time = np.arange(SAMPLES)
-        waves = []
+        drawn = []
         for source, (first, second) in zip(noise, phases.reshape(2, 2)):  # the frequency wanders, and so does the size
             knots = np.linspace(0, SAMPLES, source.size)
             frequency = np.interp(time, knots, np.clip(6.2 + 0.7 * source, 4.8, 7.8))
             phase = first + 2 * np.pi * np.cumsum(frequency) / SAMPLING_RATE
             size = np.interp(time, knots, np.clip(1 + 0.35 * np.roll(source, 7), 0.4, 1.6))
-            waves.append(size * (np.sin(phase) + 0.25 * np.sin(2 * phase + second)))
-        waves = np.array([waves[0], 0.6 * waves[0] + 0.8 * waves[1]], np.float32)
+            drawn.append(size * (np.sin(phase) + 0.25 * np.sin(2 * phase + second)))
+        waves = np.array([drawn[0], 0.6 * drawn[0] + 0.8 * drawn[1]], np.float32)
         # the height from trough to crest of a sine of the same power
         waves *= signs.f_wave_mv / (2 * np.sqrt(2)) / waves.std(axis=1, keepdims=True)
         which = np.array([0, 1, 0, 0, 0, 1, 1, 1])
         leads += FIBRILLATION[:, None].astype(np.float32) * waves[which]
 
 
-def _add_p_waves(leads, beats, signs, right, left):
+def _add_p_waves(leads: np.ndarray, beats: np.ndarray, signs: EcgSigns, right: np.ndarray, left: np.ndarray) -> None:
     """P = right, then left atrium. The feet of the waves are too flat to see, so they begin a little early."""
     width = signs.p_ms / 0.92
     times = np.arange(0, width + STEP, STEP)
@@ -451,7 +473,7 @@ def _add_p_waves(leads, beats, signs, right, left):
         _add(leads, template.astype(np.float32), beat - (signs.pr_ms + 0.04 * width) / 1000)
 
 
-def _acquire(leads, signs, rng):
+def _acquire(leads: np.ndarray, signs: EcgSigns, rng: np.random.Generator) -> np.ndarray:
     """From the heart's eight leads to twelve recorded ones."""
     if signs.limb_swap:
         leads[:2] = -leads[0], leads[1] - leads[0]
@@ -479,7 +501,7 @@ def _acquire(leads, signs, rng):
     return recorded
 
 
-def write_ecg(path: str | os.PathLike, signal: np.ndarray):
+def write_ecg(path: str | os.PathLike, signal: np.ndarray) -> None:
     """
     Write a WFDB record: `path` + `.hea` and `.dat` (format 16, 200 units/mV, NaN as invalid sample), replaced only
     once they are complete.
@@ -512,7 +534,7 @@ def write_ecg(path: str | os.PathLike, signal: np.ndarray):
             partial.unlink(missing_ok=True)
 
 
-def check_signal(signal):
+def check_signal(signal: np.ndarray) -> None:
     """Raises ValueError unless the signal is (12, samples) of two seconds or more."""
     if signal.ndim != 2 or len(signal) != 12 or signal.shape[1] < 2 * SAMPLING_RATE:
         raise ValueError(f"signal: shape {signal.shape}; accepted is (12, samples), at least 2 s of 500 Hz.")

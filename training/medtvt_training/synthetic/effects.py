@@ -6,6 +6,9 @@ A sign appears by a noisy-or: with base rate b and a cause's strength l, P = 1 -
 those of the project's table of physiology (sections 2a, 2b and 4).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from .causes import Causes, Setting
@@ -13,7 +16,7 @@ from .signs import EcgSigns, FilmSigns
 
 
 # sign -> base rate, its factor for each decade of age, strength of the causes
-ECG_SIGNS = {
+ECG_SIGNS: dict[str, tuple[float, float, dict[str, float]]] = {
     "af": (0.003, 1, {"AF": 0.38}),
     "tachycardia": (0.075, 1, {"SEP": 0.35, "PNA": 0.15, "DEHYDRATION": 0.15, "INF": 0.15, "COPD": 0.05, "HF": 0.03}),
     "bradycardia": (0.055, 1, {"AF": 0.03, "CAD": 0.02}),
@@ -36,7 +39,7 @@ ECG_SIGNS = {
     "paced": (0.008, 1, {"AF": 0.035, "HF": 0.02}),
     "poor_r_progression": (0.065, 1, {}),
 }
-FILM_SIGNS = {
+FILM_SIGNS: dict[str, tuple[float, float, dict[str, float]]] = {
     "effusion": (0.26, 1, {"HF": 0.26, "PNA": 0.16, "SEP": 0.10, "ARF": 0.07}),
     "oedema": (0.065, 1, {"HF": 0.34, "ESRD": 0.12, "ARF": 0.06, "SEP": 0.06}),
     "opacity": (0.18, 1, {"PNA": 0.70, "SEP": 0.09, "HF": 0.07}),
@@ -55,11 +58,15 @@ CONTROLLED = {"lvh": 0.03}
 class _Chance:
     """Draws signs of one patient by the noisy-or, with causes that act at the time of the recording."""
 
-    def __init__(self, rng: np.random.Generator, causes: Causes, setting: Setting, acts):
+    def __init__(
+        self, rng: np.random.Generator, causes: Causes, setting: Setting, acts: Callable[[str], bool]
+    ) -> None:
         self.rng, self.causes, self.setting, self.acts = rng, causes, setting, acts
-        self.extra = set()  # signs that are causes of other signs
+        self.extra: set[str] = set()  # signs that are causes of other signs
 
-    def __call__(self, sign: str, table: dict, halved: tuple[str, ...] = ()) -> bool:
+    def __call__(
+        self, sign: str, table: dict[str, tuple[float, float, dict[str, float]]], halved: tuple[str, ...] = ()
+    ) -> bool:
         base, per_decade, strengths = table[sign]
         base = min(0.9, base * per_decade**self.causes.decades) * self.setting.background
         none = 1 - base
@@ -72,15 +79,15 @@ class _Chance:
                 none *= (1 - strength) ** self.setting.sign_gain
         return bool(self.rng.random() >= none)
 
-    def one_of(self, shares: dict):
+    def one_of(self, shares: dict[str, float]) -> str:
         return list(shares)[self.rng.choice(len(shares), p=np.array(list(shares.values())) / sum(shares.values()))]
 
 
-def draw_ecg_signs(rng: np.random.Generator, causes: Causes, blood: dict, setting: Setting) -> EcgSigns:
+def draw_ecg_signs(rng: np.random.Generator, causes: Causes, blood: dict[str, float], setting: Setting) -> EcgSigns:
     """Draws the signs of a patient's ECG; `blood` holds the true potassium (mEq/L) and calcium (mg/dL)."""
     chance = _Chance(rng, causes, setting, causes.active)
     s = causes.s
-    signs = {"male": causes.male, "lvh": 0.0, "strain": False, "left_atrium": False}
+    signs: dict[str, Any] = {"male": causes.male, "lvh": 0.0, "strain": False, "left_atrium": False}
     af, paced = chance("af", ECG_SIGNS), chance("paced", ECG_SIGNS)
     signs["rhythm"] = ("flutter" if rng.random() < 1 / 8 else "af") if af else "paced" if paced else "sinus"
     signs |= _rate(rng, chance, causes, signs["rhythm"])
@@ -111,23 +118,7 @@ def draw_ecg_signs(rng: np.random.Generator, causes: Causes, blood: dict, settin
     signs["tented_t"] = bool(rng.random() < tented) and narrow and not signs["strain"]
     signs["flat_t_u"] = bool(potassium < 3.0) and narrow and not signs["tented_t"]
     widened = potassium > 7 and rng.random() < 0.3
-    signs["qrs_ms"] = {"lbbb": rng.uniform(125, 165), "rbbb": rng.uniform(122, 155)}.get(
-        (block or "")[:4], rng.uniform(140, 175) if paced else rng.normal(91, 7.5)
-    )
-    if block is None and not paced:
-        signs["qrs_ms"] = float(np.clip(signs["qrs_ms"], 72, 109)) + 35 * widened
-    # atria that stretch or fibrillate at times conduct slowly
-    p_ms = rng.normal(95, 8) + 1.5 * causes.decades + 3 * ("HTN" in causes) + 5 * ("AF" in causes)
-    signs["p_ms"] = rng.uniform(121, 140) if signs["left_atrium"] else float(np.clip(p_ms, 80, 117))
-    long_pr = chance("long_pr", ECG_SIGNS)
-    pr_ms = rng.uniform(205, 260) if long_pr else float(np.clip(rng.normal(158 + 4 * causes.decades, 18), 122, 198))
-    signs["pr_ms"] = max(pr_ms, signs["p_ms"] + 20)  # P ends before QRS begins
-    acts = [(causes.active("SEP"), 8), ("HF" in causes, 8), (causes.active("ARF"), 6), ("DM" in causes, 5)]
-    qtc = rng.normal(429 + 2 * causes.decades, 25) + sum(
-        shift for is_so, shift in [*acts, ("CAD" in causes, 5)] if is_so
-    )
-    qtc += 20 * max(0.0, 8.4 - blood["Calcium, Total"]) + max(0.0, signs["qrs_ms"] - 110) * 0.5
-    signs["qtc_ms"] = float(np.clip(qtc, 360, 580))
+    signs |= _intervals(rng, chance, causes, signs, 35 * widened, blood["Calcium, Total"])
     # T waves grow with potassium long before they are tented
     size = rng.normal(1 - 0.05 * causes.decades, 0.2) + 0.2 * np.clip(potassium - 4.2, -1, 2)
     size *= 0.95 if "HTN" in causes else 1
@@ -143,7 +134,31 @@ def draw_ecg_signs(rng: np.random.Generator, causes: Causes, blood: dict, settin
     return EcgSigns(**_plain(signs | _ecg_faults(rng, setting)))
 
 
-def _rate(rng, chance, causes: Causes, rhythm: str) -> dict:
+def _intervals(
+    rng: np.random.Generator, chance: _Chance, causes: Causes, signs: dict[str, Any], widening: float, calcium: float
+) -> dict[str, Any]:
+    """P, PR, QRS and QTc, where rhythm, conduction and left atrium are known."""
+    block, paced = signs["conduction"], signs["rhythm"] == "paced"
+    qrs_ms = {"lbbb": rng.uniform(125, 165), "rbbb": rng.uniform(122, 155)}.get(
+        (block or "")[:4], rng.uniform(140, 175) if paced else rng.normal(91, 7.5)
+    )
+    if block is None and not paced:
+        qrs_ms = float(np.clip(qrs_ms, 72, 109)) + widening
+    # atria that stretch or fibrillate at times conduct slowly
+    usual = rng.normal(95, 8) + 1.5 * causes.decades + 3 * ("HTN" in causes) + 5 * ("AF" in causes)
+    p_ms = rng.uniform(121, 140) if signs["left_atrium"] else float(np.clip(usual, 80, 117))
+    long_pr = chance("long_pr", ECG_SIGNS)
+    pr_ms = rng.uniform(205, 260) if long_pr else float(np.clip(rng.normal(158 + 4 * causes.decades, 18), 122, 198))
+    pr_ms = max(pr_ms, p_ms + 20)  # P ends before QRS begins
+    acts = [(causes.active("SEP"), 8), ("HF" in causes, 8), (causes.active("ARF"), 6), ("DM" in causes, 5)]
+    qtc = rng.normal(429 + 2 * causes.decades, 25) + sum(
+        shift for is_so, shift in [*acts, ("CAD" in causes, 5)] if is_so
+    )
+    qtc += 20 * max(0.0, 8.4 - calcium) + max(0.0, qrs_ms - 110) * 0.5
+    return {"qrs_ms": qrs_ms, "p_ms": p_ms, "pr_ms": pr_ms, "qtc_ms": float(np.clip(qtc, 360, 580))}
+
+
+def _rate(rng: np.random.Generator, chance: _Chance, causes: Causes, rhythm: str) -> dict[str, Any]:
     """Rate and its variation."""
     fast, slow = chance("tachycardia", ECG_SIGNS), chance("bradycardia", ECG_SIGNS)
     if rhythm == "af":
@@ -169,7 +184,7 @@ def _rate(rng, chance, causes: Causes, rhythm: str) -> dict:
     return {"rate": float(min(rate, 160)), "rr_variation": variation}
 
 
-def _axis(rng, left: bool, block: str | None, decades: float) -> float:
+def _axis(rng: np.random.Generator, left: bool, block: str | None, decades: float) -> float:
     if block == "rbbb_lafb" or left:
         return float(rng.uniform(-75, -35))
     if rng.random() < 0.025:
@@ -177,9 +192,9 @@ def _axis(rng, left: bool, block: str | None, decades: float) -> float:
     return float(np.clip(rng.normal(35 - 7 * decades, 26), -28, 86))  # it turns left with age
 
 
-def _st_t(rng, chance, narrow: bool, severity: float) -> dict:
+def _st_t(rng: np.random.Generator, chance: _Chance, narrow: bool, severity: float) -> dict[str, Any]:
     """Infarcts, ischaemia and the unspecific. Where conduction is abnormal, ST-T says nothing of its own."""
-    signs = {"infarct": None}
+    signs: dict[str, Any] = {"infarct": None}
     infarct = chance("infarct", ECG_SIGNS)
     ischaemia, acute = chance("ischaemia", ECG_SIGNS), chance("acute", ECG_SIGNS)
     nonspecific = chance("nonspecific", ECG_SIGNS)
@@ -201,9 +216,9 @@ def _st_t(rng, chance, narrow: bool, severity: float) -> dict:
     return signs
 
 
-def _ecg_faults(rng, setting: Setting) -> dict:
+def _ecg_faults(rng: np.random.Generator, setting: Setting) -> dict[str, Any]:
     rare = setting.background
-    faults = {
+    faults: dict[str, Any] = {
         "wander_mv": float(rng.uniform(0.4, 0.6) if rng.random() < 0.03 else min(0.4, rng.gamma(4, 0.03))),
         "mains_mv": float(rng.uniform(0.002, 0.05) * (rng.random() < 0.3)),
         "emg_mv": float(rng.uniform(0.002, 0.02)),
@@ -221,7 +236,7 @@ def draw_film_signs(rng: np.random.Generator, causes: Causes, setting: Setting) 
     """Draws the signs of a patient's chest film, taken one to three days after ECG and labs."""
     chance = _Chance(rng, causes, setting, causes.__contains__)
     late_pneumonia = ("PNA",) if "PNA" in causes.late else ()
-    signs = {"male": causes.male}
+    signs: dict[str, Any] = {"male": causes.male}
     ill = sum(code in causes for code in ("SEP", "ARF", "PNA"))
     tube, line = chance("tube", FILM_SIGNS), chance("line", FILM_SIGNS)
     supine = rng.random() < 1 - 0.21 * 0.6**ill
@@ -249,7 +264,7 @@ def draw_film_signs(rng: np.random.Generator, causes: Causes, setting: Setting) 
     return FilmSigns(**_plain(signs))
 
 
-def _heart(rng, causes: Causes, signs: dict) -> float:
+def _heart(rng: np.random.Generator, causes: Causes, signs: dict[str, Any]) -> float:
     """Cardiothoracic ratio as it measures on the film."""
     hypertension = 0.003 if "HTN" in causes.treated else 0.01
     shifts = {"OBESITY": 0.01, "HF": 0.05, "AF": 0.02, "CKD": 0.015, "HTN": hypertension, "CAD": 0.01, "COPD": -0.03}
@@ -259,7 +274,9 @@ def _heart(rng, causes: Causes, signs: dict) -> float:
     return float(np.clip(ratio + 0.035 * (signs["view"] == "AP") + 0.03 * signs["poor_inspiration"], 0.36, 0.68))
 
 
-def _opacity(rng, chance, causes: Causes, late_pneumonia) -> dict:
+def _opacity(
+    rng: np.random.Generator, chance: _Chance, causes: Causes, late_pneumonia: tuple[str, ...]
+) -> dict[str, Any]:
     if not chance("opacity", FILM_SIGNS, halved=late_pneumonia):
         return {"opacity": None}
     kind = chance.one_of({"lobar": 30, "patchy": 45, "interstitial": 25})
@@ -269,7 +286,7 @@ def _opacity(rng, chance, causes: Causes, late_pneumonia) -> dict:
     }
     first = chance.one_of(zones)
     if kind == "interstitial":
-        chosen = ("both sides",)
+        chosen: tuple[str, ...] = ("both sides",)
     elif kind == "patchy" and rng.random() < 0.4:
         second = chance.one_of({zone: share for zone, share in zones.items() if zone != first})
         chosen = (first, second)
@@ -279,6 +296,6 @@ def _opacity(rng, chance, causes: Causes, late_pneumonia) -> dict:
     return {"opacity": kind, "opacity_zones": chosen, "opacity_extent": float(0.25 + 0.7 * severity)}
 
 
-def _plain(signs: dict) -> dict:
+def _plain(signs: dict[str, Any]) -> dict[str, Any]:
     """Python numbers and no more: signs are written as JSON and compared."""
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in signs.items()}

@@ -3,6 +3,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from processing_medtvt import LAB_DEFINITIONS
 
@@ -15,7 +16,9 @@ from .patient import write_patient
 EXAMPLE_SEED, EXAMPLE_INDEX = 0, 7529
 
 
-def write_example_patient(folder: str | os.PathLike, seed: int = EXAMPLE_SEED, index: int = EXAMPLE_INDEX) -> dict:
+def write_example_patient(
+    folder: str | os.PathLike, seed: int = EXAMPLE_SEED, index: int = EXAMPLE_INDEX
+) -> dict[str, Any]:
     """
     Writes the files of an imaginary patient.
 

@@ -5,6 +5,7 @@ words. The words are unambiguous, so that a text can be checked against the pati
 """
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from .signs import EcgSigns, FilmSigns
@@ -181,9 +182,9 @@ def read_findings(ecg: EcgSigns, film: FilmSigns, lab: dict[str, float | None]) 
     return [name for name in FINDINGS if name in present]
 
 
-def _read_ecg(ecg: EcgSigns):
+def _read_ecg(ecg: EcgSigns) -> Iterator[str]:
     sinus = ecg.rhythm == "sinus"
-    q_waves = ecg.infarct and f"ecg: {ecg.infarct} Q waves"
+    q_waves = f"ecg: {ecg.infarct} Q waves"
     block = ecg.conduction or ""
     yield from (
         name
@@ -208,7 +209,7 @@ def _read_ecg(ecg: EcgSigns):
             "ecg: strain": ecg.strain,
             "ecg: low voltage": ecg.low_voltage,
             "ecg: poor R progression": ecg.poor_r_progression,
-            q_waves: q_waves,
+            q_waves: ecg.infarct,
             "ecg: ST elevation": ecg.acute,
             "ecg: ST depression": ecg.ischaemia and ecg.ischaemia != "lateral T",
             "ecg: lateral T inversion": ecg.ischaemia == "lateral T",
@@ -220,7 +221,7 @@ def _read_ecg(ecg: EcgSigns):
     )
 
 
-def _read_film(film: FilmSigns):
+def _read_film(film: FilmSigns) -> Iterator[str]:
     large = film.ctr > (0.51 if film.view == "PA" else 0.545)
     yield "cxr: enlarged heart" if large else "cxr: normal heart size"
     if film.opacity == "interstitial":
@@ -237,7 +238,7 @@ def _read_film(film: FilmSigns):
             yield f"cxr: {named.get(sign, sign)}"
 
 
-def _read_lab(lab: dict[str, float | None]):
+def _read_lab(lab: dict[str, float | None]) -> Iterator[str]:
     for name, low, high, finding in _LAB_RULES:
         value = lab[name]
         # the lower bound belongs to what is high, the upper one to nothing

@@ -4,6 +4,7 @@
 import numpy as np
 
 from processing_medtvt import LAB_DEFINITIONS
+from processing_medtvt.lab_definitions_medtvt import LabDefinition
 
 from .causes import Causes
 
@@ -64,7 +65,7 @@ def draw_labs(rng: np.random.Generator, causes: Causes) -> tuple[dict[str, float
     measured = {name: value * (1 + ASSAY.get(name, 0) * rng.normal()) for name, value in true.items()}
     measured = _derive(measured)
     sepsis = causes.active("SEP")
-    missing = set()
+    missing: set[str] = set()
     with_gas = True
     for panel, (in_sepsis, otherwise) in PANELS.items():
         share = in_sepsis if sepsis else otherwise
@@ -90,8 +91,9 @@ def draw_labs(rng: np.random.Generator, causes: Causes) -> tuple[dict[str, float
     }, blood
 
 
-def _print(lab, value: float) -> float:
-    value = min(max(value, lab.plausible_low), lab.plausible_high)
+def _print(lab: LabDefinition, value: float) -> float:
+    if lab.plausible_low is not None and lab.plausible_high is not None:
+        value = min(max(value, lab.plausible_low), lab.plausible_high)
     return round(float(value), 0 if lab.name in WHOLE else DECIMALS.get(lab.name, 1))
 
 
@@ -100,10 +102,10 @@ def _blood(rng: np.random.Generator, causes: Causes) -> dict[str, float]:
     z = rng.normal(size=40)
     normal, half = iter(z), iter(np.abs(rng.normal(size=12)))
 
-    def ln(median, spread):
+    def ln(median: float, spread: float) -> float:
         return float(median * np.exp(spread * next(normal)))
 
-    def gaussian(mean, spread):
+    def gaussian(mean: float, spread: float) -> float:
         return float(mean + spread * next(normal))
 
     decades = causes.decades

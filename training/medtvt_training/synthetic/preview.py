@@ -17,6 +17,7 @@ from processing_medtvt.plot_ecg_medtvt import plot_ecg
 
 from ..data.conversation import message_text
 from ..data.load import load_medtvt_qa
+from ..data.schema import QARow
 
 
 PATIENTS_A_SHEET = 3
@@ -44,7 +45,7 @@ def draw_previews(folder: str | os.PathLike) -> list[Path]:
     return sheets
 
 
-def _draw_sheet(rows: list[dict], title: str) -> Image.Image:
+def _draw_sheet(rows: list[QARow], title: str) -> Image.Image:
     pages = [_draw_patient(row, f"{title}: patient {row['subject_id']}, imaginary") for row in rows]
     sheet = Image.new("RGB", (pages[0].width, sum(page.height for page in pages)), "white")
     for i, page in enumerate(pages):
@@ -52,15 +53,15 @@ def _draw_sheet(rows: list[dict], title: str) -> Image.Image:
     return sheet
 
 
-def _draw_patient(row: dict, title: str) -> Image.Image:
+def _draw_patient(row: QARow, title: str) -> Image.Image:
     extractor = MedTVTEcgFeatureExtractor(sampling_rate=500)
     signal = extractor(row["ecg"])["ecg_values"][0]
-    ecg = _rendered(plot_ecg(signal, leads=extractor.leads, sampling_rate=500, title=title))
+    ecg = _rendered(plot_ecg(signal, sampling_rate=500, title=title))
     width, height = ecg.width, 330
     below = Figure(figsize=(width / 100, height / 100), dpi=100)
     film, labs, answer = below.subplots(1, 3, width_ratios=(1.25, 1.75, 2))
     film.set_anchor("N")
-    film.imshow(Image.open(row["cxr"]), cmap="gray", vmin=0, vmax=255)
+    film.imshow(Image.open(str(row["cxr"])), cmap="gray", vmin=0, vmax=255)
     labs.text(0, 1, _lab_text(row["lab"]), va="top", family="monospace", fontsize=6.3)
     answer.text(0, 1, "\n".join(_wrapped(message_text(row["completion"]))), va="top", fontsize=8)
     for ax in (film, labs, answer):
@@ -79,7 +80,7 @@ def _rendered(figure: Figure) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def _lab_text(lab: dict) -> str:
+def _lab_text(lab: dict[str, float | None]) -> str:
     cells = []
     for definition in LAB_DEFINITIONS:
         value = lab[definition.name]
