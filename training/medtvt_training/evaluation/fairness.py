@@ -5,9 +5,11 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,7 +116,7 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
     }
 
 
-def _sign_tables(patients) -> dict[str, np.ndarray]:
+def _sign_tables(patients: Sequence[Any]) -> dict[str, np.ndarray]:
     """One table of numbers a modality: the drawn signs and the measured labs, and `all`."""
     ecg = pd.DataFrame([{k: v for k, v in asdict(p.ecg).items() if k not in NO_SIGNS} for p in patients])
     ecg["fast"], ecg["slow"], ecg["left"] = ecg.rate > 100, ecg.rate < 60, ecg.axis < -30
