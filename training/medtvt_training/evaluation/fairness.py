@@ -156,7 +156,7 @@ def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) ->
 
 def _auroc(signs: dict[str, np.ndarray], truth: np.ndarray, labelled: np.ndarray) -> dict[str, dict[str, float]]:
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
-    found = {}
+    found: dict[str, Any] = {}
     for k, disease in enumerate(DISEASES):
         found[disease] = {}
         for modality, table in signs.items():
@@ -167,7 +167,7 @@ def _auroc(signs: dict[str, np.ndarray], truth: np.ndarray, labelled: np.ndarray
 
 def _shared_signals(rows: dict[str, list[dict]]) -> int:
     """ECGs, films and panels of one split that are in another too."""
-    seen = {}
+    seen: dict[str, Any] = {}
     for split, patients in rows.items():
         seen[split] = set()
         for row in patients:

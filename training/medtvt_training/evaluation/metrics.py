@@ -278,7 +278,7 @@ def resample(
     metrics: Mapping[str, Metric], subject_ids: Sequence[str], resamples: int, seed: int
 ) -> dict[str, np.ndarray]:
     """Values of each metric over resampled patients, (resamples,)."""
-    chunks = {name: [] for name in metrics}
+    chunks: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
     for weights in patient_weights(subject_ids, resamples, seed):
         for name, metric in metrics.items():
             chunks[name].append(metric.compute(weights))
@@ -298,7 +298,7 @@ def _number(value: float) -> float | None:
 
 def nest(flat: Mapping) -> dict:
     """`{"a/b": 1}` as `{"a": {"b": 1}}`."""
-    nested = {}
+    nested: dict = {}
     for name, value in flat.items():
         *parents, last = name.split("/")
         level = nested
