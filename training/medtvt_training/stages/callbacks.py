@@ -81,7 +81,7 @@ class FiniteLossCallback(TrainerCallback):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.ids = []  # of the batches since the last optimizer step
+        self.ids: list[list[str]] = []  # of the batches since the last optimizer step
         self.step = 0
         model.register_forward_pre_hook(self._take_ids, with_kwargs=True)
         model.register_forward_hook(self._check_loss)

@@ -37,7 +37,7 @@ def read_cohort(folder: str | os.PathLike, modality: str) -> dict[str, list[dict
     splits = {}
     for split in SPLITS:
         dataset = load_medtvt_qa(folder, "physiology", split)
-        unique = {}
+        unique: dict[str, Any] = {}
         for row in dataset.select_columns(["id", "modalities", modality, "findings"]):
             if row["modalities"] == [modality] and row["findings"] is not None:
                 unique.setdefault(str(row[modality]), row)

@@ -191,12 +191,11 @@ def init_from_parts(
             {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         )
     encoders = {"ecg": ecg_encoder, "cxr": cxr_encoder, "lab": lab_encoder}
-    config = MedTVTConfig(
-        text_config=text_config,
-        **{f"{name}_config": encoder.config for name, encoder in encoders.items() if encoder is not None},
-        **{f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS},
-        num_modality_tokens=num_modality_tokens,
-    )
+    parts: dict[str, Any] = {
+        f"{name}_config": encoder.config for name, encoder in encoders.items() if encoder is not None
+    }
+    parts |= {f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS}
+    config = MedTVTConfig(text_config=text_config, **parts, num_modality_tokens=num_modality_tokens)
     if config.lab_config.num_labs != len(LAB_DEFINITIONS):
         raise ValueError(f"{lab}: takes {config.lab_config.num_labs} labs, but {len(LAB_DEFINITIONS)} are defined.")
     with torch.random.fork_rng(devices=[]):
