@@ -4,6 +4,7 @@
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 from ..mimic.access import check_outside_git
 from ..mimic.codes import CODE_SETS
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             step.add_argument("--file", required=True, type=Path, help="the filled-in review.csv")
 
 
-def _add_cohort_arguments(step):
+def _add_cohort_arguments(step: argparse.ArgumentParser) -> None:
     step.add_argument("--mimic-iv", required=True, type=Path, help="folder of MIMIC-IV (with hosp/)")
     step.add_argument("--mimic-ecg", type=Path, help="folder of MIMIC-IV-ECG; without it there are no ECGs")
     step.add_argument("--mimic-cxr", type=Path, help="folder of MIMIC-CXR-JPG; without it there are no X-rays")
@@ -71,7 +72,7 @@ def _add_cohort_arguments(step):
     step.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
 
 
-def _add_teacher_arguments(step):
+def _add_teacher_arguments(step: argparse.ArgumentParser) -> None:
     step.add_argument("--teacher", choices=["template", "local", "openai"], default="template", help="who writes")
     step.add_argument("--model", help="model folder (local), or the endpoint's name of its model (openai)")
     step.add_argument("--endpoint", help="base URL for openai, e.g. http://127.0.0.1:8000/v1")
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
         print(*(f"{file}: {number:,} records" for file, number in counts.items()), sep="\n")
 
 
-def _run_cohort(args):
+def _run_cohort(args: argparse.Namespace) -> None:
     from ..mimic.cohort import build_cohort, describe_arguments, read_cohort
 
     folders = {
@@ -149,14 +150,14 @@ def _run_cohort(args):
     print((folder / "flow.md").read_text() + f"{rejects:,} remarks on single records: {folder / 'rejects.jsonl'}")
 
 
-def _run_answers(args):
+def _run_answers(args: argparse.Namespace) -> None:
     from ..mimic.answers import write_answers
 
     counts = write_answers(args.out, _make_teacher(args), args.seed)
     print(", ".join(f"{number:,} {name}" for name, number in counts.items()))
 
 
-def _make_teacher(args):
+def _make_teacher(args: argparse.Namespace) -> Any:
     if args.teacher == "template":
         from ..mimic.template_teacher import TemplateTeacher
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from modeling_medtvt import DEFAULT_CHECKPOINT, DISEASES
+from processing_medtvt import MedTVTProcessor
 from processing_medtvt.report_medtvt import RESEARCH_USE, read_inputs, render_figure, render_report
 
 from ..files import write_bytes
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         write_figure(args.figure, diagnose.processor, inputs, result)
 
 
-def write_figure(path: str, processor, inputs: dict, result: dict):
+def write_figure(path: str, processor: MedTVTProcessor, inputs: dict, result: dict) -> None:
     """The inputs as a PNG, with what was named above them."""
     named = [disease["label"] for disease in result["diseases"] if disease["named"]]
     figure = render_figure(read_inputs(processor, **inputs), f"Named: {', '.join(named) or 'none'}. {RESEARCH_USE}")

@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 from transformers import AutoProcessor
 
-from modeling_medtvt import MedTVTForCausalLM
+from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
 from modeling_medtvt.output_folder import new_folder
 
 from ..data.conversation import MODALITIES, MODALITY_NAMES
@@ -112,7 +113,7 @@ class Ablation:
     batch_size: int = 32
     feature_cache: str | os.PathLike | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"`max_steps` must be at least 1, got {self.max_steps}.")
 
@@ -152,7 +153,7 @@ def run_ablation(ablation: Ablation, variants: Sequence[str] = tuple(VARIANTS)) 
     return text
 
 
-def choose_variants(wanted: Sequence[str], config, without_rft: bool = False) -> list[str]:
+def choose_variants(wanted: Sequence[str], config: MedTVTConfig, without_rft: bool = False) -> list[str]:
     """The wanted ones and `full`, each once, without one that would be `full` itself."""
     if not (config.use_cyclic_attention and config.use_contribution_gate):
         raise ValueError(
@@ -168,7 +169,7 @@ def choose_variants(wanted: Sequence[str], config, without_rft: bool = False) ->
     return [name for name in names if name not in same]
 
 
-def keep_settings(ablation: Ablation):
+def keep_settings(ablation: Ablation) -> None:
     """Writes down what the stages in `out` are made from; raises ValueError if they are made from something else."""
     files = sorted(Path(ablation.data).glob("*/*.parquet"))
     if not files:
@@ -246,7 +247,7 @@ def change_model(source: Path, target: Path, changes: Mapping) -> Path:
     return target
 
 
-def withhold_from_dataset(data, target: Path, modality: str) -> Path:
+def withhold_from_dataset(data: str | os.PathLike, target: Path, modality: str) -> Path:
     """Writes a dataset folder with the physiology rows that do without a modality. Its paths stay those of `data`."""
     if target.exists():
         return target
@@ -262,7 +263,7 @@ def withhold_from_dataset(data, target: Path, modality: str) -> Path:
 # Evaluation
 
 
-def evaluate_variant(model: Path, folder: Path, ablation: Ablation):
+def evaluate_variant(model: Path, folder: Path, ablation: Ablation) -> None:
     """Answers of a variant to the test split, with the encoders' outputs of training."""
     roots = {"ecg_root": ablation.ecg_root or ablation.data, "cxr_root": ablation.cxr_root or ablation.data}
     records = Records(ablation.data, limit=ablation.limit, **roots)
@@ -293,7 +294,7 @@ def compare_variants(names: Sequence[str], out: Path) -> dict[str, dict]:
     return summary
 
 
-def _look_up(nested: Mapping, name: str):
+def _look_up(nested: Mapping, name: str) -> Any:
     section, metric = name.split("/")
     return nested.get(section, {}).get(metric)
 

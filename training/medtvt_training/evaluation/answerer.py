@@ -2,15 +2,18 @@
 """Answers of a MedTVT model to rows of a dataset."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from modeling_medtvt import DISEASES
+from modeling_medtvt import DISEASES, MedTVTForCausalLM
+from processing_medtvt import MedTVTProcessor
 
 from ..data.collator import MedTVTDataCollator
 from ..data.conversation import MODALITIES, message_text
+from ..data.feature_cache import FeatureCache
 from ..inference.answer_likelihood import answer_probabilities
 
 
@@ -30,15 +33,15 @@ class MedTVTAnswerer:
 
     def __init__(
         self,
-        model,
-        processor,
-        features=None,
-        max_new_tokens=None,
-        num_samples=0,
-        likelihood=False,
-        seed=0,
-        order=DISEASES,
-    ):
+        model: MedTVTForCausalLM,
+        processor: MedTVTProcessor,
+        features: FeatureCache | None = None,
+        max_new_tokens: int | None = None,
+        num_samples: int = 0,
+        likelihood: bool = False,
+        seed: int = 0,
+        order: Sequence[str] = DISEASES,
+    ) -> None:
         if num_samples < 0 or (max_new_tokens is not None and max_new_tokens < 1):
             raise ValueError("--num-samples must not be negative, and --max-new-tokens at least 1.")
         self.model, self.processor = model.eval(), processor
@@ -95,7 +98,7 @@ class MedTVTAnswerer:
                 )
         return answers
 
-    def _generate(self, batch, embeds, **kwargs) -> list[str]:
+    def _generate(self, batch: Mapping, embeds: torch.Tensor | None, **kwargs: Any) -> list[str]:
         generated = self.model.generate(**batch, modality_embeds=embeds, max_new_tokens=self.max_new_tokens, **kwargs)
         return self.processor.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
 
@@ -111,7 +114,7 @@ class SeededSampling(LogitsProcessor):
         max_new_tokens (`int`): Steps at most.
     """
 
-    def __init__(self, seeds: Sequence[str], num_samples: int, max_new_tokens: int):
+    def __init__(self, seeds: Sequence[str], num_samples: int, max_new_tokens: int) -> None:
         self.uniform = torch.cat(
             [
                 torch.rand(

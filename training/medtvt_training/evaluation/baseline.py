@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -121,7 +122,9 @@ def run_baseline(
     return results
 
 
-def _encoder_measure(encoders, feature_cache, sides: Sequence[list[dict]]) -> EncoderMeasure:
+def _encoder_measure(
+    encoders: str | os.PathLike, feature_cache: str | os.PathLike, sides: Sequence[list[dict]]
+) -> EncoderMeasure:
     """Runs a checkpoint's encoders over all rows, once."""
     diagnose = load_pipeline(os.fspath(encoders))
     cache = FeatureCache(feature_cache, diagnose.model, diagnose.processor)
@@ -136,7 +139,7 @@ def list_peers() -> str:
     return markdown_table(["model", "id", "class", "in transformers"], rows)
 
 
-def check_native(name: str):
+def check_native(name: str) -> None:
     """
     Raises:
         ValueError: if the paper's model of this name or id has code of its own, which is not run here.
@@ -180,7 +183,9 @@ class ChatAnswerer:
         max_new_tokens (`int`, *optional*): Defaults to the 600 that the authors gave theirs.
     """
 
-    def __init__(self, model, processor, with_images: bool = True, max_new_tokens: int | None = None):
+    def __init__(
+        self, model: Any, processor: Any, with_images: bool = True, max_new_tokens: int | None = None
+    ) -> None:
         self.model, self.processor, self.with_images = model.eval(), processor, with_images
         self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS
 

@@ -5,9 +5,11 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -116,7 +118,7 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
     }
 
 
-def _sign_tables(patients) -> dict[str, np.ndarray]:
+def _sign_tables(patients: Sequence[Any]) -> dict[str, np.ndarray]:
     """One table of numbers a modality: the drawn signs and the measured labs, and `all`."""
     ecg = pd.DataFrame([{k: v for k, v in asdict(p.ecg).items() if k not in NO_SIGNS} for p in patients])
     ecg["fast"], ecg["slow"], ecg["left"] = ecg.rate > 100, ecg.rate < 60, ecg.axis < -30
@@ -150,7 +152,7 @@ def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) ->
 
 def _auroc(signs: dict[str, np.ndarray], truth: np.ndarray, labelled: np.ndarray) -> dict[str, dict[str, float]]:
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
-    found = {}
+    found: dict[str, Any] = {}
     for k, disease in enumerate(DISEASES):
         found[disease] = {}
         for modality, table in signs.items():
@@ -161,7 +163,7 @@ def _auroc(signs: dict[str, np.ndarray], truth: np.ndarray, labelled: np.ndarray
 
 def _shared_signals(rows: dict[str, list[dict]]) -> int:
     """ECGs, films and panels of one split that are in another too."""
-    seen = {}
+    seen: dict[str, Any] = {}
     for split, patients in rows.items():
         seen[split] = set()
         for row in patients:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The baseline without a language model: gradient boosting on labs and on measurements of the signals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from modeling_medtvt import DISEASES
 
+from ..data.feature_cache import FeatureCache
 from ..data.measures import measure_row
 
 
@@ -21,7 +22,7 @@ class EncoderMeasure:
         features ([`FeatureCache`]): With the features of all rows.
     """
 
-    def __init__(self, features):
+    def __init__(self, features: FeatureCache) -> None:
         self.features = features
 
     def __call__(self, row: Mapping) -> dict[str, float]:
@@ -44,7 +45,13 @@ class GradientBoostingAnswerer:
         measure: Turns a row into a dict of numbers; [`measure_row`] or an [`EncoderMeasure`].
     """
 
-    def __init__(self, train: Sequence[Mapping], validation: Sequence[Mapping], seed: int = 0, measure=measure_row):
+    def __init__(
+        self,
+        train: Sequence[Mapping],
+        validation: Sequence[Mapping],
+        seed: int = 0,
+        measure: Callable[[Mapping], dict[str, float]] = measure_row,
+    ) -> None:
         self.measure = measure
         measured = [measure(row) for row in tqdm(train, unit="record", desc="train")]
         self.names = sorted({name for row in measured for name in row})

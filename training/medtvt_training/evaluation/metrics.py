@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from modeling_medtvt import DISEASES, parse_answer
 
@@ -33,14 +34,14 @@ class Metric:
     undefined: str = "no record"
 
 
-def mean_metric(values, defined=None, undefined: str = "no record") -> Metric:
+def mean_metric(values: ArrayLike, defined: ArrayLike | None = None, undefined: str = "no record") -> Metric:
     """The mean of (records,) values over those that are defined."""
     values = np.asarray(values, dtype=float)
     defined = np.ones(len(values), dtype=bool) if defined is None else np.asarray(defined)
     return ratio_metric(np.where(defined, values, 0), defined, undefined)
 
 
-def ratio_metric(numerators, denominators, undefined: str = "no record") -> Metric:
+def ratio_metric(numerators: ArrayLike, denominators: ArrayLike, undefined: str = "no record") -> Metric:
     """The sum of (records,) numerators over that of (records,) denominators."""
     numerators, denominators = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     return Metric(lambda weights: _ratio(weights @ numerators, weights @ denominators), undefined)
@@ -56,7 +57,7 @@ def restrict(metric: Metric, rows: np.ndarray) -> Metric:
     return Metric(lambda weights: metric.compute(weights * rows), metric.undefined)
 
 
-def _ratio(numerator, denominator):
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """NaN where the denominator is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(denominator > 0, numerator / denominator, np.nan)
@@ -101,11 +102,11 @@ def paper_label_metrics(references: Sequence[str], completions: Sequence[str]) -
     return metrics
 
 
-def _hard_auc(truth, named, kept) -> dict[str, Metric]:
+def _hard_auc(truth: np.ndarray, named: np.ndarray, kept: np.ndarray) -> dict[str, Metric]:
     positive, hit = truth & kept, truth & named & kept
     negative, spared = ~truth & kept, ~truth & ~named & kept
 
-    def area(weights, column):
+    def area(weights: np.ndarray, column: slice) -> np.ndarray:
         parts = [(weights @ part)[:, column].sum(1) for part in (hit, positive, spared, negative)]
         return (_ratio(parts[0], parts[1]) + _ratio(parts[2], parts[3])) / 2
 
@@ -165,7 +166,9 @@ _SET_FORMULAS = {
 }
 
 
-def _per_disease(weights, formula, hit, false, missed):
+def _per_disease(
+    weights: np.ndarray, formula: Callable[..., np.ndarray], hit: np.ndarray, false: np.ndarray, missed: np.ndarray
+) -> np.ndarray:
     """(resamples, diseases): 0 where a disease that occurs is never named, NaN where it does not occur."""
     sums = [weights @ part for part in (hit, false, missed)]
     return np.where(sums[0] + sums[2] > 0, np.nan_to_num(formula(*sums)), np.nan)
@@ -190,23 +193,23 @@ def probability_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[st
     return metrics
 
 
-def _by_level(truth, scores):
+def _by_level(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     """Function from weights to those of positives and of negatives at each distinct score, from the highest down."""
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
     truth = truth[order]
 
-    def sums(weights):
+    def sums(weights: np.ndarray) -> tuple[np.ndarray, ...]:
         weights = weights[:, order]
         return tuple(np.add.reduceat(weights * side, starts, axis=1) for side in (truth, ~truth))
 
     return sums
 
 
-def _auroc(truth, scores):
+def _auroc(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     sums = _by_level(truth, scores)
 
-    def area(weights):
+    def area(weights: np.ndarray) -> np.ndarray:
         positive, negative = sums(weights)
         below = negative.sum(1, keepdims=True) - negative.cumsum(1)
         return _ratio((positive * (below + negative / 2)).sum(1), positive.sum(1) * negative.sum(1))
@@ -214,10 +217,10 @@ def _auroc(truth, scores):
     return area
 
 
-def _auprc(truth, scores):
+def _auprc(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     sums = _by_level(truth, scores)
 
-    def area(weights):
+    def area(weights: np.ndarray) -> np.ndarray:
         positive, negative = sums(weights)
         named = (positive + negative).cumsum(1)
         precision = np.divide(positive.cumsum(1), named, out=np.zeros_like(named), where=named > 0)
@@ -226,11 +229,11 @@ def _auprc(truth, scores):
     return area
 
 
-def _brier(truth, scores):
+def _brier(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return mean_metric((scores - truth) ** 2).compute
 
 
-def _ece(truth, scores):
+def _ece(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     bins = np.minimum((scores * ECE_BINS).astype(int), ECE_BINS - 1)
     gaps = (scores - truth)[:, None] * (bins[:, None] == np.arange(ECE_BINS))
     return lambda weights: _ratio(np.abs(weights @ gaps).sum(1), weights.sum(1))
@@ -268,9 +271,11 @@ def evaluate_metrics(
     return values, intervals, reasons
 
 
-def resample(metrics, subject_ids, resamples: int, seed: int) -> dict[str, np.ndarray]:
+def resample(
+    metrics: Mapping[str, Metric], subject_ids: Sequence[str], resamples: int, seed: int
+) -> dict[str, np.ndarray]:
     """Values of each metric over resampled patients, (resamples,)."""
-    chunks = {name: [] for name in metrics}
+    chunks: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
     for weights in patient_weights(subject_ids, resamples, seed):
         for name, metric in metrics.items():
             chunks[name].append(metric.compute(weights))
@@ -284,13 +289,13 @@ def interval(draws: np.ndarray) -> list[float] | None:
     return [float(limit) for limit in np.percentile(defined, [tail, 100 - tail])] if len(defined) else None
 
 
-def _number(value) -> float | None:
+def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
 def nest(flat: Mapping) -> dict:
     """`{"a/b": 1}` as `{"a": {"b": 1}}`."""
-    nested = {}
+    nested: dict = {}
     for name, value in flat.items():
         *parents, last = name.split("/")
         level = nested

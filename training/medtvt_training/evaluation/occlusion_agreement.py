@@ -3,6 +3,7 @@
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def occlusion_agreement(model_dir: str | os.PathLike, cohort_dir: str | os.PathL
     return summary
 
 
-def _test_patients(cohort: Path):
+def _test_patients(cohort: Path) -> Iterator[tuple[dict, dict]]:
     """What lies behind each test patient, and the inputs."""
     import pandas as pd
 
@@ -87,7 +88,7 @@ def _test_patients(cohort: Path):
 # Each target gives the falls and which of them belong to the cause; () before there are falls, None without the cause.
 
 
-def _opacity(patient, falls, inputs):
+def _opacity(patient: Mapping, falls: Mapping | None, inputs: Mapping) -> tuple | None:
     film = patient["cxr"]
     if "Pneumonia" not in patient["diseases"] or film["opacity"] not in ("lobar", "patchy"):
         return None
@@ -103,7 +104,7 @@ def _opacity(patient, falls, inputs):
     return values, wanted
 
 
-def _st_segment(patient, falls, inputs):
+def _st_segment(patient: Mapping, falls: Mapping | None, inputs: Mapping) -> tuple | None:
     place = patient["ecg"]["acute"] or patient["ecg"]["ischaemia"]
     if "Coronary Artery Disease" not in patient["diseases"] or place not in ST_LEADS:
         return None
@@ -127,7 +128,7 @@ def _st_segment(patient, falls, inputs):
     return values, wanted
 
 
-def _creatinine(patient, falls, inputs):
+def _creatinine(patient: Mapping, falls: Mapping | None, inputs: Mapping) -> tuple | None:
     if "Acute Renal Failure" not in patient["diseases"] or "Creatinine" not in inputs["lab"]:
         return None
     if falls is None:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from modeling_medtvt import DISEASES, parse_answer
 
@@ -66,7 +67,7 @@ def read_authors_predictions(path: str | os.PathLike, references: str | os.PathL
     return records
 
 
-def _read_conversations(path) -> list[tuple[str, str]]:
+def _read_conversations(path: str | os.PathLike) -> list[tuple[str, str]]:
     records = read_json(path)
     try:
         return [tuple(message_text([record["messages"][i]]) for i in (0, 1)) for record in records]
@@ -76,7 +77,7 @@ def _read_conversations(path) -> list[tuple[str, str]]:
         ) from error
 
 
-def _check_record(record, where: str):
+def _check_record(record: Any, where: str) -> None:
     if not isinstance(record, dict) or (missing := [key for key in REQUIRED if record.get(key) is None]):
         lacking = ", ".join(missing) if isinstance(record, dict) else "everything"
         raise ValueError(f"{where} lacks {lacking}; a prediction has {', '.join(REQUIRED)}.")
@@ -94,7 +95,7 @@ def _check_record(record, where: str):
         _check_numbers(record.get(key), names, absent, f"{where}: `{key}`")
 
 
-def _check_numbers(values, names: Sequence[str], may_be_absent: bool, where: str):
+def _check_numbers(values: Any, names: Sequence[str], may_be_absent: bool, where: str) -> None:
     """Raises ValueError unless `values` is None or says a number from 0 to 1 for each of the names."""
     if values is None:
         return
@@ -106,7 +107,7 @@ def _check_numbers(values, names: Sequence[str], may_be_absent: bool, where: str
             raise ValueError(f"{where}: the value of {name} must be a number from 0 to 1.")
 
 
-def check_labels(labels, where: str):
+def check_labels(labels: Any, where: str) -> None:
     """
     Raises:
         ValueError: unless `labels` is a list of some of the seven diseases.
@@ -117,7 +118,7 @@ def check_labels(labels, where: str):
         raise ValueError(f"{where}: {len(unknown)} labels are none of the seven diseases: {', '.join(DISEASES)}.")
 
 
-def _check_ids(ids: Sequence[str], where: str):
+def _check_ids(ids: Sequence[str], where: str) -> None:
     seen = set()
     for name in ids:
         if name in seen:
@@ -125,7 +126,7 @@ def _check_ids(ids: Sequence[str], where: str):
         seen.add(name)
 
 
-def check_same_ids(expected: Iterable[str], found: Iterable[str], where: str, rejected: Iterable[str] = ()):
+def check_same_ids(expected: Iterable[str], found: Iterable[str], where: str, rejected: Iterable[str] = ()) -> None:
     """
     Raises:
         ValueError: if ids are missing, or of another dataset.
@@ -170,7 +171,7 @@ class PredictionWriter:
         ValueError: if the folder holds predictions of another dataset, model or setting.
     """
 
-    def __init__(self, folder: str | os.PathLike, header: dict):
+    def __init__(self, folder: str | os.PathLike, header: dict) -> None:
         self.folder = Path(folder)
         _check_ids(header["ids"], "The dataset")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -192,19 +193,19 @@ class PredictionWriter:
         self.done = {record["id"] for record in self._log.records}
         self._rejects = open(self.folder / REJECTS_FILE, "w", encoding="utf-8")
 
-    def write(self, records: Iterable[dict]):
+    def write(self, records: Iterable[dict]) -> None:
         """Appends records, with the system when this returns."""
         self._log.append(records)
 
-    def reject(self, name: str, reason: str):
+    def reject(self, name: str, reason: str) -> None:
         """Lists a record whose inputs cannot be used."""
         self._rejects.write(json.dumps({"id": name, "reason": reason}) + "\n")
         self._rejects.flush()
 
-    def __enter__(self):
+    def __enter__(self) -> "PredictionWriter":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self._log.close()
         self._rejects.close()
         rejects = self.folder / REJECTS_FILE

@@ -2,6 +2,7 @@
 """Metrics as Markdown."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def format_value(value: float | None, limits: Sequence[float] | None = None) -> 
     return f"{value:.3f}" + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
 
 
-def read_metrics(path) -> dict:
+def read_metrics(path: str | os.PathLike) -> dict:
     """
     A metrics.json.
 

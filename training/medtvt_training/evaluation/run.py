@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ class Scoring:
     resamples: int = RESAMPLES
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.resamples < 0:
             raise ValueError(f"`resamples` must not be negative, got {self.resamples}.")
 
@@ -174,7 +175,9 @@ def evaluate_model(
     return results
 
 
-def _compare_with_plain(name: str, answers: list[dict], plain: Mapping[str, dict], folder: Path, scoring: Scoring):
+def _compare_with_plain(
+    name: str, answers: list[dict], plain: Mapping[str, dict], folder: Path, scoring: Scoring
+) -> None:
     """Writes how a variant differs from the records as they are."""
     answers = [record for record in answers if record["id"] in plain]
     same = [plain[record["id"]] for record in answers]
@@ -200,7 +203,7 @@ def describe_cost(records: Sequence[Mapping]) -> dict[str, float]:
     return cost
 
 
-def predict(rows: Sequence[dict], answerer, folder: Path, about: dict, batch_size: int) -> list[dict]:
+def predict(rows: Sequence[dict], answerer: Any, folder: Path, about: dict, batch_size: int) -> list[dict]:
     """
     Answers of a run, those of an earlier start included, in the order of the rows. Records whose inputs cannot be used
     are listed in rejects.jsonl with the reason.
@@ -238,7 +241,7 @@ def predict(rows: Sequence[dict], answerer, folder: Path, about: dict, batch_siz
     return [by_id[row["id"]] for row in rows if row["id"] in by_id]
 
 
-def _predict_batch(rows, answerer, writer) -> list[str]:
+def _predict_batch(rows: Sequence[dict], answerer: Any, writer: PredictionWriter) -> list[str]:
     """Writes the answers to some rows; returns why rows were rejected."""
     start = time.perf_counter()
     try:

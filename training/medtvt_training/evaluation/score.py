@@ -2,6 +2,7 @@
 """Every metric of answers that are there, and differences between two sets of answers."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from modeling_medtvt import DISEASES, parse_answer
+from modeling_medtvt.answers_medtvt import ParsedAnswer
 
 from ..data.conversation import MODALITIES
 from ..data.labels import as_label_array
@@ -95,7 +97,9 @@ def build_metrics(records: Sequence[Mapping], resources: TextResources) -> dict[
     return metrics | evidence_metrics(records, answers)
 
 
-def text_metrics(references, completions, resources: TextResources) -> dict[str, Metric]:
+def text_metrics(
+    references: Sequence[str], completions: Sequence[str | list[dict]], resources: TextResources
+) -> dict[str, Metric]:
     """Metrics of the texts. `paper/rouge` is the recall of ROUGE-L on stems, `paper/bert_score` the recall as well."""
     statistics = bleu_statistics(references, completions)
     metrics = {
@@ -117,7 +121,7 @@ def text_metrics(references, completions, resources: TextResources) -> dict[str,
     return metrics | {"paper/bert_score": paper_bert or no_encoder, "strict/bert_score": strict_bert or no_encoder}
 
 
-def answer_metrics(records, answers) -> dict[str, Metric]:
+def answer_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer]) -> dict[str, Metric]:
     """Metrics of the answers; an unparsed one is an empty one."""
     truth = as_label_array([record["diseases"] for record in records])
     strict = {
@@ -146,7 +150,7 @@ def answer_metrics(records, answers) -> dict[str, Metric]:
     return metrics | _swap_metrics(records, answers, truth)
 
 
-def probability_sources(records) -> dict[str, np.ndarray]:
+def probability_sources(records: Sequence[Mapping]) -> dict[str, np.ndarray]:
     """Where probabilities come from, and the (records, 7) of each; first the shares of drawn answers."""
     sources = {}
     numbers = {len(record.get("samples") or ()) for record in records}
@@ -162,7 +166,7 @@ def probability_sources(records) -> dict[str, np.ndarray]:
     return sources
 
 
-def _swap_metrics(records, answers, truth) -> dict[str, Metric]:
+def _swap_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer], truth: np.ndarray) -> dict[str, Metric]:
     """How often a disease is named that only the patient has, only the donor of the modality, both, or neither."""
     if not all(record.get("donor_diseases") is not None for record in records):
         return {}
@@ -180,7 +184,7 @@ def _swap_metrics(records, answers, truth) -> dict[str, Metric]:
     return metrics
 
 
-def evidence_metrics(records, answers) -> dict[str, Metric]:
+def evidence_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer]) -> dict[str, Metric]:
     """
     Pooled over the records whose findings are known: the share of cited findings that are true, and of true ones that
     are cited; the former also for each modality and, where that was swapped, with regard to its donor. Without
@@ -199,7 +203,7 @@ def evidence_metrics(records, answers) -> dict[str, Metric]:
     own = [set(record.get("findings") or ()) for record in records]
     donor = [set(record.get("donor_findings") or ()) for record in records]
 
-    def share_true(truth, modality=""):
+    def share_true(truth: Sequence[set[str]], modality: str = "") -> Metric:
         chosen = [{name for name in names if name.startswith(modality)} for names in cited]
         hits = [len(a & b) for a, b in zip(chosen, truth)]
         return ratio_metric(hits, [len(names) for names in chosen], "no finding is cited")
@@ -287,7 +291,7 @@ def compare_records(
     return comparison
 
 
-def write_results(results: dict, folder) -> None:
+def write_results(results: dict, folder: str | os.PathLike) -> None:
     """Writes metrics.json, report.md and the figures."""
     from .figures import write_figures
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nltk
 import numpy as np
@@ -169,13 +170,13 @@ def bert_scores(
     return np.concatenate(scores) if scores else np.zeros((0, 3))
 
 
-def _match_tokens(candidate, reference):
+def _match_tokens(candidate: Any, reference: Any) -> Any:
     """(rows, 3): precision, recall and F1 of two sides, each states, mask and mask of the tokens that count."""
     (a, a_mask, a_counted), (b, b_mask, b_counted) = candidate, reference
     similarity = a @ b.transpose(1, 2)
     similarity = similarity.masked_fill(~(a_mask[:, :, None] & b_mask[:, None, :]), -1)
 
-    def mean(best, counted):
+    def mean(best: Any, counted: Any) -> Any:
         return (best * counted).sum(1) / counted.sum(1).clamp(min=1)
 
     empty = (a_counted.sum(1) == 0) | (b_counted.sum(1) == 0)

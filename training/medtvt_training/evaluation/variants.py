@@ -27,7 +27,7 @@ def swap_between_rows(rows: Sequence[dict], modality: str, seed: int = 0) -> lis
     """
     rows = [row for row in rows if modality in row["modalities"]]
     order = np.random.default_rng(seed).permutation(len(rows))
-    by_patient = {}
+    by_patient: dict[str, list] = {}
     for i in order:
         by_patient.setdefault(patient_of(rows[i]), []).append(i)
     groups = list(by_patient.values())

@@ -2,6 +2,7 @@
 """The paper's Table 4, Table 5 and Figure 2b for a build, beside the paper's counts."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 

@@ -4,6 +4,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
@@ -159,7 +160,7 @@ def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> Datase
     return _fill(DatasetCard, "dataset.md", data, fields)
 
 
-def _fill(card_class, template: str, data, fields: Mapping):
+def _fill(card_class: Any, template: str, data: Any, fields: Mapping) -> Any:
     """The card, read back by huggingface_hub: what it does not understand is refused here."""
     card = card_class.from_template(data, template_path=str(TEMPLATES / template), **fields)
     return card_class(str(card))
@@ -177,7 +178,7 @@ def _size_category(rows: int) -> str:
     return next((name for limit, name in limits if rows < limit), "1M<n<10M")
 
 
-def _describe_type(feature) -> str:
+def _describe_type(feature: Any) -> str:
     if isinstance(feature, Mapping):
         return f"struct of {len(feature)} {next(iter(feature.values())).dtype}"
     inner = getattr(feature, "feature", None)
@@ -228,7 +229,7 @@ def _describe_licence(access: str) -> str:
 # Evaluation
 
 
-def _read_metrics(path, folder: Path, config: Mapping) -> dict:
+def _read_metrics(path: str | os.PathLike, folder: Path, config: Mapping) -> dict:
     from ..evaluation.report import read_metrics
     from ..files import hash_folder
 
@@ -261,7 +262,7 @@ def _eval_results(results: Mapping, config: Mapping) -> list[EvalResult]:
     return found
 
 
-def _describe_evaluation(results: Mapping | None, metrics, peers: Mapping[str, str]) -> str:
+def _describe_evaluation(results: Mapping | None, metrics: Any, peers: Mapping[str, str]) -> str:
     if results is None:
         return "None was given to this card."
     from ..evaluation.report import format_value
@@ -316,13 +317,13 @@ def _describe_variants(folder: Path) -> list[str]:
     return [about, markdown_table(["variant", "metric", "value", "difference"], rows)]
 
 
-def _list_records(metrics) -> list[str] | None:
+def _list_records(metrics: str | os.PathLike) -> list[str] | None:
     """Ids of the records that a metrics.json is of, from the run.json beside it."""
     header = Path(metrics).with_name("run.json")
     return read_json(header).get("ids") if header.is_file() else None
 
 
-def _describe_peers(results: Mapping, metrics, peers: Mapping[str, str]) -> str:
+def _describe_peers(results: Mapping, metrics: str | os.PathLike, peers: Mapping[str, str]) -> str:
     from ..evaluation.report import format_value, read_metrics
     from ..files import markdown_table
 

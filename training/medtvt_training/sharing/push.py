@@ -104,7 +104,7 @@ def _refusal(folder: Path, repo_id: str, access: str) -> str:
     )
 
 
-def _stage(folder: Path, staged: Path, repo_id: str, adapter_only: bool, base_model: str | None):
+def _stage(folder: Path, staged: Path, repo_id: str, adapter_only: bool, base_model: str | None) -> None:
     """Writes what goes up, and nothing else, to a folder."""
     is_adapter = (folder / "adapter_config.json").is_file()
     if is_adapter != adapter_only:
@@ -142,7 +142,7 @@ def _card_assets(card: ModelCard, folder: Path) -> list[Path]:
     return [path for path in paths if path.is_file() and path.resolve().is_relative_to(folder.resolve())]
 
 
-def _name_base_model(path: Path, base_model: str | None):
+def _name_base_model(path: Path, base_model: str | None) -> None:
     """An adapter names its model by ORG/NAME, not by a place on somebody's disk."""
     config = json.loads(path.read_text(encoding="utf-8"))
     name = base_model or config.get("base_model_name_or_path") or ""
@@ -154,7 +154,9 @@ def _name_base_model(path: Path, base_model: str | None):
     path.write_text(json.dumps({**config, "base_model_name_or_path": name}, indent=2) + "\n", encoding="utf-8")
 
 
-def _upload(api: HfApi, staged: Path, repo_id, private, allowed, tag, folder, access):
+def _upload(
+    api: HfApi, staged: Path, repo_id: str, private: bool, allowed: bool, tag: str | None, folder: Path, access: str
+) -> None:
     api.create_repo(repo_id, private=private, exist_ok=True)
     # an existing repository keeps its visibility, whatever was asked for
     if not (api.repo_info(repo_id).private or allowed):

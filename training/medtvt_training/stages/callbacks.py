@@ -1,13 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the stages add to the stock `Trainer`: epochs that can be resumed, a guard of the loss, disease F1."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import TrainerCallback, set_seed
+from datasets import Dataset
+from peft import PeftModel
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from modeling_medtvt import parse_answer
 
+from ..data.collator import MedTVTDataCollator
 from ..data.labels import as_label_array, sample_f1
 
 
@@ -22,11 +36,18 @@ class EpochCallback(TrainerCallback):
         dataset (`datasets.Dataset`): The training rows.
     """
 
-    def __init__(self, collator, dataset):
+    def __init__(self, collator: MedTVTDataCollator, dataset: Dataset) -> None:
         self.collator = collator
         self.dataset = dataset
 
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
         epoch = int(state.epoch or 0)
         self.collator.epoch = epoch
         sampler = train_dataloader.batch_sampler
@@ -40,12 +61,14 @@ class EpochCallback(TrainerCallback):
 class SaveConfigCallback(TrainerCallback):
     """Puts the model's configs beside an adapter, which alone does not say what it was trained on."""
 
-    def on_save(self, args, state, control, model=None, **kwargs):
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
         if args.should_save:
             save_configs(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
-def save_configs(model, folder: Path):
+def save_configs(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     """config.json and generation_config.json of a model, with or without an adapter."""
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -58,23 +81,23 @@ class FiniteLossCallback(TrainerCallback):
     Batches hold the `ids` of their rows, which hooks take out before the model sees them.
     """
 
-    def __init__(self, model):
-        self.ids = []  # of the batches since the last optimizer step
+    def __init__(self, model: nn.Module) -> None:
+        self.ids: list[list[str]] = []  # of the batches since the last optimizer step
         self.step = 0
         model.register_forward_pre_hook(self._take_ids, with_kwargs=True)
         model.register_forward_hook(self._check_loss)
 
-    def _take_ids(self, model, args, kwargs):
+    def _take_ids(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         ids = kwargs.pop("ids", None)
         if model.training and ids is not None:
             self.ids.append(ids)
         return args, kwargs
 
-    def _check_loss(self, model, args, output):
+    def _check_loss(self, model: nn.Module, args: tuple, output: Any) -> None:
         if model.training and output.loss is not None and not torch.isfinite(output.loss):
             raise ValueError(f"The loss is {output.loss.item()} at {self._where(self.ids[-1:])}")
 
-    def _where(self, batches) -> str:
+    def _where(self, batches: Sequence[Sequence[str]]) -> str:
         ids = ", ".join(row_id for ids in batches for row_id in ids)
         rows = f", rows {ids}" if ids else ""  # batches of RFT carry no ids
         return (
@@ -82,11 +105,15 @@ class FiniteLossCallback(TrainerCallback):
             "at these rows, lower `learning_rate` or `max_grad_norm`, and go on with --resume."
         )
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.step = state.global_step
         self.ids.clear()
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if (
             args.fp16 or not gradients
@@ -112,12 +139,14 @@ class DiseaseF1Callback(TrainerCallback):
         num_rows (`int`): How many of them to answer.
     """
 
-    def __init__(self, trainer, dataset, collator, num_rows: int):
+    def __init__(self, trainer: Trainer, dataset: Dataset, collator: MedTVTDataCollator, num_rows: int) -> None:
         self.trainer = trainer
         self.dataset = dataset.select(range(min(num_rows, len(dataset))))
         self.collator = collator
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+    ) -> None:
         accelerator = self.trainer.accelerator
         model = accelerator.unwrap_model(self.trainer.model)
         totals = torch.zeros(3, dtype=torch.float64, device=args.device)
@@ -137,7 +166,7 @@ class DiseaseF1Callback(TrainerCallback):
         self.trainer.log(found)
 
 
-def answer_rows(model, collator, rows: list[dict]) -> list[str]:
+def answer_rows(model: Any, collator: MedTVTDataCollator, rows: list[dict]) -> list[str]:
     """
     Greedy answers to the prompts of rows, in one batch.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
 from modeling_medtvt.output_folder import check_new_folder
 
@@ -75,7 +75,7 @@ def find_checkpoint(training: TrainingArguments, resume: bool) -> str | None:
     return None
 
 
-def check_fits(checkpoint: str, model):
+def check_fits(checkpoint: str, model: PreTrainedModel | PeftModel) -> None:
     """
     Raises:
         ValueError: if a checkpoint's tensors are not those that are saved of this model.

@@ -6,6 +6,7 @@ the findings of its modality, with a linear head on its pooled features; the hea
 
 import json
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from torch import nn
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.utils import ModelOutput
 
+from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
 from modeling_medtvt.output_folder import check_new_folder, new_folder
+from processing_medtvt import MedTVTProcessor
 
 from ..files import write_text
 from .arguments import EncoderArguments, ModelArguments
@@ -39,7 +42,15 @@ class FindingsClassifier(nn.Module):
         scale, mean, std (`float` or `list[float]`): What turns stored inputs into the encoder's: (x * scale - mean) / std.
     """
 
-    def __init__(self, model, modality: str, num_findings: int, scale: float = 1.0, mean=0.0, std=1.0):
+    def __init__(
+        self,
+        model: MedTVTForCausalLM,
+        modality: str,
+        num_findings: int,
+        scale: float = 1.0,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+    ) -> None:
         super().__init__()
         self.encoder = getattr(model.model, f"{modality}_encoder").requires_grad_(True)
         self.encode = getattr(model, f"get_{modality}_features")
@@ -138,8 +149,8 @@ def _modality_arguments(arguments: EncoderArguments, training: TrainingArguments
 
 def train_encoder(
     modality: str,
-    model,
-    processor,
+    model: MedTVTForCausalLM,
+    processor: MedTVTProcessor,
     labelled: dict[str, list[dict]],
     training: TrainingArguments,
     min_positives: int = 1,
@@ -194,12 +205,12 @@ def train_encoder(
     }
 
 
-def _hidden_size(config, modality: str) -> int:
+def _hidden_size(config: MedTVTConfig, modality: str) -> int:
     sizes = {"ecg": config.ecg_config.hidden_size, "cxr": config.cxr_hidden_size, "lab": config.lab_config.hidden_size}
     return sizes[modality]
 
 
-def normalization(modality: str, processor) -> dict:
+def normalization(modality: str, processor: MedTVTProcessor) -> dict:
     """Scale, mean and standard deviation that turn stored X-rays into the encoder's inputs; nothing for the others."""
     if modality != "cxr":
         return {}
@@ -220,6 +231,6 @@ def _auroc(logits: np.ndarray, labels: np.ndarray) -> dict[int, float | None]:
     }
 
 
-def _mean(values) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     values = [value for value in values if value is not None]
     return sum(values) / len(values) if values else None

@@ -6,12 +6,15 @@ import logging
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
+
+from processing_medtvt import MedTVTProcessor
 
 from ..data.inputs import RAW_INPUTS
 from ..data.load import load_medtvt_qa
@@ -34,7 +37,7 @@ def read_cohort(folder: str | os.PathLike, modality: str) -> dict[str, list[dict
     splits = {}
     for split in SPLITS:
         dataset = load_medtvt_qa(folder, "physiology", split)
-        unique = {}
+        unique: dict[str, Any] = {}
         for row in dataset.select_columns(["id", "modalities", modality, "findings"]):
             if row["modalities"] == [modality] and row["findings"] is not None:
                 unique.setdefault(str(row[modality]), row)
@@ -125,10 +128,10 @@ class FindingsDataset(Dataset):
         labels (`np.ndarray`): (inputs, findings), 1 where the input shows the finding.
     """
 
-    def __init__(self, ids: list[str], values: np.ndarray, labels: np.ndarray):
+    def __init__(self, ids: list[str], values: np.ndarray, labels: np.ndarray) -> None:
         self.ids, self.values, self.labels = ids, values, labels
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
@@ -140,7 +143,7 @@ class FindingsDataset(Dataset):
         cls,
         rows: list[dict],
         modality: str,
-        processor,
+        processor: MedTVTProcessor,
         findings: list[str],
         file: Path,
         num_workers: int = 0,
@@ -190,13 +193,13 @@ def collate_findings(items: list[dict]) -> dict:
 class _Reader(Dataset):
     """What is stored of a row's input, or why it cannot be read."""
 
-    def __init__(self, rows, modality, processor):
+    def __init__(self, rows: list[dict], modality: str, processor: MedTVTProcessor) -> None:
         self.rows, self.modality, self.processor = rows, modality, processor
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> np.ndarray | str:
         # a picture's pixels are bytes until they are rescaled, a quarter of the space
         raw = {"images_kwargs": {"do_rescale": False, "do_normalize": False}} if self.modality == "cxr" else {}
         try:
@@ -206,5 +209,5 @@ class _Reader(Dataset):
         return values[RAW_INPUTS[self.modality]][0].astype(np.uint8 if raw else np.float32)
 
 
-def _same(item):
+def _same(item: Any) -> Any:
     return item

@@ -3,12 +3,15 @@
 
 import copy
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
-from transformers import TrainerCallback
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import is_fsdp_enabled
 from trl import GRPOConfig, GRPOTrainer
 
@@ -54,17 +57,17 @@ class MedTVTGRPOTrainer(GRPOTrainer):
 
     def __init__(
         self,
-        model,
-        reward_funcs=None,
+        model: MedTVTForCausalLM | PeftModel,
+        reward_funcs: Any = None,
         args: GRPOConfig | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         data_collator: MedTVTDataCollator | None = None,
-        reward_processing_classes=None,
-        callbacks=None,
-        optimizers=(None, None),
-        peft_config=None,
-    ):
+        reward_processing_classes: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        peft_config: PeftConfig | None = None,
+    ) -> None:
         if data_collator is None:
             raise ValueError("`data_collator` is missing: a `MedTVTDataCollator`, which reads what the rows name.")
         _check_model(model, peft_config)
@@ -103,7 +106,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         elif beta:
             _check_adapter_reference(self.model)
 
-    def _prepare_reference(self, reference):
+    def _prepare_reference(self, reference: MedTVTForCausalLM) -> Any:
         """What trl does with the reference that it loads itself."""
         disable_dropout_in_model(reference)
         _disable_functional_dropout(reference)
@@ -114,7 +117,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
             return prepare_fsdp(reference, self.accelerator)
         return self.accelerator.prepare_model(reference, evaluation_mode=True)
 
-    def _generate_and_score_completions(self, inputs):
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         # G rows in a row are the same patient, fewer at the borders between processes
         rows = {row["id"]: row for row in inputs}
         position = {row_id: i for i, row_id in enumerate(rows)}
@@ -124,7 +127,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         # one row a completion, so that trl shuffles and splits them with the rest
         return {**output, **self._modality_inputs}
 
-    def _tokenize_prompts(self, prompts):
+    def _tokenize_prompts(self, prompts: Any) -> Any:
         prompt_ids = [self.modality_collator.encode(row)[0] for row in self._rows]
         placeholders = set(self.modality_collator.processor.modality_token_ids)
         for ids, row in zip(prompt_ids, self._rows):
@@ -135,7 +138,9 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         modality_inputs = self.modality_collator.modality_inputs(self._rows)
         return [prompt_ids[i] for i in self._row_of], None, modality_inputs
 
-    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: Any, has_tool_images: bool = False
+    ) -> Any:
         model = self.accelerator.unwrap_model(self.model)
         model = model.get_base_model() if isinstance(model, PeftModel) else model
         # as trl does with `forward`; whatever wraps the model ends there
@@ -147,7 +152,15 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         finally:
             del model.generate
 
-    def _generate_from_unique_prompts(self, model, generate, input_ids, attention_mask, generation_config, **inputs):
+    def _generate_from_unique_prompts(
+        self,
+        model: MedTVTForCausalLM,
+        generate: Callable[..., Any],
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        generation_config: Any,
+        **inputs: torch.Tensor,
+    ) -> Any:
         """Encodes and prefills each unique prompt once, then generates for all rows from copies of its cache."""
         features = {}
         encoders = (model.get_ecg_features, model.get_cxr_features, model.get_lab_features)
@@ -177,7 +190,9 @@ class MedTVTGRPOTrainer(GRPOTrainer):
             generation_config=generation_config,
         )
 
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> torch.Tensor:
         parsed = [parse_answer(completion_text(completion)).answer is not None for completion in completions]
         self._log_metric("parse_rate", sum(parsed) / len(parsed))
         for column in ("id", "diseases"):  # beside the completions that trl keeps for its logs
@@ -193,11 +208,17 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         return rewards
 
     def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **kwargs
-    ):
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
         rows = iter(torch.arange(len(input_ids), device=input_ids.device).split(batch_size or len(input_ids)))
 
-        def model_with_modalities(**model_inputs):  # trl calls it for one micro-batch after the other
+        def model_with_modalities(**model_inputs: Any) -> Any:  # trl calls it for one micro-batch after the other
             chunk = next(rows)
             return model(**model_inputs, **{name: tensor[chunk] for name, tensor in self._modality_inputs.items()})
 
@@ -205,15 +226,15 @@ class MedTVTGRPOTrainer(GRPOTrainer):
             model_with_modalities, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **kwargs
         )
 
-    def _compute_loss(self, model, inputs):
+    def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
         self._modality_inputs = {name: inputs[name] for name in FEATURE_INPUT_NAMES if name in inputs}
         return super()._compute_loss(model, inputs)
 
-    def create_model_card(self, *args, **kwargs):
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes none: trl's describes a model that takes text alone."""
 
 
-def _check_model(model, peft_config):
+def _check_model(model: MedTVTForCausalLM | PeftModel, peft_config: PeftConfig | None) -> None:
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, MedTVTForCausalLM):
         raise ValueError(f"`model` must be a MedTVTForCausalLM or a PeftModel around one, got {type(base).__name__}.")
@@ -230,7 +251,7 @@ def _check_model(model, peft_config):
         )
 
 
-def _check_arguments(args: GRPOConfig | None):
+def _check_arguments(args: GRPOConfig | None) -> None:
     if args is None:
         raise ValueError("`args` is missing: a `trl.GRPOConfig`.")
     for name in ("use_vllm", "use_transformers_continuous_batching", "cache_implementation"):
@@ -242,7 +263,7 @@ def _check_arguments(args: GRPOConfig | None):
         raise ValueError("`sync_ref_model` moves the reference, which is the SFT model in RFT; leave it out.")
 
 
-def _check_dataset(name: str, dataset: Dataset | None):
+def _check_dataset(name: str, dataset: Dataset | None) -> None:
     if not isinstance(dataset, Dataset):
         raise ValueError(f"`{name}` must be a `datasets.Dataset`, got {type(dataset).__name__}.")
     if missing := [column for column in COLUMNS if column not in dataset.column_names]:
@@ -263,14 +284,14 @@ def _check_dataset(name: str, dataset: Dataset | None):
         raise ValueError(f"`diseases` of `{name}` holds {', '.join(sorted(unknown))}; accepted are {DISEASES}.")
 
 
-def _copy_policy(model, args: GRPOConfig):
+def _copy_policy(model: MedTVTForCausalLM, args: GRPOConfig) -> MedTVTForCausalLM:
     """The reference of a policy without adapters. It shares what is frozen, where parameters are not sharded."""
     sharded = is_fsdp_enabled() or args.deepspeed_plugin is not None
     frozen = [] if sharded else [parameter for parameter in model.parameters() if not parameter.requires_grad]
     return copy.deepcopy(model, {id(parameter): parameter for parameter in frozen}).requires_grad_(False).eval()
 
 
-def _check_adapter_reference(model: PeftModel):
+def _check_adapter_reference(model: PeftModel) -> None:
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     outside = [name for name in trained if "default" not in name.split(".")]
     if outside:
@@ -280,7 +301,7 @@ def _check_adapter_reference(model: PeftModel):
         )
 
 
-def _disable_functional_dropout(model):
+def _disable_functional_dropout(model: nn.Module) -> None:
     """Dropout that is no module; trl's `disable_dropout` turns off the modules."""
     for module in model.modules():
         for name in ("dropout", "attention_dropout", "activation_dropout"):
@@ -298,16 +319,20 @@ class SampleCallback(TrainerCallback):
         num_samples (`int`): How many at each log; the first of the batch, so that groups stay together.
     """
 
-    def __init__(self, trainer: MedTVTGRPOTrainer, num_samples: int):
+    def __init__(self, trainer: MedTVTGRPOTrainer, num_samples: int) -> None:
         self.trainer, self.num_samples = trainer, num_samples
         self.path = Path(trainer.args.output_dir) / "samples.jsonl"
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         # a run that goes on writes the samples after its checkpoint again
         if state.is_world_process_zero and self.path.exists():
             write_jsonl([sample for sample in read_jsonl(self.path) if sample["step"] <= state.global_step], self.path)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
         if not state.is_world_process_zero or "loss" not in logs:  # a validation, or the summary at the end
             return
         logs = self.trainer._logs

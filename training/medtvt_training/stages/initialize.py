@@ -3,6 +3,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -12,6 +13,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -72,7 +75,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_config(tokenizer, **kwargs) -> MedTVTConfig:
+def tiny_config(tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> MedTVTConfig:
     """A model of two million parameters with every part of the full one."""
     ids = {f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS}
     return MedTVTConfig(
@@ -109,7 +112,7 @@ def tiny_config(tokenizer, **kwargs) -> MedTVTConfig:
     )
 
 
-def default_processor(tokenizer, num_modality_tokens: int = 1) -> MedTVTProcessor:
+def default_processor(tokenizer: PreTrainedTokenizerBase, num_modality_tokens: int = 1) -> MedTVTProcessor:
     """The processor of a fresh model: MIMIC's lead order at 100 Hz, 224 x 224 images, reference-interval percentiles."""
     return MedTVTProcessor(
         ecg_feature_extractor=MedTVTEcgFeatureExtractor(),
@@ -120,7 +123,7 @@ def default_processor(tokenizer, num_modality_tokens: int = 1) -> MedTVTProcesso
     )
 
 
-def init_tiny(output_dir: str | os.PathLike, seed: int = 0, **config_kwargs) -> Path:
+def init_tiny(output_dir: str | os.PathLike, seed: int = 0, **config_kwargs: Any) -> Path:
     """
     Writes a tiny checkpoint folder with random weights: model, processor, tokenizer, all made offline.
 
@@ -188,12 +191,11 @@ def init_from_parts(
             {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         )
     encoders = {"ecg": ecg_encoder, "cxr": cxr_encoder, "lab": lab_encoder}
-    config = MedTVTConfig(
-        text_config=text_config,
-        **{f"{name}_config": encoder.config for name, encoder in encoders.items() if encoder is not None},
-        **{f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS},
-        num_modality_tokens=num_modality_tokens,
-    )
+    parts: dict[str, Any] = {
+        f"{name}_config": encoder.config for name, encoder in encoders.items() if encoder is not None
+    }
+    parts |= {f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS}
+    config = MedTVTConfig(text_config=text_config, **parts, num_modality_tokens=num_modality_tokens)
     if config.lab_config.num_labs != len(LAB_DEFINITIONS):
         raise ValueError(f"{lab}: takes {config.lab_config.num_labs} labs, but {len(LAB_DEFINITIONS)} are defined.")
     with torch.random.fork_rng(devices=[]):
@@ -222,7 +224,7 @@ def _save(model: MedTVTForCausalLM, processor: MedTVTProcessor, output_dir: str 
     return Path(output_dir)
 
 
-def _load_text(text: str):
+def _load_text(text: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Tokenizer with the placeholders, and the decoder with rows for them; ties are kept."""
     files = sorted(file.name for file in Path(text).glob("*.gguf"))
     if len(files) > 1:
@@ -241,7 +243,7 @@ def _load_text(text: str):
 
 
 @torch.no_grad()
-def _copy_text(text: str, language_model, model: MedTVTForCausalLM):
+def _copy_text(text: str, language_model: PreTrainedModel, model: MedTVTForCausalLM) -> None:
     """Copies the decoder, and makes sure that it still says what it said: some scale or cap their logits."""
     try:
         model.model.language_model.load_state_dict(language_model.base_model.state_dict())
@@ -259,7 +261,7 @@ def _copy_text(text: str, language_model, model: MedTVTForCausalLM):
         )
 
 
-def _load_cxr_encoder(cxr: str):
+def _load_cxr_encoder(cxr: str) -> tuple[PreTrainedModel, MedTVTImageProcessor]:
     """The encoder, and an image processor with the size and the statistics that it was trained with."""
     config = AutoConfig.from_pretrained(cxr)
     if not hasattr(config, "image_size") and config.model_type != "timm_wrapper":

@@ -12,7 +12,9 @@ from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
 from modeling_medtvt.output_folder import check_new_folder, new_folder
 
 
-def merge_adapter(adapter: str | os.PathLike, output_dir: str | os.PathLike, model: str | os.PathLike | None = None):
+def merge_adapter(
+    adapter: str | os.PathLike, output_dir: str | os.PathLike, model: str | os.PathLike | None = None
+) -> None:
     """
     Writes a plain model folder from an adapter and the model that it was trained on, in that model's own precision (also
     where it was held in 4 bits during training).

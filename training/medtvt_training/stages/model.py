@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import BitsAndBytesConfig
 
-from modeling_medtvt import MedTVTForCausalLM
+from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
 from modeling_medtvt.checkpoint_folder import open_checkpoint, read_config
+from processing_medtvt import MedTVTProcessor
 
 from ..data.collator import MedTVTDataCollator
 from ..data.provenance import training_data_entry
@@ -32,7 +33,9 @@ CALIBRATION_ROWS = 32
 # Model
 
 
-def load_model(stage: str | None, arguments: ModelArguments, device: torch.device | str = "cpu"):
+def load_model(
+    stage: str | None, arguments: ModelArguments, device: torch.device | str = "cpu"
+) -> tuple[MedTVTForCausalLM, MedTVTProcessor, bool]:
     """
     The model of a stage: without perception layer in PT, with one from SFT on, as it is for None.
 
@@ -69,7 +72,7 @@ def load_model(stage: str | None, arguments: ModelArguments, device: torch.devic
     return model, processor, is_drawn
 
 
-def record_training_data(config, stage: str, data_dir: str):
+def record_training_data(config: MedTVTConfig, stage: str, data_dir: str) -> None:
     """Adds a stage's dataset to what the weights were trained on; the list travels with them."""
     config.training_data = [*(config.training_data or []), training_data_entry(stage, data_dir)]
 
@@ -86,7 +89,7 @@ def lora_config(stage: str, arguments: ModelArguments) -> LoraConfig:
     )
 
 
-def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArguments):
+def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArguments) -> MedTVTForCausalLM | PeftModel:
     """
     Freezes all but what the stage trains, which is held in float32.
 
@@ -116,7 +119,7 @@ def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArgument
     return model
 
 
-def calibrate_perception(model: MedTVTForCausalLM, processor, dataset: Dataset):
+def calibrate_perception(model: MedTVTForCausalLM, processor: MedTVTProcessor, dataset: Dataset) -> None:
     """Fits a perception layer that was drawn just now to the projectors' outputs on patients with all modalities."""
     if model.model.perception.layer_norm is None:
         return

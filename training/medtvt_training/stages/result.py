@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from peft import PeftModel
+from transformers import Trainer
 
 from modeling_medtvt.output_folder import new_folder
 
@@ -17,7 +18,7 @@ from .merge import merge_adapter
 # Result
 
 
-def save_result(trainer, arguments: ModelArguments):
+def save_result(trainer: Trainer, arguments: ModelArguments) -> None:
     """
     Writes `final/`, a plain model folder, and `adapter/` where LoRA was trained, from the Trainer's model as it is.
 

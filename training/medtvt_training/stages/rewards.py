@@ -6,6 +6,9 @@ Each takes `prompts`, `completions` and the dataset's columns as keywords, one e
 floats. A completion is a string, or a list of messages of which the last one counts.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from modeling_medtvt import DISEASES, parse_answer
 
 from ..data.conversation import message_text
@@ -28,7 +31,7 @@ def is_well_formed(text: str) -> bool:
     return all(text.count(tag) == 1 for tag in TAGS) and "".join(text.split()) == "".join(whole.split())
 
 
-def format_reward(prompts, completions, **kwargs) -> list[float]:
+def format_reward(prompts: Sequence, completions: Sequence[str | list[dict]], **kwargs: Any) -> list[float]:
     """
     R_F: 1 if the whole completion is `<think>…</think><answer>…</answer>`, else 0. Whitespace around the blocks is
     allowed (the authors' template itself puts a space before an answer) and a block may be empty. Text before, between
@@ -37,7 +40,9 @@ def format_reward(prompts, completions, **kwargs) -> list[float]:
     return [float(is_well_formed(completion_text(completion))) for completion in completions]
 
 
-def jaccard_reward(prompts, completions, diseases, **kwargs) -> list[float]:
+def jaccard_reward(
+    prompts: Sequence, completions: Sequence[str | list[dict]], diseases: Sequence[list[str] | None], **kwargs: Any
+) -> list[float]:
     """
     R_J (equation 7): the size of the intersection of L_C and L_G over that of their union, or 0 where the union is
     empty. L_G is the row's `diseases`, L_C the set of entries of the completion's answer as [`parse_answer`] reads it:
@@ -75,7 +80,7 @@ def _true_labels(labels: list[str] | None) -> set[str]:
     return set(parsed.diseases)
 
 
-def graded_format_reward(prompts, completions, **kwargs) -> list[float]:
+def graded_format_reward(prompts: Sequence, completions: Sequence[str | list[dict]], **kwargs: Any) -> list[float]:
     """
     A slope towards R_F, for a policy that hardly ever earns it: an eighth for each of the four tags that occurs exactly
     once, and a half where the whole format is right. Not in the paper.
@@ -84,7 +89,9 @@ def graded_format_reward(prompts, completions, **kwargs) -> list[float]:
     return [sum(text.count(tag) == 1 for tag in TAGS) / 8 + is_well_formed(text) / 2 for text in texts]
 
 
-def evidence_reward(prompts, completions, findings, **kwargs) -> list[float]:
+def evidence_reward(
+    prompts: Sequence, completions: Sequence[str | list[dict]], findings: Sequence[list[str] | None], **kwargs: Any
+) -> list[float]:
     """
     Share of the findings cited in the think block that the patient's data show; 0 where none is cited. For rows whose
     findings are known, which are those of the synthetic cohort. Not in the paper.

@@ -2,14 +2,28 @@
 """RFT, the third stage: GRPO rewards format and diagnoses, and the SFT model holds it (paper, 3.2.2)."""
 
 import logging
+from typing import TYPE_CHECKING
+
+from datasets import Dataset
 
 from .arguments import DataArguments, ModelArguments, ReinforceArguments
+
+
+if TYPE_CHECKING:  # trl takes long to import
+    from trl import GRPOConfig
+
+    from .grpo_trainer import MedTVTGRPOTrainer
 
 
 logger = logging.getLogger(__name__)
 
 
-def reinforce(model_arguments: ModelArguments, data_arguments: DataArguments, arguments: ReinforceArguments, training):
+def reinforce(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    arguments: ReinforceArguments,
+    training: "GRPOConfig",
+) -> "MedTVTGRPOTrainer":
     """
     Runs RFT from its arguments to its saved result.
 
@@ -79,7 +93,7 @@ def reinforce(model_arguments: ModelArguments, data_arguments: DataArguments, ar
     return trainer
 
 
-def _keep_diseased(dataset, split: str):
+def _keep_diseased(dataset: Dataset, split: str) -> Dataset:
     """The rows that can earn the Jaccard reward; says how many there are not."""
     kept = [i for i, diseases in enumerate(dataset["diseases"]) if diseases]
     logger.info("%s: %d of %d rows list no disease and are left out.", split, len(dataset) - len(kept), len(dataset))

@@ -8,6 +8,9 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import TrainingArguments
 
+from modeling_medtvt import MedTVTForCausalLM
+from processing_medtvt import MedTVTProcessor
+
 from ..data.collator import MedTVTDataCollator, drop_long_rows
 from ..data.feature_cache import FeatureCache
 from ..data.load import load_medtvt_qa
@@ -21,7 +24,7 @@ logger = logging.getLogger(__name__)
 # Data
 
 
-def load_rows(stage: str, split: str, arguments: DataArguments, processor) -> Dataset:
+def load_rows(stage: str, split: str, arguments: DataArguments, processor: MedTVTProcessor) -> Dataset:
     """The rows of a split that are not too long, with `length` (tokens) and `split`."""
     dataset = load_medtvt_qa(
         arguments.data,
@@ -42,7 +45,13 @@ def load_rows(stage: str, split: str, arguments: DataArguments, processor) -> Da
     return dataset.add_column("split", [split] * len(dataset))
 
 
-def cache_features(datasets: dict[str, Dataset], folder: str, training: TrainingArguments, model, processor):
+def cache_features(
+    datasets: dict[str, Dataset],
+    folder: str,
+    training: TrainingArguments,
+    model: MedTVTForCausalLM,
+    processor: MedTVTProcessor,
+) -> tuple[dict[str, Dataset], FeatureCache]:
     """
     Runs the frozen encoders over the datasets of each split.
 
@@ -72,7 +81,13 @@ class StageCollator:
         seed (`int`): Seed of what is withheld.
     """
 
-    def __init__(self, processor, features=None, modality_dropout: float = 0.0, seed: int = 0):
+    def __init__(
+        self,
+        processor: MedTVTProcessor,
+        features: FeatureCache | None = None,
+        modality_dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         self.training = MedTVTDataCollator(processor, features, modality_dropout=modality_dropout, seed=seed)
         self.evaluation = MedTVTDataCollator(processor, features)
 
