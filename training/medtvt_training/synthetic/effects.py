@@ -6,7 +6,7 @@ A sign appears by a noisy-or: with base rate b and a cause's strength l, P = 1 -
 those of the project's table of physiology (sections 2a, 2b and 4).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class _Chance:
                 none *= (1 - strength) ** self.setting.sign_gain
         return bool(self.rng.random() >= none)
 
-    def one_of(self, shares: dict[str, float]) -> str:
+    def one_of(self, shares: Mapping[str, float]) -> str:
         return list(shares)[self.rng.choice(len(shares), p=np.array(list(shares.values())) / sum(shares.values()))]
 
 
