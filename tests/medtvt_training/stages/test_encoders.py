@@ -84,10 +84,12 @@ def test_lab_percentiles_are_fitted_on_the_training_split(trained, data):
     assert values[0] == 0 and 0.2 < values[1] < 0.8 and values[2] == 1
 
 
-def test_resume_is_bit_equal(trained, train, tmp_path):
+@pytest.mark.parametrize("kept", ["checkpoint-5", None], ids=["killed within the second", "killed between two"])
+def test_resume_is_bit_equal(kept, trained, train, tmp_path):
     resumed = tmp_path / "run"
     shutil.copytree(trained / "ecg", resumed / "ecg")  # finished
-    shutil.copytree(trained / "cxr" / "checkpoint-5", resumed / "cxr" / "checkpoint-5")
+    if kept:
+        shutil.copytree(trained / "cxr" / kept, resumed / "cxr" / kept)
     train(resumed, resume="true", save_total_limit=9)
     assert changed_parameters(trained / "final", resumed / "final") == set()
     with pytest.raises(FileExistsError, match="final exists"):

@@ -22,7 +22,8 @@ from processing_medtvt.processing_medtvt import PLACEHOLDER
 from ..files import read_json
 from .conversation import MODALITIES, text_part
 from .rejects import Reject
-from .schema import LAB_NAMES, Message, Modality, Part, QARow
+from .rows import Message, Modality, Part, QARow
+from .schema import LAB_NAMES
 
 
 class AuthorsSource(NamedTuple):

@@ -13,7 +13,7 @@ from processing_medtvt import MedTVTProcessor
 from .conversation import MODALITIES, message_text, withhold
 from .feature_cache import FeatureCache
 from .inputs import FEATURE_INPUTS, RAW_INPUTS, read_values
-from .schema import Message, Modality, QARow
+from .rows import Message, Modality, QARow
 
 
 class MedTVTDataCollator:

@@ -7,7 +7,7 @@ modality can be withheld from a question and its answer.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .schema import Message, Modality, Part, QARow
+from .rows import Message, Modality, Part, QARow
 
 
 MODALITIES: tuple[Modality, ...] = ("ecg", "cxr", "lab")

@@ -32,7 +32,7 @@ from ..files import write_text
 from .conversation import MODALITIES
 from .inputs import read_values
 from .rejects import Reject, check_rejects, drop_rejects, make_reject
-from .schema import Modality, QARow
+from .rows import Modality, QARow
 
 
 FORMAT = 1

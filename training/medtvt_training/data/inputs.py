@@ -7,7 +7,7 @@ import numpy as np
 
 from processing_medtvt import MedTVTProcessor
 
-from .schema import Modality, QARow
+from .rows import Modality, QARow
 
 
 # Names of the model's inputs, raw and as the encoders' outputs

@@ -20,7 +20,8 @@ from .authors_layout import AUTHORS_FILES, find_authors_file, read_authors_rows
 from .conversation import MODALITIES, message_text
 from .inputs import has_input
 from .rejects import Reject, drop_rejects, make_reject
-from .schema import FEATURES, LEVELS, SPLITS, Modality, QARow
+from .rows import Modality, QARow
+from .schema import FEATURES, LEVELS, SPLITS
 
 
 def load_medtvt_qa(

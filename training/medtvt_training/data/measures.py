@@ -10,7 +10,8 @@ from processing_medtvt.measure_cxr_medtvt import measure_cxr
 from processing_medtvt.measure_ecg_medtvt import measure_ecg
 
 from .conversation import MODALITIES
-from .schema import LAB_NAMES, Modality, QARow
+from .rows import Modality, QARow
+from .schema import LAB_NAMES
 
 
 def measure_row(row: QARow, modalities: Sequence[Modality] = MODALITIES) -> dict[str, float]:

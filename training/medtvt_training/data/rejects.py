@@ -8,7 +8,7 @@ from typing import TypedDict
 from datasets import Dataset
 
 from ..files import write_jsonl
-from .schema import Modality, QARow
+from .rows import Modality, QARow
 
 
 logger = logging.getLogger(__name__)

@@ -85,7 +85,9 @@ class _Scorer:
         self.model: Any = diagnose.model
         tokenizer: Any = diagnose.tokenizer
         self.batch_size = batch_size
-        features = diagnose.preprocess({"index": None, "item": {k: v for k, v in patient.items() if v is not None}})
+        features: Any = diagnose.preprocess(
+            {"index": None, "item": {k: v for k, v in patient.items() if v is not None}}
+        )
         prompt = features["input_ids"][0]
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         spans = [m.span() for m in CLAUSE.finditer(text) if disease.lower() in m.group().lower()]

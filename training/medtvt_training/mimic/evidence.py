@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from modeling_medtvt import DISEASES
 
 from ..data.conversation import MODALITIES
-from ..data.schema import Modality
+from ..data.rows import Modality
 from .ecg_statements import GROUPS, group_of, is_summary
 from .lab_flags import LAB_GROUPS, LABS, SPECIMEN_INDICES
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.conversation import MODALITIES, list_modalities, text_part
-from ..data.schema import Modality, Part
+from ..data.rows import Modality, Part
 from .evidence import Evidence, list_evidence
 
 

@@ -7,7 +7,7 @@ from modeling_medtvt import DISEASES, parse_answer
 from processing_medtvt.processing_medtvt import PLACEHOLDER
 
 from ..data.conversation import text_part
-from ..data.schema import Part
+from ..data.rows import Part
 from .lab_flags import LAB_GROUPS, LABS, SPECIMEN_INDICES
 from .prompts import TITLES, Request
 

@@ -181,6 +181,7 @@ def train_encoder(
                 datasets[split] = FindingsDataset.read(
                     rows, modality, processor, findings, file, workers, max_rejected
                 )
+            set_seed(training.seed)  # the head is new, also where a resumed run has trained nothing before it
             classifier = FindingsClassifier(model, modality, len(findings), **normalization(modality, processor))
             trainer = Trainer(
                 model=classifier,

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..data.conversation import MODALITIES, list_modalities, text_part
-from ..data.schema import Modality, Part, QARow
+from ..data.rows import Modality, Part, QARow
 from ..data.wording import POINTERS
 from .causes import DISEASE_OF_CODE, Causes
 from .findings import FINDINGS, GROUPS

@@ -17,7 +17,7 @@ from processing_medtvt.plot_ecg_medtvt import plot_ecg
 
 from ..data.conversation import message_text
 from ..data.load import load_medtvt_qa
-from ..data.schema import QARow
+from ..data.rows import QARow
 
 
 PATIENTS_A_SHEET = 3
@@ -85,7 +85,7 @@ def _lab_text(lab: dict[str, float | None]) -> str:
     for definition in LAB_DEFINITIONS:
         value = lab[definition.name]
         flag = flag_value(value, definition.reference_low, definition.reference_high)
-        flag = {"low": "L", "high": "H"}.get(flag, "")
+        flag = {"low": "L", "high": "H"}.get(flag or "", "")
         shown = "-" if value is None else f"{value:g}"
         cells.append(f"{definition.name[:24]:<24}{shown:>7} {flag:<1}")
     half = (len(cells) + 1) // 2
