@@ -70,8 +70,8 @@ def open_checkpoint(name: str | os.PathLike, **kwargs: Any) -> tuple[Any, Any]:
     Raises:
         ValueError: if the folder does not open, or holds something else.
     """
-    config = None if (Path(name) / "adapter_config.json").exists() else read_config(name)
     name = check_checkpoint_name(name)
+    config = None if (Path(name) / "adapter_config.json").exists() else read_config(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **kwargs)
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)

@@ -7,7 +7,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from medtvt_training import cli
-from medtvt_training.data.load import load_medtvt_qa
 from medtvt_training.evaluation.baseline import PEERS, draw_ecg_page, list_peers, load_answerer, write_question
 from medtvt_training.evaluation.gradient_boosting import GradientBoostingAnswerer
 from medtvt_training.stages.initialize import tiny_tokenizer
@@ -15,17 +14,6 @@ from medtvt_training.synthetic.example_patient import write_example_patient
 from modeling_medtvt import DISEASES
 
 from tests.medtvt_training.evaluation.tiny_peers import CLASSES, tiny_answerer, write_tiny_peer
-from tests.medtvt_training.toy_dataset import write_toy_dataset
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_toy_dataset(tmp_path_factory.mktemp("data"), patients=6)
-
-
-@pytest.fixture
-def rows(data):
-    return load_medtvt_qa(data, "diagnosis", "test").to_list()
 
 
 def run_command(*arguments):

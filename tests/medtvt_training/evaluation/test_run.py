@@ -16,20 +16,8 @@ from medtvt_training.evaluation.variants import swap_between_rows, withhold_from
 from medtvt_training.inference.answer_likelihood import answer_probabilities, label_order
 from modeling_medtvt import DISEASES
 
-from tests.medtvt_training.toy_dataset import write_toy_dataset
-
 
 ABOUT = {"model": "tiny", "settings": {}}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_toy_dataset(tmp_path_factory.mktemp("data"), patients=6)
-
-
-@pytest.fixture
-def rows(data):
-    return load_medtvt_qa(data, "diagnosis", "test").to_list()
 
 
 @pytest.fixture(scope="module")
