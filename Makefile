@@ -27,7 +27,7 @@ style: $(VENV)/dev  ## lint and format
 
 resolve: $(VENV)/dev  ## whether all extras but flash-attn (its build needs torch) can be installed together
 # not quiet: pip names what conflicts among its ordinary lines
-	$(PIP) --dry-run --editable ".[train,qa,timm,dicom,demo,dev]"
+	$(PIP) --dry-run --editable ".[train,qa,timm,formats,demo,dev]"
 
 bench: $(VENV)/dev  ## speed and memory as ratios; ARGS= takes options of tests/benchmarks
 	$(BIN)/python -m tests.benchmarks --out build/bench $(ARGS)
