@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The evidence check: what a text says of a patient's data, held against what can be measured in them.
+
+Labs and most of an ECG can be measured; of a film nothing can, reliably. A claim is supported or contradicted only
+where the measurement is clear; near a limit it is not checkable. A check says nothing about a diagnosis.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict
+
+from .claims_medtvt import Claim, read_claims
+from .ecg_findings_medtvt import abnormal_ecg, judge_ecg
+from .lab_definitions_medtvt import LAB_DEFINITIONS, LabDefinition, flag_value, normalize_unit
+
+
+Status = Literal["supported", "contradicted", "not measured", "not checkable"]
+LABS = {lab.name: lab for lab in LAB_DEFINITIONS}
+# A value this near to a limit of its range, as a share of the limit, is neither in nor out: assays differ by as much
+GRAY_SHARE = 0.03
+# "Greatly increased" from here on, as a multiple of the upper limit
+FAR_FACTOR = 2.0
+# How far a cited measure of the ECG may lie from the measured one; beyond twice as far it is wrong
+ECG_TOLERANCES = {"heart_rate": 6.0, "pr_ms": 25.0, "qrs_ms": 20.0, "qtc_ms": 30.0}
+ECG_UNITS = {"heart_rate": "per minute", "pr_ms": "ms", "qrs_ms": "ms", "qtc_ms": "ms"}
+# Where a word has a limit of its own: a glucose taken at any hour is high above 140 mg/dL, a pO2 low below 80 mm Hg
+SPOKEN_LIMITS: dict[tuple[str, str], float] = {("Glucose", "high"): 140.0}
+STATUSES: tuple[Status, ...] = ("supported", "contradicted", "not measured", "not checkable")
+
+
+class Measurements(NamedTuple):
+    """
+    What is known of a patient's data.
+
+    Args:
+        ecg (`Mapping[str, float]`, *optional*): as [`measure_ecg`] returns them; None without an ECG.
+        lab (`Mapping[str, float | None]`, *optional*): values by the names of `LAB_DEFINITIONS`, in their units; None
+            without labs.
+        has_cxr (`bool`): whether there is a film.
+    """
+
+    ecg: Mapping[str, float] | None = None
+    lab: Mapping[str, float | None] | None = None
+    has_cxr: bool = False
+
+
+class Statement(TypedDict):
+    """
+    A claim of the text with its verdict. `measured` says in words what the claim was held against, or why it could not
+    be.
+    """
+
+    text: str
+    modality: str | None
+    finding: str | None
+    negated: bool
+    status: Status
+    measured: str
+
+
+class Unmentioned(TypedDict):
+    """An abnormal measurement that the text leaves out."""
+
+    modality: str
+    finding: str
+    measured: str
+
+
+class Evidence(NamedTuple):
+    """What [`check_evidence`] returns."""
+
+    statements: list[Statement]
+    unmentioned: list[Unmentioned]
+
+
+def check_evidence(text: str, measured: Measurements) -> Evidence:
+    """
+    Holds the statements of a reasoning against measurements, and lists abnormal measurements that it leaves out, the
+    gravest first.
+
+    Args:
+        text (`str`): a reasoning, without tags.
+        measured ([`Measurements`]): of the same patient.
+    """
+    claims = read_claims(text)
+    statements = [_judge(claim, measured) for claim in claims]
+    return Evidence(statements, _list_unmentioned(claims, measured))
+
+
+def _judge(claim: Claim, measured: Measurements) -> Statement:
+    status: Status
+    given = {"ecg": measured.ecg is not None, "cxr": measured.has_cxr, "lab": measured.lab is not None}
+    if claim.finding is None:
+        status, words = "not checkable", "not understood"
+    elif not given[str(claim.modality)]:
+        names = {"ecg": "no ECG was given", "cxr": "no X-ray was given", "lab": "no labs were given"}
+        status, words = "not measured", names[str(claim.modality)]
+    elif claim.modality == "cxr":
+        status, words = "not checkable", "a film is not measured"
+    else:
+        holds, words = _measure_lab(claim, measured.lab or {}) if claim.labs else _measure_ecg(claim, measured)
+        if words.endswith("not measured"):
+            status = "not measured"
+        elif holds is None:
+            status = "not checkable"
+        else:
+            status = "contradicted" if holds == claim.negated else "supported"
+    return {
+        "text": claim.text,
+        "modality": claim.modality,
+        "finding": claim.finding,
+        "negated": claim.negated,
+        "status": status,
+        "measured": words,
+    }
+
+
+def _measure_ecg(claim: Claim, measured: Measurements) -> tuple[bool | None, str]:
+    values = measured.ecg or {}
+    finding = str(claim.finding)
+    if finding == "ecg: normal":
+        abnormal = abnormal_ecg(values)
+        return (False, abnormal[0][1]) if abnormal else (None, "no clear abnormality measured")
+    if claim.relation != "value":
+        return judge_ecg(finding, values)
+    name = finding.removeprefix("ecg: ")
+    value = values.get(name, float("nan"))
+    if value != value:
+        return None, f"{name.split('_')[0]} could not be measured"
+    away = abs(value - claim.limits[0]) / ECG_TOLERANCES[name]
+    return (True if away <= 1 else False if away > 2 else None), f"{value:.0f} {ECG_UNITS[name]}"
+
+
+def _measure_lab(claim: Claim, values: Mapping[str, float | None]) -> tuple[bool | None, str]:
+    """Of several labs one suffices; all that were measured must speak against the claim to contradict it."""
+    known = {name: value for name in claim.labs if (value := values.get(name)) is not None}
+    if not known:
+        return None, f"{' and '.join(claim.labs)} not measured"
+    verdicts = {name: _compare(claim, LABS[name], value) for name, value in known.items()}
+    words = "; ".join(describe_lab(LABS[name], known[name]) for name in known)
+    if True in verdicts.values():
+        return True, words
+    return (None if None in verdicts.values() else False), words
+
+
+def _compare(claim: Claim, lab: LabDefinition, value: float) -> bool | None:
+    """Whether what is said of a lab holds; None near a limit, or where the unit is not one of the lab's."""
+    if claim.relation in ("above", "below", "between", "value"):
+        factor = _unit_factor(lab, claim.unit)
+        if factor is None:
+            return None
+        limits = [limit / factor for limit in claim.limits]
+        if claim.relation == "above":
+            return value >= limits[0]
+        if claim.relation == "below":
+            return value <= limits[0]
+        if claim.relation == "between":
+            return limits[0] <= value <= limits[1]
+        away = abs(value - limits[0])
+        return away <= max(0.02 * abs(value), 0.051 if claim.limits[0] % 1 else 0.51) / 1
+    return _compare_range(str(claim.relation), lab, value)
+
+
+def _unit_factor(lab: LabDefinition, unit: str | None) -> float | None:
+    if unit is None or lab.unit is None:
+        return 1.0
+    factors = {normalize_unit(known): factor for known, factor in lab.units.items()}
+    return factors.get(normalize_unit(unit))
+
+
+def _compare_range(said: str, lab: LabDefinition, value: float) -> bool | None:
+    low, high = reference_limits(lab)
+    if said in ("high", "far high"):
+        limit = SPOKEN_LIMITS.get((lab.name, "high"), high)
+        if limit is None:
+            return None
+        if said == "far high":
+            return True if value >= FAR_FACTOR * limit else False if value <= limit else None
+        # what lies between a range and the spoken limit is called either way
+        return _beyond(value, limit, high)
+    if said == "low":
+        return None if low is None else _beyond(-value, -low, -low)
+    spoken = SPOKEN_LIMITS.get((lab.name, "high"), high)
+    above = None if spoken is None or high is None else _beyond(value, spoken, high)
+    below = None if low is None else _beyond(-value, -low, -low)
+    if True in (above, below):
+        return False
+    return True if {above, below} <= {False} else None
+
+
+def _beyond(value: float, limit: float, range_limit: float | None) -> bool | None:
+    gray = GRAY_SHARE * abs(limit)
+    if value > limit + gray:
+        return True
+    return False if value <= min(limit, limit if range_limit is None else range_limit) else None
+
+
+def reference_limits(lab: LabDefinition) -> tuple[float | None, float | None]:
+    """Reference range of a lab, in its unit."""
+    return lab.reference_low, lab.reference_high
+
+
+def describe_lab(lab: LabDefinition, value: float) -> str:
+    """`Creatinine 3.1 mg/dL, high (0.5 to 1.2)`"""
+    low, high = reference_limits(lab)
+    flag = flag_value(value, low, high)
+    unit = "" if lab.unit in (None, "units", "ratio") else f" {lab.unit}"
+    limits = "" if flag is None else f", {flag} ({low:g} to {high:g})"
+    return f"{lab.name} {value:g}{unit}{limits}"
+
+
+def _list_unmentioned(claims: Sequence[Claim], measured: Measurements) -> list[Unmentioned]:
+    said_labs = {name for claim in claims for name in claim.labs}
+    said_ecg = {claim.finding for claim in claims if claim.modality == "ecg"}
+    found: list[tuple[float, Unmentioned]] = []
+    for name, value in (measured.lab or {}).items():
+        distance = _distance(LABS[name], value) if name in LABS and value is not None else 0.0
+        if value is not None and distance > 0 and not said_labs & {name, *SAME_MEANING.get(name, ())}:
+            flag = flag_value(value, *reference_limits(LABS[name]))
+            words = describe_lab(LABS[name], value)
+            found.append((distance, {"modality": "lab", "finding": f"lab: {flag} {name}", "measured": words}))
+    if measured.ecg is not None:
+        for place, (finding, words) in enumerate(abnormal_ecg(measured.ecg)):
+            if finding not in said_ecg:
+                found.append((1 - place / 100, {"modality": "ecg", "finding": finding, "measured": words}))
+    return [entry for _, entry in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _distance(lab: LabDefinition, value: float) -> float:
+    """How far beyond its range a value lies, in widths of the range; 0 inside and near a limit."""
+    low, high = reference_limits(lab)
+    if low is None or high is None:
+        return 0.0
+    over = value - high - GRAY_SHARE * abs(high)
+    under = low - GRAY_SHARE * abs(low) - value
+    return max(over, under, 0.0) / (high - low)
+
+
+# Who has said the one has said the other
+SAME_MEANING: dict[str, tuple[str, ...]] = {
+    "Hematocrit": ("Hemoglobin", "Red Blood Cells"),
+    "Red Blood Cells": ("Hemoglobin", "Hematocrit"),
+    "Hemoglobin": ("Hematocrit", "Red Blood Cells"),
+    "Absolute Neutrophil Count": ("Neutrophils", "White Blood Cells"),
+    "Neutrophils": ("Absolute Neutrophil Count", "White Blood Cells"),
+    "Lymphocytes": ("Neutrophils", "Absolute Lymphocyte Count"),
+    "Absolute Lymphocyte Count": ("Lymphocytes",),
+    "Absolute Monocyte Count": ("Monocytes", "White Blood Cells"),
+    "PT": ("INR(PT)",),
+    "INR(PT)": ("PT",),
+    "Calculated Total CO2": ("Bicarbonate",),
+    "Base Excess": ("Bicarbonate", "pH"),
+    "RDW": ("RDW-SD",),
+    "RDW-SD": ("RDW",),
+    "MCH": ("MCV",),
+    "Alanine Aminotransferase (ALT)": ("Aspartate Aminotransferase (AST)",),
+    "Aspartate Aminotransferase (AST)": ("Alanine Aminotransferase (ALT)",),
+}
+
+
+__all__: list[Any] = ["Evidence", "Measurements", "Statement", "Unmentioned", "check_evidence", "describe_lab"]
