@@ -3,13 +3,13 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from .findings_medtvt import LAB_CELL_WORDS, LAB_NICKNAMES, LAB_WORDS, WORDINGS, compile_wordings
+from .findings_medtvt import LAB_NICKNAMES, LAB_OTHER_WORDS, LAB_WORDS, WORDINGS, compile_wordings
 from .lab_definitions_medtvt import LAB_DEFINITIONS
 
 
-Relation = Literal["low", "normal", "high", "far high", "above", "below", "between", "value"]
+Relation = Literal["low", "normal", "high", "far high", "above", "at least", "below", "at most", "between", "value"]
 
 
 class Claim(NamedTuple):
@@ -49,7 +49,7 @@ _SPECIMEN = {lab.name for lab in LAB_DEFINITIONS if lab.reference_low is None}
 
 
 def _lab_names() -> dict[str, tuple[str, ...]]:
-    names = {}
+    names: dict[str, tuple[str, ...]] = {}
     for lab in LAB_DEFINITIONS:
         if lab.name not in _SPECIMEN:
             for alias in (lab.name, lab.name.split(" (")[0], *lab.aliases):
@@ -93,11 +93,12 @@ _DIRECTION_BEHIND = re.compile(rf" *[,(] *(?:(?i:{_DIRECTION})){_AFTER}")
 _LAB_BEHIND = re.compile(
     rf"(?:, and|,| and| or) ({_LAB}){_AFTER}(?!{_LINK}(?:not |{_NUMBER}|[<>≤≥(]|(?i:above|below|over|under|{_DIRECTION})))"
 )
-_WORDS_OF_LABS = {
+# the longer ones first: "frank hyperglycemia" is more than "hyperglycemia"
+_WORDS_OF_LABS: dict[str, Any] = LAB_OTHER_WORDS | {
     rf"{stem}(?:a?emia|osis)" if stem in ("acid", "alkal") else rf"{stem}a?emia": lab
     for stem, lab in LAB_WORDS.items()
-} | LAB_CELL_WORDS
-_LAB_WORD = compile_wordings({word: rf"(?:frank |moderate |mild |severe )?{word}" for word in _WORDS_OF_LABS})
+}
+_LAB_WORD = compile_wordings({word: rf"(?:mild |severe |marked )?(?:{word})" for word in _WORDS_OF_LABS})
 _WORDING = compile_wordings(WORDINGS)
 _ECG_MEASURES = {
     "heart_rate": rf"(?:heart |ventricular )?rate(?: is| was| of| at|:)* {_NUMBER}(?! ?ms)",
@@ -233,7 +234,7 @@ def _find_labs(sentence: str) -> Iterator[_Mention]:
     ]
     numbers = (
         (_COMPARED, lambda m: ("above" if m[2] else "below", (float(m[4]),), m[5])),
-        (_OR_MORE, lambda m: ("above" if m[3] == "more" else "below", (float(m[2]),), None)),
+        (_OR_MORE, lambda m: ("at least" if m[3] == "more" else "at most", (float(m[2]),), None)),
         (_BETWEEN, lambda m: ("between", (float(m[2]), float(m[3])), None)),
         (_VALUE, lambda m: ("value", (float(m[2]),), m[3])),
     )
@@ -248,20 +249,26 @@ def _find_labs(sentence: str) -> Iterator[_Mention]:
 
 def _find_directions(sentence: str) -> Iterator[_Mention]:
     words = list(_WORDS_OF_LABS.values())
-    found = [
-        *((match, _labs_of(match[5]), _RELATIONS[_group_index(match, 1)]) for match in _LAB_BEFORE.finditer(sentence)),
-        *((match, _labs_of(match[1]), _RELATIONS[_group_index(match, 3)]) for match in _LAB_AFTER.finditer(sentence)),
+    found: list[tuple[re.Match[str], tuple[str, ...], Relation, tuple[float, ...]]] = [
+        *(
+            (match, _labs_of(match[5]), _RELATIONS[_group_index(match, 1)], ())
+            for match in _LAB_BEFORE.finditer(sentence)
+        ),
+        *(
+            (match, _labs_of(match[1]), _RELATIONS[_group_index(match, 3)], ())
+            for match in _LAB_AFTER.finditer(sentence)
+        ),
     ]
     for match in _LAB_WORD.finditer(sentence):
-        lab, direction = words[int(str(match.lastgroup)[1:])]
-        found.append((match, (lab,), "high" if direction == "high" else "low"))
-    for match, labs, relation in found:
-        yield _lab_mention(sentence, match.span(), labs, relation)
+        lab, relation, *limits = words[int(str(match.lastgroup)[1:])]
+        found.append((match, (lab,), relation, tuple(limits)))
+    for match, labs, relation, limits in found:
+        yield _lab_mention(sentence, match.span(), labs, relation, limits)
         if value := _VALUE_BEHIND.match(sentence, match.end()):
             yield _lab_mention(sentence, value.span(), labs, "value", (float(value[1]),), value[2])
         behind = _LAB_BEHIND.match(sentence, match.end())
         while behind:
-            yield _lab_mention(sentence, behind.span(), _labs_of(behind[1]), relation)
+            yield _lab_mention(sentence, behind.span(), _labs_of(behind[1]), relation, limits)
             behind = _LAB_BEHIND.match(sentence, behind.end())
 
 

@@ -6,7 +6,8 @@ Labs and most of an ECG can be measured; of a film nothing can, reliably. A clai
 where the measurement is clear; near a limit it is not checkable. A check says nothing about a diagnosis.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from .claims_medtvt import Claim, read_claims
@@ -25,6 +26,13 @@ ECG_TOLERANCES = {"heart_rate": 6.0, "pr_ms": 25.0, "qrs_ms": 20.0, "qtc_ms": 30
 ECG_UNITS = {"heart_rate": "per minute", "pr_ms": "ms", "qrs_ms": "ms", "qtc_ms": "ms"}
 # Where a word has a limit of its own: a glucose taken at any hour is high above 140 mg/dL, a pO2 low below 80 mm Hg
 SPOKEN_LIMITS: dict[tuple[str, str], float] = {("Glucose", "high"): 140.0}
+COMPARISONS: dict[str, Callable[[float, Sequence[float]], bool]] = {
+    "above": lambda value, limits: value > limits[0],
+    "at least": lambda value, limits: value >= limits[0],
+    "below": lambda value, limits: value < limits[0],
+    "at most": lambda value, limits: value <= limits[0],
+    "between": lambda value, limits: limits[0] <= value <= limits[1],
+}
 STATUSES: tuple[Status, ...] = ("supported", "contradicted", "not measured", "not checkable")
 
 
@@ -145,19 +153,19 @@ def _measure_lab(claim: Claim, values: Mapping[str, float | None]) -> tuple[bool
 
 def _compare(claim: Claim, lab: LabDefinition, value: float) -> bool | None:
     """Whether what is said of a lab holds; None near a limit, or where the unit is not one of the lab's."""
-    if claim.relation in ("above", "below", "between", "value"):
+    if claim.limits:
         factor = _unit_factor(lab, claim.unit)
         if factor is None:
             return None
         limits = [limit / factor for limit in claim.limits]
-        if claim.relation == "above":
-            return value >= limits[0]
-        if claim.relation == "below":
-            return value <= limits[0]
-        if claim.relation == "between":
-            return limits[0] <= value <= limits[1]
-        away = abs(value - limits[0])
-        return away <= max(0.02 * abs(value), 0.051 if claim.limits[0] % 1 else 0.51) / 1
+        if claim.relation in ("above", "below") and value == limits[0]:
+            return None  # as rounded
+        if claim.relation != "value":
+            return COMPARISONS[str(claim.relation)](value, limits)
+        # as rounded where it is written
+        written = re.search(r"\d+(?:\.(\d+))?", claim.text)
+        decimals = len(written[1] or "") if written else 0
+        return abs(value - limits[0]) <= max(0.01 * abs(value), 0.51 * 10**-decimals / factor)
     return _compare_range(str(claim.relation), lab, value)
 
 

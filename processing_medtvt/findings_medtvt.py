@@ -125,7 +125,7 @@ CXR_WORDINGS = {
 }
 WORDINGS = {**ECG_WORDINGS, **CXR_WORDINGS}
 
-# One word for a lab and its direction
+# One word for a lab and what it says of it: a direction, or a limit in the lab's unit
 LAB_WORDS = {
     "hyperkal": ("Potassium", "high"),
     "hypokal": ("Potassium", "low"),
@@ -152,7 +152,9 @@ LAB_WORDS = {
     "an": ("Hemoglobin", "low"),
     "polycyth": ("Hemoglobin", "high"),
 }
-LAB_CELL_WORDS = {
+LAB_OTHER_WORDS: dict[str, tuple[str, str] | tuple[str, str, float] | tuple[str, str, float, float]] = {
+    r"frank hyperglyca?emia": ("Glucose", "above", 200),
+    r"moderate hyperglyca?emia": ("Glucose", "between", 140, 200),
     r"leu[kc]ocytosis": ("White Blood Cells", "high"),
     r"leu[kc]o(?:cyto)?penia": ("White Blood Cells", "low"),
     r"neutrophilia|(?:marked )?neutrophil shift|left shift": ("Neutrophils", "high"),
@@ -167,7 +169,8 @@ LAB_CELL_WORDS = {
     r"macrocytosis": ("MCV", "high"),
     r"microcytosis": ("MCV", "low"),
     r"wide(?:ned)? (?:anion )?gap": ("Anion Gap", "high"),
-    r"inr as under anticoagulation|coagulopathy": ("INR(PT)", "high"),
+    r"inr as under anticoagulation": ("INR(PT)", "at least", 1.8),
+    r"coagulopathy": ("INR(PT)", "high"),
 }
 # Names in sentences that are no name or alias of a lab
 LAB_NICKNAMES = {
