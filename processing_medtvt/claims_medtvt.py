@@ -114,7 +114,7 @@ _TITLE = re.compile(rf"^\W*({'|'.join(_TITLES)})\b[^:\n]{{0,30}}:", re.IGNORECAS
 # What follows is a conclusion, not a reading; it ends with the clause
 _CONCLUSION = re.compile(
     r",? ?\b(?:which (?:fits|supports|suggests|indicates)|pointing (?:to|towards)|in keeping with|consistent with|as in"
-    r"|compatible with|suggest(?:s|ing|ive of)|support(?:s|ing)|indicat(?:es|ing|ive of)|due to|because of|diagnosis of"
+    r"|compatible with|suggest(?:s|ing|ive of)?|support(?:s|ing)?|indicat(?:es?|ing|ive of)|due to|because of|diagnosis of"
     r"|typical of|concerning for|raises concern for|in line with)\b[^,;.\n]*",
     re.IGNORECASE,
 )
@@ -193,7 +193,11 @@ def _without_overlaps(mentions: Sequence[_Mention]) -> list[_Mention]:
 
 def _negations(sentence: str, mentions: Sequence[_Mention]) -> list[bool]:
     """For each mention, whether a negation before or right after it is about it."""
-    cues = list(_NEGATION.finditer(sentence))
+    pieces, end = [], 0
+    for mention in mentions:  # "heart is not enlarged" is a wording of its own
+        pieces += [sentence[end : mention.start], " " * (mention.end - mention.start)]
+        end = mention.end
+    cues = list(_NEGATION.finditer("".join([*pieces, sentence[end:]])))
     last_or = max((match.start() for match in re.finditer(r"\b(?:or|nor)\b", sentence)), default=-1)
     negated = []
     cue, is_open, previous = -1, False, 0

@@ -17,15 +17,15 @@ from .lab_definitions_medtvt import LAB_DEFINITIONS, LabDefinition, flag_value, 
 
 Status = Literal["supported", "contradicted", "not measured", "not checkable"]
 LABS = {lab.name: lab for lab in LAB_DEFINITIONS}
-# A value this near to a limit of its range, as a share of the limit, is neither in nor out: assays differ by as much
-GRAY_SHARE = 0.03
+# A value this near to a limit, as a share of the width of the range, is neither in nor out: assays differ by as much
+GRAY_SHARE = 0.05
 # "Greatly increased" from here on, as a multiple of the upper limit
 FAR_FACTOR = 2.0
 # How far a cited measure of the ECG may lie from the measured one; beyond twice as far it is wrong
 ECG_TOLERANCES = {"heart_rate": 6.0, "pr_ms": 25.0, "qrs_ms": 20.0, "qtc_ms": 30.0}
 ECG_UNITS = {"heart_rate": "per minute", "pr_ms": "ms", "qrs_ms": "ms", "qtc_ms": "ms"}
-# Where a word has a limit of its own: a glucose taken at any hour is high above 140 mg/dL, a pO2 low below 80 mm Hg
-SPOKEN_LIMITS: dict[tuple[str, str], float] = {("Glucose", "high"): 140.0}
+# Upper limits of speech that are not those of the range: a glucose taken at any hour is called high above 140 mg/dL
+SPOKEN_LIMITS = {"Glucose": 140.0}
 COMPARISONS: dict[str, Callable[[float, Sequence[float]], bool]] = {
     "above": lambda value, limits: value > limits[0],
     "at least": lambda value, limits: value >= limits[0],
@@ -178,29 +178,20 @@ def _unit_factor(lab: LabDefinition, unit: str | None) -> float | None:
 
 def _compare_range(said: str, lab: LabDefinition, value: float) -> bool | None:
     low, high = reference_limits(lab)
-    if said in ("high", "far high"):
-        limit = SPOKEN_LIMITS.get((lab.name, "high"), high)
-        if limit is None:
-            return None
-        if said == "far high":
-            return True if value >= FAR_FACTOR * limit else False if value <= limit else None
-        # what lies between a range and the spoken limit is called either way
-        return _beyond(value, limit, high)
+    if low is None or high is None:
+        return None
+    gray = GRAY_SHARE * (high - low)
+    spoken = SPOKEN_LIMITS.get(lab.name, high)
+    if said == "far high":
+        return True if value >= FAR_FACTOR * spoken else False if value <= spoken else None
+    # what lies between the range and the spoken limit is called either way
+    is_high = True if value > spoken + gray else False if value < high - gray else None
+    is_low = True if value < low - gray else False if value > low + gray else None
+    if said == "high":
+        return is_high
     if said == "low":
-        return None if low is None else _beyond(-value, -low, -low)
-    spoken = SPOKEN_LIMITS.get((lab.name, "high"), high)
-    above = None if spoken is None or high is None else _beyond(value, spoken, high)
-    below = None if low is None else _beyond(-value, -low, -low)
-    if True in (above, below):
-        return False
-    return True if {above, below} <= {False} else None
-
-
-def _beyond(value: float, limit: float, range_limit: float | None) -> bool | None:
-    gray = GRAY_SHARE * abs(limit)
-    if value > limit + gray:
-        return True
-    return False if value <= min(limit, limit if range_limit is None else range_limit) else None
+        return is_low
+    return False if True in (is_high, is_low) else None if None in (is_high, is_low) else True
 
 
 def reference_limits(lab: LabDefinition) -> tuple[float | None, float | None]:
@@ -239,9 +230,8 @@ def _distance(lab: LabDefinition, value: float) -> float:
     low, high = reference_limits(lab)
     if low is None or high is None:
         return 0.0
-    over = value - high - GRAY_SHARE * abs(high)
-    under = low - GRAY_SHARE * abs(low) - value
-    return max(over, under, 0.0) / (high - low)
+    beyond = max(value - SPOKEN_LIMITS.get(lab.name, high), low - value) / (high - low)
+    return max(beyond - GRAY_SHARE, 0.0)
 
 
 # Who has said the one has said the other
