@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a text claims of a patient's ECG, film and labs: findings by name, negated or not, in the order of the text."""
 
+import bisect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -26,6 +27,7 @@ class Claim(NamedTuple):
         relation (`str`, *optional*): what is said of the lab, or `"value"` for a measure of the ECG.
         limits (`tuple[float]`): the numbers of `"above"`, `"below"`, `"between"` and `"value"`.
         unit (`str`, *optional*): unit of the numbers, where one is written.
+        conclusion (`str`): what the text concludes from it, as in "Acute Renal Failure and Sepsis"; "" without one.
     """
 
     text: str
@@ -36,6 +38,7 @@ class Claim(NamedTuple):
     relation: Relation | None = None
     limits: tuple[float, ...] = ()
     unit: str | None = None
+    conclusion: str = ""
 
 
 class _Mention(NamedTuple):
@@ -115,7 +118,7 @@ _TITLE = re.compile(rf"^\W*({'|'.join(_TITLES)})\b[^:\n]{{0,30}}:", re.IGNORECAS
 _CONCLUSION = re.compile(
     r",? ?\b(?:which (?:fits|supports|suggests|indicates)|pointing (?:to|towards)|in keeping with|consistent with|as in"
     r"|compatible with|suggest(?:s|ing|ive of)?|support(?:s|ing)?|indicat(?:es?|ing|ive of)|due to|because of|diagnosis of"
-    r"|typical of|concerning for|raises concern for|in line with)\b[^,;.\n]*",
+    r"|typical of|concerning for|raises concern for|in line with)\b(?P<what>[^,;.\n]*)",
     re.IGNORECASE,
 )
 _NOTHING = re.compile(r"\b(?:nothing abnormal|no abnormalit(?:y|ies))\b", re.IGNORECASE)
@@ -168,6 +171,7 @@ def read_claims(text: str) -> list[Claim]:
 
 
 def _read_sentence(sentence: str, modality: str | None) -> list[Claim]:
+    conclusions = list(_CONCLUSION.finditer(sentence))
     readable = _CONCLUSION.sub(lambda match: " " * len(match[0]), sentence)
     if not re.search(r"\w", readable):
         return []
@@ -177,9 +181,15 @@ def _read_sentence(sentence: str, modality: str | None) -> list[Claim]:
         if nothing := _NOTHING.search(readable):
             finding = None if modality is None else f"{modality}: normal"
             return [Claim(nothing[0], modality, finding)]
-        return [] if _REMARK.search(readable) or _DISEASE.search(readable) else [Claim(sentence, modality, None)]
+        return [] if _REMARK.search(sentence) or _DISEASE.search(sentence) else [Claim(sentence, modality, None)]
     negations = _negations(readable, mentions)
-    return [mention.claim._replace(negated=negated) for mention, negated in zip(mentions, negations)]
+    claims = [mention.claim._replace(negated=negated) for mention, negated in zip(mentions, negations)]
+    starts = [mention.start for mention in mentions]
+    for conclusion in conclusions:
+        place = bisect.bisect(starts, conclusion.start()) - 1
+        if place >= 0:  # of the statement right before it
+            claims[place] = claims[place]._replace(conclusion=conclusion["what"].strip())
+    return claims
 
 
 def _without_overlaps(mentions: Sequence[_Mention]) -> list[_Mention]:

@@ -55,7 +55,7 @@ class Measurements(NamedTuple):
 class Statement(TypedDict):
     """
     A claim of the text with its verdict. `measured` says in words what the claim was held against, or why it could not
-    be.
+    be; `conclusion` is what the text concludes from it.
     """
 
     text: str
@@ -64,6 +64,7 @@ class Statement(TypedDict):
     negated: bool
     status: Status
     measured: str
+    conclusion: str
 
 
 class Unmentioned(TypedDict):
@@ -120,6 +121,7 @@ def _judge(claim: Claim, measured: Measurements) -> Statement:
         "negated": claim.negated,
         "status": status,
         "measured": words,
+        "conclusion": claim.conclusion,
     }
 
 
