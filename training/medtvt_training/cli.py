@@ -36,6 +36,7 @@ COMMANDS = {
     "reinforce": Command("reinforce", "RFT: GRPO with the format and Jaccard rewards", "train"),
     "merge": Command("merge", "fold a LoRA adapter into its model", "train"),
     "evaluate": Command("evaluate", "answer a dataset's questions and measure the answers", "train"),
+    "calibrate": Command("calibrate", "fit the probabilities of a model's answers on a validation split", "train"),
     "metrics": Command("metrics", "measure answers that are already there", "train"),
     "baseline": Command("baseline", "the same measurements for another model, or for gradient boosting", "train"),
     "ablate": Command("ablate", "train and evaluate the variants of the paper's tables, side by side", "train"),

@@ -13,8 +13,8 @@ from medtvt_training.evaluation.answerer import MedTVTAnswerer, SeededSampling
 from medtvt_training.evaluation.predictions import read_predictions
 from medtvt_training.evaluation.run import predict
 from medtvt_training.evaluation.variants import swap_between_rows, withhold_from_rows
-from medtvt_training.inference.answer_likelihood import answer_probabilities, label_order
 from modeling_medtvt import DISEASES
+from modeling_medtvt.answer_probability_medtvt import answer_probabilities, label_order
 
 
 ABOUT = {"model": "tiny", "settings": {}}

@@ -9,12 +9,12 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from modeling_medtvt import DISEASES, MedTVTForCausalLM
+from modeling_medtvt.answer_probability_medtvt import answer_probabilities
 from processing_medtvt import MedTVTProcessor
 
 from ..data.collator import MedTVTDataCollator
 from ..data.conversation import MODALITIES, message_text
 from ..data.feature_cache import FeatureCache
-from ..inference.answer_likelihood import answer_probabilities
 
 
 class MedTVTAnswerer:

@@ -16,11 +16,12 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from modeling_medtvt.answer_probability_medtvt import label_order
+
 from ..data.conversation import message_text
 from ..data.feature_cache import FeatureCache
 from ..data.load import load_medtvt_qa
 from ..files import fingerprint, hash_folder, write_json, write_text
-from ..inference.answer_likelihood import label_order
 from ..inference.load import load_pipeline
 from .answerer import MedTVTAnswerer
 from .figures import plot_variants

@@ -17,7 +17,7 @@ from os.path import commonprefix
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling_medtvt import DISEASES, parse_answer
+from .answers_medtvt import DISEASES, parse_answer
 
 
 # Answers scored at a time: bounds the memory of their logits
