@@ -51,7 +51,9 @@ def rejects(cohort):
 def test_every_modality_is_linked_and_joined_by_ids(cohort, mimic):
     rows, build = read_cohort(cohort)
     assert len(rows) == 6 and build["arguments"]["modalities"] == ["ecg", "cxr", "lab"]
+    assert [row["gender"] for row in rows] == list("FMFMFM")
     for row in rows:
+        assert row["age"] == 61  # 60 in the anchor year, admitted in the next
         assert row["ecg_time"] == row["admittime"] - timedelta(hours=2)
         assert (mimic["mimic-ecg"] / f"{row['ecg_path']}.hea").is_file()
         assert (mimic["mimic-cxr"] / row["cxr_path"]).is_file() and f"s{row['cxr_study_id']}" in row["cxr_path"]

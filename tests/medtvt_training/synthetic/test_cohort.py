@@ -46,6 +46,13 @@ def test_cohort_opens_as_dataset_with_patients_split(cohort):
     assert len(set.union(*subjects.values())) == sum(map(len, subjects.values())) == PATIENTS
 
 
+def test_rows_have_the_age_and_sex_of_their_patient(cohort):
+    causes = {patient["subject_id"]: patient for patient in read_causes(cohort)}
+    for row in load_medtvt_qa(cohort, "diagnosis", "train"):
+        patient = causes[row["subject_id"]]
+        assert (row["age"], row["sex"]) == (patient["age"], "M" if patient["male"] else "F")
+
+
 def test_answers_cite_what_the_patient_has_and_nothing_else(cohort):
     causes = {patient["subject_id"]: patient for patient in read_causes(cohort)}
     for split in ("train", "validation", "test"):

@@ -12,7 +12,7 @@ from datasets import Features, Value
 
 from modeling_medtvt.output_folder import new_folder
 
-from ..data.schema import FEATURES, LAB_NAMES, LEVELS, SPLITS
+from ..data.schema import FEATURES, LAB_NAMES, LEVELS, SEXES, SPLITS
 from .answers import read_answers
 from .cohort import read_cohort
 from .prompts import TEMPLATES, Request, make_requests
@@ -90,6 +90,8 @@ def _make_row(request: Request, text: str) -> dict[str, Any]:
     return {
         "id": request.id,
         "subject_id": str(admission["subject_id"]),
+        "age": admission["age"],
+        "sex": admission["gender"] if admission["gender"] in SEXES else None,
         "level": request.level,
         "modalities": request.modalities,
         "prompt": [{"role": "user", "content": request.question}],

@@ -24,6 +24,8 @@ ACCESS_NOTES = {
 COLUMN_NOTES = {
     "id": "of the row",
     "subject_id": "of the patient",
+    "age": "of the patient in years, null where not known; never an input of the model",
+    "sex": "of the patient, F or M, null where not known; never an input of the model",
     "level": "level of the question: physiology or diagnosis",
     "modalities": "which of ecg, cxr, lab the question comes with",
     "prompt": "the question, as a conversation with typed parts",
