@@ -12,6 +12,7 @@ from modeling_medtvt import DISEASES
 
 from ..data.feature_cache import FeatureCache
 from ..data.measures import measure_row
+from ..data.rows import QARow
 
 
 class EncoderMeasure:
@@ -25,7 +26,7 @@ class EncoderMeasure:
     def __init__(self, features: FeatureCache) -> None:
         self.features = features
 
-    def __call__(self, row: Mapping) -> dict[str, float]:
+    def __call__(self, row: QARow) -> dict[str, float]:
         """The numbers of a row."""
         found = measure_row(row, ["lab"])
         for modality in row["modalities"]:
@@ -47,10 +48,10 @@ class GradientBoostingAnswerer:
 
     def __init__(
         self,
-        train: Sequence[Mapping],
-        validation: Sequence[Mapping],
+        train: Sequence[QARow],
+        validation: Sequence[QARow],
         seed: int = 0,
-        measure: Callable[[Mapping], dict[str, float]] = measure_row,
+        measure: Callable[[QARow], dict[str, float]] = measure_row,
     ) -> None:
         self.measure = measure
         measured = [measure(row) for row in tqdm(train, unit="record", desc="train")]
@@ -81,11 +82,11 @@ class GradientBoostingAnswerer:
             axis=1,
         )
 
-    def length(self, row: Mapping) -> int:
+    def length(self, row: QARow) -> int:
         """Nothing is gained by sorting."""
         return 0
 
-    def prepare(self, rows: Sequence[Mapping]) -> np.ndarray:
+    def prepare(self, rows: Sequence[QARow]) -> np.ndarray:
         """(rows, numbers)."""
         return self._table([self.measure(row) for row in rows])
 
@@ -99,7 +100,7 @@ class GradientBoostingAnswerer:
         return answers
 
 
-def _labels(rows: Sequence[Mapping]) -> np.ndarray:
+def _labels(rows: Sequence[QARow]) -> np.ndarray:
     return np.array([[disease in row["diseases"] for disease in DISEASES] for row in rows])
 
 
