@@ -210,6 +210,8 @@ def test_one_command_and_its_continuation(mimic, tmp_path, capsys):
     rows = load_medtvt_qa(tmp_path / "build" / "dataset", "diagnosis", "train")
     assert all(row["modalities"] == ["lab"] and row["ecg"] is None for row in rows)
     assert "| admissions | 6 | 0 | 6 | 6 |" in capsys.readouterr().out
+    card = (tmp_path / "build" / "dataset" / "README.md").read_text()
+    assert "# dataset" in card and "| admissions | 6 | 0 | 6 | 6 |" in card
     shutil.rmtree(tmp_path / "build" / "dataset")  # as if it had been stopped before
     build_all()
     assert "0 asked" in capsys.readouterr().out

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -25,11 +24,12 @@ from tqdm import tqdm
 from modeling_medtvt import DISEASES
 
 from ..data.conversation import message_text
-from ..data.labels import sample_f1
+from ..data.labels import as_label_array, sample_f1
 from ..data.load import load_medtvt_qa
 from ..data.measures import measure_row
 from ..data.schema import LAB_NAMES, SPLITS
 from ..synthetic.patient import draw_patient
+from .gradient_boosting import DiseaseClassifiers
 
 
 # Linear probes on drawn signs, AUROC of ECG, CXR, LAB and all (the project's table of physiology, section 3)
@@ -82,7 +82,7 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
     patients = [
         draw_patient(made_by["seed"], int(row["subject_id"].split("-")[1]), made_by["setting"]) for row in everyone
     ]
-    truth = np.array([[disease in row["diseases"] for disease in DISEASES] for row in everyone])
+    truth = as_label_array([row["diseases"] for row in everyone])
     sizes = np.cumsum([len(rows[split]) for split in SPLITS])
     parts = [slice(0, sizes[0]), slice(sizes[0], sizes[1]), slice(sizes[1], sizes[2])]
 
@@ -141,12 +141,10 @@ def _measure(rows: list[dict], num_workers: int | None, progress: bool) -> pd.Da
 
 
 def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) -> float:
-    """Gradient boosting, a classifier a disease; one threshold, the best on validation patients."""
+    """Gradient boosting; one threshold for all diseases, the best on validation patients."""
     train, validation, test = parts
-    scores = np.empty(truth.shape)
-    for k in range(truth.shape[1]):
-        model = HistGradientBoostingClassifier(max_iter=120, learning_rate=0.06, max_leaf_nodes=15, random_state=0)
-        scores[:, k] = model.fit(inputs[train], truth[train, k]).predict_proba(inputs)[:, 1]
+    classifiers = DiseaseClassifiers(inputs[train], truth[train], max_iter=120, learning_rate=0.06, max_leaf_nodes=15)
+    scores = classifiers.probabilities(inputs)
     thresholds = np.arange(0.2, 0.65, 0.025)
     best = max(thresholds, key=lambda value: sample_f1(truth[validation], scores[validation] > value).mean())
     return float(sample_f1(truth[test], scores[test] > best).mean())
