@@ -3,6 +3,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def export_authors(dataset: Path, output_dir: Path) -> dict[str, int]:
                     if fitted is None:
                         fitted = _fit(chosen)
                         means = {
-                            f"{_ITEMIDS[name]}_percentile": mean for name, mean in fitted.mean_percentiles.items()
+                            f"{_ITEMIDS[name]}_percentile": mean
+                            for name, mean in (fitted.mean_percentiles or {}).items()
                         }
                         (folder / "QA" / "labs_means.json").write_text(json.dumps(means, indent=1) + "\n")
                     _write_table(folder / "QA" / source.csv, chosen, fitted)
@@ -88,7 +90,7 @@ def _lab_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _write_table(path: Path, rows: list[dict[str, Any]], extractor: MedTVTLabFeatureExtractor) -> None:
     keys = ("subject_id", "hadm_id", "ecg_path", "cxr_path")
-    found = np.asarray(extractor(_lab_table(rows))["lab_values"]) if rows else []
+    found: Sequence[np.ndarray] = extractor(_lab_table(rows))["lab_values"] if rows else []
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*keys, *_ITEMIDS.values(), *(f"{itemid}_percentile" for itemid in _ITEMIDS.values())])
