@@ -18,7 +18,7 @@ test: $(VENV)/dev  ## the import contracts and the test suite; ARGS= takes pytes
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest $(ARGS)
 
-types: $(VENV)/dev  ## mypy over the rooms that are clean so far
+types: $(VENV)/dev  ## mypy over the three packages and the tests
 	$(BIN)/mypy
 
 style: $(VENV)/dev  ## lint and format

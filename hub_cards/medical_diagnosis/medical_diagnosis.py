@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers of the form `<think>evidence</think><answer>Disease A; Disease B</answer>`, scored in two modes."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import datasets
 import evaluate
 
@@ -30,7 +33,7 @@ Returns:
 class MedicalDiagnosis(evaluate.Metric):
     """The metric that `evaluate.load(".../medical_diagnosis")` gives."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
@@ -41,15 +44,15 @@ class MedicalDiagnosis(evaluate.Metric):
 
     def _compute(
         self,
-        predictions,
-        references,
-        subject_ids=None,
-        resamples=0,
-        seed=0,
-        wordnet=None,
-        encoder=None,
-        encoder_layer=None,
-    ):
+        predictions: Sequence[str],
+        references: Sequence[str],
+        subject_ids: Sequence[str] | None = None,
+        resamples: int = 0,
+        seed: int = 0,
+        wordnet: str | None = None,
+        encoder: str | None = None,
+        encoder_layer: int | None = None,
+    ) -> dict[str, Any]:
         if subject_ids is not None and len(subject_ids) != len(predictions):
             raise ValueError(f"`subject_ids` has {len(subject_ids)} entries for {len(predictions)} predictions.")
         records = []

@@ -7,13 +7,14 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import TextIteratorStreamer
 
 from medtvt_training.inference.load import load_pipeline
-from modeling_medtvt import DEFAULT_CHECKPOINT
+from modeling_medtvt import DEFAULT_CHECKPOINT, MedicalDiagnosisPipeline
 from processing_medtvt.report_medtvt import RESEARCH_USE, render_report
 
 
@@ -53,7 +54,9 @@ def draw_examples(folder: Path, seed: int = 0) -> dict[str, dict]:
     return examples
 
 
-def collect_inputs(ecg_files, cxr_file, lab_text, folder: Path) -> dict[str, str]:
+def collect_inputs(
+    ecg_files: Sequence[str] | None, cxr_file: str | None, lab_text: str | None, folder: Path
+) -> dict[str, str]:
     """
     The pipeline's `ecg`, `cxr` and `lab` from uploads, which are copied to one folder under their own names.
 
@@ -86,12 +89,15 @@ def collect_inputs(ecg_files, cxr_file, lab_text, folder: Path) -> dict[str, str
     return inputs
 
 
-def stream_answer(diagnose, inputs: dict, max_new_tokens: int) -> Iterator[tuple[str, dict | None]]:
+def stream_answer(
+    diagnose: MedicalDiagnosisPipeline, inputs: dict[str, str], max_new_tokens: int
+) -> Iterator[tuple[str, dict | None]]:
     """The text so far, again and again, and the result of the pipeline with the last."""
-    streamer = TextIteratorStreamer(diagnose.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    outcome = {}
+    tokenizer: Any = diagnose.tokenizer
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    outcome: dict[str, Any] = {}
 
-    def work():
+    def work() -> None:
         try:
             outcome["result"] = diagnose(inputs, streamer=streamer, max_new_tokens=max_new_tokens)
         except Exception as error:
@@ -110,7 +116,9 @@ def stream_answer(diagnose, inputs: dict, max_new_tokens: int) -> Iterator[tuple
     yield outcome["result"]["generated_text"], outcome["result"]
 
 
-def check_inputs(diagnose, ecg_files, cxr_file, lab_text) -> str | None:
+def check_inputs(
+    diagnose: MedicalDiagnosisPipeline, ecg_files: Sequence[str] | None, cxr_file: str | None, lab_text: str | None
+) -> str | None:
     """What is wrong with the inputs, for those who should not wait in a queue to learn it."""
     with tempfile.TemporaryDirectory() as temporary:
         try:
@@ -121,11 +129,18 @@ def check_inputs(diagnose, ecg_files, cxr_file, lab_text) -> str | None:
     return None
 
 
-def run_patient(diagnose, about: dict, ecg_files, cxr_file, lab_text) -> Iterator[tuple[str, str, str]]:
+def run_patient(
+    diagnose: MedicalDiagnosisPipeline,
+    about: dict[str, str],
+    ecg_files: Sequence[str] | None,
+    cxr_file: str | None,
+    lab_text: str | None,
+) -> Iterator[tuple[str, str, str]]:
     """Message, answer so far and report (HTML), again and again. What is wrong with the inputs becomes a message."""
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            inputs = collect_inputs(ecg_files, cxr_file, lab_text, Path(temporary))
+            inputs: dict[str, Any] = collect_inputs(ecg_files, cxr_file, lab_text, Path(temporary))
+            result: Any = None
             yield "Reading and writing ...", "", ""
             for text, result in stream_answer(diagnose, inputs, MAX_NEW_TOKENS):
                 if result is None:
@@ -152,21 +167,25 @@ def frame(page: str) -> str:
 # The app
 
 
-def build_app(diagnose, examples: dict[str, dict], about: dict):
+def build_app(diagnose: MedicalDiagnosisPipeline, examples: dict[str, dict], about: dict[str, str]) -> Any:
     """The `gradio.Blocks`: one patient at a time is answered, others wait in a queue."""
     import gradio as gr
 
-    def check(ecg_files, cxr_file, lab_text):
+    def check(
+        ecg_files: Sequence[str] | None, cxr_file: str | None, lab_text: str | None
+    ) -> tuple[str, str, str, bool]:
         problem = check_inputs(diagnose, ecg_files, cxr_file, lab_text)
         return problem or "Waiting ...", "", "", problem is None
 
-    def run(usable, ecg_files, cxr_file, lab_text):
+    def run(
+        usable: bool, ecg_files: Sequence[str] | None, cxr_file: str | None, lab_text: str | None
+    ) -> Iterator[tuple]:
         if usable:
             yield from run_patient(diagnose, about, ecg_files, cxr_file, lab_text)
         else:
             yield gr.skip(), gr.skip(), gr.skip()
 
-    def pick(title):
+    def pick(title: str) -> tuple:
         example = examples.get(title, {"ecg": None, "cxr": None, "lab": ""})
         return example["ecg"], example["cxr"], example["lab"]
 
@@ -197,7 +216,7 @@ def build_app(diagnose, examples: dict[str, dict], about: dict):
     return app.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint folder (default: the package's own)")
     parser.add_argument("--port", type=int, help="port to listen at (default: the first free one from 7860)")

@@ -3,6 +3,7 @@
 
 import time
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import StoppingCriteria
@@ -13,7 +14,7 @@ from .shapes import bare, build, encode, make_prompt, make_values
 
 PROMPT = 64
 # size -> batch, and after how many tokens to look at the clock; the last is where a run ends
-RUNS = {
+RUNS: dict[str, list[tuple[int, tuple[int, ...]]]] = {
     "tiny": [(1, (64, 512)), (8, (64, 512))],
     "smollm2-135m": [(1, (64, 512)), (8, (64,))],
     "llama-3.2-1b": [(1, (64, 512)), (8, (64, 512))],
@@ -24,7 +25,8 @@ class Clock(StoppingCriteria):
     """Notes the time after the first token and after the given numbers of them; stops nothing."""
 
     def __init__(self, prompt: int, marks: tuple[int, ...], device: str):
-        self.prompt, self.marks, self.device, self.times = prompt, {1, *marks}, device, {}
+        self.prompt, self.marks, self.device = prompt, {1, *marks}, device
+        self.times: dict[int, float] = {}
 
     def __call__(self, input_ids, scores, **kwargs):
         tokens = input_ids.shape[1] - self.prompt
@@ -56,7 +58,7 @@ def compare(size: str, batch: int, marks: tuple[int, ...], device: str, repeats:
     plain = bare(model)
     prompt = make_prompt(model.config, batch, PROMPT, device)
     inputs = {**prompt, **encode(model, make_values(batch, device))}
-    sides = {"medtvt": (model, inputs), "bare": (plain, prompt)}
+    sides: dict[str, tuple[Any, dict]] = {"medtvt": (model, inputs), "bare": (plain, prompt)}
     found = interleave(
         {name: partial(decode_seconds, *side, marks, device) for name, side in sides.items()},
         repeats,

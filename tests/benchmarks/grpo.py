@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import defaultdict
 from functools import partial
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -64,14 +65,22 @@ def stretch(row: dict, collator: MedTVTDataCollator, length: int) -> dict:
 
 def make_config(folder: str, device: str, generations: int, completion: int) -> GRPOConfig:
     return GRPOConfig(
-        **{"output_dir": folder, "max_steps": 1, "report_to": [], "beta": 0.04, "loss_type": "grpo"},
-        **{"bf16": device == "cuda", "use_cpu": device == "cpu", "gradient_checkpointing": False},
-        **{"per_device_train_batch_size": generations, "num_generations": generations},
-        **{"max_completion_length": completion, "generation_kwargs": {"min_new_tokens": completion}},
+        output_dir=folder,
+        max_steps=1,
+        report_to=[],
+        beta=0.04,
+        loss_type="grpo",
+        bf16=device == "cuda",
+        use_cpu=device == "cpu",
+        gradient_checkpointing=False,
+        per_device_train_batch_size=generations,
+        num_generations=generations,
+        max_completion_length=completion,
+        generation_kwargs={"min_new_tokens": completion},
     )
 
 
-def prepare(trainer: GRPOTrainer) -> GRPOTrainer:
+def prepare(trainer: Any) -> Any:
     """What `train` does before its first step, as far as a step needs it."""
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
@@ -102,9 +111,10 @@ def base_model(trainer: GRPOTrainer):
     return trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model
 
 
-def watch(trainer: MedTVTGRPOTrainer) -> tuple[dict, dict]:
+def watch(trainer: Any) -> tuple[dict, dict]:
     """Seconds of the last rollout, and the encoders' calls; both are filled by the trainer's passes."""
-    seconds, calls = defaultdict(float), defaultdict(int)
+    seconds: dict[str, float] = defaultdict(float)
+    calls: dict[int, int] = defaultdict(int)
     generate = trainer._generate_single_turn
 
     def timed_rollout(*args, **kwargs):
@@ -125,7 +135,7 @@ def watch(trainer: MedTVTGRPOTrainer) -> tuple[dict, dict]:
     return seconds, calls
 
 
-def step(trainer: GRPOTrainer, rows: list[dict]) -> float:
+def step(trainer: Any, rows: list[dict]) -> float:
     """Rollout, scoring, loss, backward and optimizer step; the seconds of the last three."""
     trainer.model.train()
     inputs = trainer._generate_and_score_completions([dict(row) for row in rows])

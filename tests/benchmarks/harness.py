@@ -9,9 +9,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -74,9 +75,11 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        if self.median is None or not self.target:
+        if self.median is None:
             return None
-        return self.median >= self.at_least if self.at_least is not None else self.median <= self.at_most
+        if self.at_least is not None:
+            return self.median >= self.at_least
+        return None if self.at_most is None else self.median <= self.at_most
 
     def to_dict(self) -> dict:
         return {
@@ -101,13 +104,13 @@ def synchronize(device: str):
 
 
 def interleave(
-    sides: dict[str, Callable], repeats: int, warm_up: dict[str, Callable] | None = None
+    sides: Mapping[str, Callable], repeats: int, warm_up: Mapping[str, Callable] | None = None
 ) -> dict[str, list]:
     """
     What the sides return, called in turn (A B A B ...), garbage collected between, after a round that does not count:
     of the same calls, or of shorter ones in `warm_up`.
     """
-    found = {name: [] for name in sides}
+    found: dict[str, list] = {name: [] for name in sides}
     for run in (warm_up or sides).values():
         run()
     for _ in range(repeats):
@@ -127,7 +130,7 @@ def medians(found: dict[str, list[float]], unit: str = "s", scale: float = 1.0) 
     return ", ".join(f"{name} {scale * statistics.median(values):.3g} {unit}" for name, values in found.items())
 
 
-def run_python(arguments: list[str]) -> dict | float:
+def run_python(arguments: list[str]) -> Any:
     """The last line, as JSON, of a fresh Python process in the repository's folder. Byte code is kept, as users have it."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -3,12 +3,15 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import DataLoader
 
 from medtvt_training.data.collator import MedTVTDataCollator
+from medtvt_training.data.rows import QARow
 from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
 from medtvt_training.synthetic.answers import make_rows
 from medtvt_training.synthetic.patient import generators, write_patient
@@ -23,9 +26,9 @@ PATIENTS = 4
 WORKERS, BATCH = 4, 8
 
 
-def write_rows(folder: Path) -> list[dict]:
+def write_rows(folder: Path) -> list[QARow]:
     """Diagnosis rows of a few imaginary patients: WFDB at 500 Hz, JPEG of 2544 x 3056, labs."""
-    rows = []
+    rows: list[QARow] = []
     for index in range(PATIENTS):
         patient = write_patient(folder, {"ecg": f"{index}.hea", "cxr": f"{index}.png"}, 0, index)
         film = write_full_size(folder / f"{index}.png", folder / f"{index}.jpg")
@@ -34,10 +37,10 @@ def write_rows(folder: Path) -> list[dict]:
     return rows
 
 
-def read(rows: list[dict], processor: MedTVTProcessor, batches: int) -> float:
+def read(rows: list[QARow], processor: MedTVTProcessor, batches: int) -> float:
     """Samples per second once all workers run."""
-    repeated = [rows[i % len(rows)] for i in range(BATCH * (batches + WORKERS))]
-    loader = DataLoader(repeated, BATCH, collate_fn=MedTVTDataCollator(processor), num_workers=WORKERS)
+    repeated: Any = [rows[i % len(rows)] for i in range(BATCH * (batches + WORKERS))]
+    loader: DataLoader = DataLoader(repeated, BATCH, collate_fn=MedTVTDataCollator(processor), num_workers=WORKERS)
     for i, _ in enumerate(loader):
         if i == WORKERS - 1:
             start = time.perf_counter()
@@ -49,7 +52,9 @@ def measure(settings: Settings, batches: int = 8) -> list[Row]:
     processors["reduced"].image_processor.min_decode_size = 448
     with tempfile.TemporaryDirectory() as folder:
         rows = write_rows(Path(folder))
-        sides = {name: partial(read, rows, processor, batches) for name, processor in processors.items()}
+        sides: dict[str, Callable[[], float]] = {
+            name: partial(read, rows, processor, batches) for name, processor in processors.items()
+        }
         size = settings.sizes[-1]
         if settings.device == "cuda":
             steps = make_steps(size, settings.device, LENGTHS)

@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,7 +73,7 @@ def run_grpo(side: str, size: str, device: str):
 
     tokenizer = tiny_tokenizer()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = {
+        arguments: dict[str, Any] = {
             "args": grpo.make_config(folder, device, GENERATIONS, COMPLETION),
             "reward_funcs": [length_reward],
         }
@@ -80,7 +81,8 @@ def run_grpo(side: str, size: str, device: str):
             rows = [{"prompt": " a" * (PROMPT - 1)}] * GENERATIONS
             targets = LORA_TARGETS.replace(r".*language_model\.", "")
             arguments |= {"processing_class": tokenizer, "train_dataset": Dataset.from_list(rows)}
-            trainer = GRPOTrainer(build_bare(size, device), peft_config=lora_config(targets), **arguments)
+            model: Any = build_bare(size, device)
+            trainer: Any = GRPOTrainer(model, peft_config=lora_config(targets), **arguments)
         else:
             collator = MedTVTDataCollator(default_processor(tokenizer))
             dataset = load_medtvt_qa(write_toy_dataset(folder, 12), "diagnosis", "train")
@@ -101,7 +103,7 @@ def run_load(folder: str, device: str):
     """Every weight is touched, since loading may leave them in the file until then."""
     from modeling_medtvt import MedTVTForCausalLM
 
-    on_cuda = {"device_map": "cuda", "dtype": torch.bfloat16}
+    on_cuda: dict[str, Any] = {"device_map": "cuda", "dtype": torch.bfloat16}
     model = MedTVTForCausalLM.from_pretrained(folder, **(on_cuda if device == "cuda" else {}))
     for tensor in model.state_dict().values():
         tensor.sum()

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Share of the computed tokens that are real, in batches of the synthetic cohort as the recipes make them. No timing."""
 
+from typing import Any
+
 import torch
 from datasets import Dataset
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from medtvt_training.data.collator import MedTVTDataCollator
+from medtvt_training.data.rows import QARow
 from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
 from medtvt_training.synthetic.answers import make_rows
 from medtvt_training.synthetic.patient import draw_patient, generators
@@ -24,7 +27,7 @@ class TextCollator(MedTVTDataCollator):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._encoded = {}
+        self._encoded: dict[tuple, tuple] = {}
 
     def encode(self, row):
         key = row["id"], tuple(row["modalities"])
@@ -36,9 +39,9 @@ class TextCollator(MedTVTDataCollator):
         return {}
 
 
-def draw_rows(stage: str, patients: int) -> list[dict]:
+def draw_rows(stage: str, patients: int) -> list[QARow]:
     """The training rows of cohort 0, of which no file exists."""
-    rows = []
+    rows: list[QARow] = []
     for index in range(patients):
         patient = draw_patient(0, index)
         if patient.split == "train":
@@ -47,7 +50,7 @@ def draw_rows(stage: str, patients: int) -> list[dict]:
     return [row for row in rows if row["level"] == stage]
 
 
-def real_share(collator: TextCollator, rows: list[dict], order: list[int], batch: int) -> float:
+def real_share(collator: TextCollator, rows: list[QARow], order: list[int], batch: int) -> float:
     """Real tokens over computed ones, batches padded to their longest row."""
     batches = [order[i : i + batch] for i in range(0, len(order), batch)]
     masks = [collator([rows[i] for i in indices])["attention_mask"] for indices in batches]
@@ -60,16 +63,18 @@ def measure(settings: Settings) -> list[Row]:
         rows = draw_rows(stage, patients)
         collator = TextCollator(processor, modality_dropout=dropout)
         lengths = [sum(map(len, collator.encode(row))) for row in rows]
-        texts = [{name: row[name] for name in ("id", "modalities", "prompt", "completion")} for row in rows]
-        texts = Dataset.from_list(texts).add_column("length", lengths)
+        texts = Dataset.from_list([dict(row) for row in rows]).select_columns(
+            ["id", "modalities", "prompt", "completion"]
+        )
+        texts = texts.add_column("length", lengths)
         where = f"of the computed tokens that are real, {name}, {len(rows)} rows"
         note = f"lengths {min(lengths)}-{max(lengths)}, `modality_dropout` {dropout:g}"
         for batch in (8, 32):
-            shares = {"grouped by length": [], "at random": []}
+            shares: dict[str, list[float]] = {"grouped by length": [], "at random": []}
             for epoch in range(EPOCHS):
                 collator.epoch = epoch
                 generator = torch.Generator().manual_seed(epoch)
-                estimates = collator.estimate_lengths(texts)  # as `EpochCallback` has them
+                estimates: Any = collator.estimate_lengths(texts)  # as `EpochCallback` has them
                 grouped = list(LengthGroupedSampler(batch, lengths=estimates, generator=generator))
                 shuffled = torch.randperm(len(rows), generator=generator).tolist()
                 for how, order in zip(shares, (grouped, shuffled)):

@@ -22,7 +22,7 @@ def measure(settings: Settings) -> list[Row]:
 
 def compare_ecg(records: list[Path], repeats: int) -> Row:
     extractor = MedTVTEcgFeatureExtractor()
-    names = [lead.upper() for lead in extractor.leads]
+    names = [str(lead).upper() for lead in extractor.leads]
 
     def medtvt():
         return np.concatenate([extractor(path)["ecg_values"] for path in records])

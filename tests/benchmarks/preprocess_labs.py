@@ -21,14 +21,13 @@ def compare_labs(repeats: int) -> Row:
     extractor, rng = MedTVTLabFeatureExtractor(), np.random.default_rng(0)
     columns = {}
     for lab in LAB_DEFINITIONS:
-        low, high = (1.0, 2.0) if lab.reference_low is None else (lab.reference_low, lab.reference_high)
+        low = 1.0 if lab.reference_low is None else lab.reference_low
+        high = 2.0 if lab.reference_high is None else lab.reference_high
         columns[lab.name] = np.where(rng.random(LAB_ROWS) < 0.3, np.nan, rng.uniform(low, high, LAB_ROWS))
     table = pandas.DataFrame(columns)
     extractor.fit(table)
-    steps = {
-        name: [np.asarray(tables[key]) for key in ("values", "percentiles")]
-        for name, tables in extractor.quantile_tables.items()
-    }
+    tables, means = extractor.quantile_tables or {}, extractor.mean_percentiles or {}
+    steps = {name: [np.asarray(tables[name][key]) for key in ("values", "percentiles")] for name in tables}
 
     def a_row_at_a_time():
         found = np.empty((SINGLE_ROWS, 2 * len(steps)), dtype=np.float32)
@@ -37,7 +36,7 @@ def compare_labs(repeats: int) -> Row:
             for j, (name, (values, percentiles)) in enumerate(steps.items()):
                 present = not np.isnan(row[name])
                 rank = np.searchsorted(values, row[name], side="right") if present else 0
-                percentile = (percentiles[rank - 1] if rank else 0) if present else extractor.mean_percentiles[name]
+                percentile = (percentiles[rank - 1] if rank else 0) if present else means[name]
                 found[i, j], found[i, len(steps) + j] = percentile, present
         return found
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of published shapes with random weights, the bare language model inside, and inputs for both."""
 
+from typing import Any
+
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -17,7 +19,7 @@ SMOLLM2_135M = {
 }
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 # the two larger ones have the paper's encoders
-SIZES = {"tiny": None, "smollm2-135m": SMOLLM2_135M, "llama-3.2-1b": {}}
+SIZES: dict[str, dict[str, Any]] = {"tiny": {}, "smollm2-135m": SMOLLM2_135M, "llama-3.2-1b": {}}
 
 
 def make_config(size: str) -> MedTVTConfig:
@@ -27,7 +29,9 @@ def make_config(size: str) -> MedTVTConfig:
         return tiny_config(tokenizer)
     text = SIZES[size] or MedTVTConfig().text_config.to_dict()
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    placeholders = {f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS}
+    placeholders: dict[str, Any] = {
+        f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS
+    }
     return MedTVTConfig(text_config={**text, **ids}, **placeholders)
 
 

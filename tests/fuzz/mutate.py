@@ -8,7 +8,7 @@ from typing import Any
 
 
 SECRET = "Zbigniew"  # stands where a patient's name could; no error may quote it
-VALUES = [
+VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 7, 10**6, 10**30, 0.5, float("nan"), float("inf"), -1e308, "", " ", "a", SECRET, "\u2028",
     "\ud800", "\x00", "é", "a" * 5000, "1e5", "nan", "<ecg>", "<answer>", "Sepsis", "../../etc/passwd", "/etc/passwd", [], [None],
     [[]], {}, {"a": 1}, ["Sepsis"], [1, 2], {"": None},

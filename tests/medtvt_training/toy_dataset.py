@@ -37,7 +37,7 @@ def write_toy_dataset(folder, patients: int = 6, seed: int = 0) -> Path:
         (folder / name).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for s, split in enumerate(SPLITS):
-        rows = {"physiology": [], "diagnosis": []}
+        rows: dict[str, list[dict]] = {"physiology": [], "diagnosis": []}
         for i in range(patients):
             patient = _write_patient(folder, str(1000 * (s + 1) + i), ABSENT.get(i % 6), rng)
             rows["diagnosis"].append(_diagnosis_row(patient))

@@ -254,7 +254,11 @@ def test_gaps_are_interpolated_in_time(extractor):
 
 PADDED = "recording lasts 7.3 s, padded with zeros to 10 s"
 CUT = "only the first 10 s of 38.4 s used"
-LENGTHS = [(10, 100, []), (7.3, 100, [PADDED]), (7.3, 400, ["resampled from 400 Hz to 100 Hz", PADDED])]
+LENGTHS: list[tuple[float, float, list[str]]] = [
+    (10, 100, []),
+    (7.3, 100, [PADDED]),
+    (7.3, 400, ["resampled from 400 Hz to 100 Hz", PADDED]),
+]
 LENGTHS += [(38.4, 1000, ["resampled from 1000 Hz to 100 Hz", CUT]), (10, 62.5, ["resampled from 62.5 Hz to 100 Hz"])]
 
 

@@ -4,6 +4,7 @@
 import csv
 import json
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -251,7 +252,7 @@ def test_missing_file_and_folder(reference, tmp_path):
 
 
 # fmt: off
-BAD_LABS = [
+BAD_LABS: list[tuple[Any, str]] = [
     ([], "at least one lab"), (["a"], "must be a dict with"), ([{"name": "a", "units": "g"}], "unknown fields"),
     ([{"name": "a"}, {"name": "A "}], "stands for both"), ([{"name": "a", "aliases": "abc"}], "lists as itemids"),
     ([{"name": "a", "reference_low": 2, "reference_high": 1}], "reference_low < reference_high"),
@@ -260,7 +261,7 @@ BAD_LABS = [
     ([{"name": "a", "unit": "g", "other_units": {"G": 2}}], "one positive factor"),
     (LABS, "no lab has a reference interval"),
 ]
-BAD_TABLES = [
+BAD_TABLES: list[tuple[Any, str]] = [
     ([1, 2], "must be a dict"), ({"values": [], "percentiles": []}, "at least 1"),
     ({"values": [1, 2], "percentiles": [1]}, "same length"), ({"values": ["x"], "percentiles": [1]}, "than numbers"),
     ({"values": [2, 1], "percentiles": [0.5, 1]}, "strictly ascending"),
@@ -268,7 +269,7 @@ BAD_TABLES = [
     ({"values": [1, 2], "percentiles": [50, 100]}, "end with 1"),
     ({"values": [1, 2], "percentiles": [1, 0.5]}, "must ascend"),
 ]
-BAD_SOURCES = [
+BAD_SOURCES: list[tuple[Any, str]] = [
     ({"percentile_source": "guess"}, "must be one of"), ({"labs": LABS, "percentile_source": "none"}, "for all labs"),
     ({**ONE_LAB, "percentile_source": "fitted"}, "quantile_tables are required"),
     ({"quantile_tables": {"Creatinine": {"values": [1], "percentiles": [1]}}}, "legal with it alone"),

@@ -2,6 +2,7 @@
 """What files say about a person beside the picture or the values stays out of pages and messages."""
 
 import os
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from .test_image_processing_medtvt import GREY, write_dicom
 
 
 SECRET = "JOHN DOE 1950-01-01"
-RESULT = {
+RESULT: dict[str, Any] = {
     "diseases": [],
     "reasoning": None,
     "answer": None,

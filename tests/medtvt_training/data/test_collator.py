@@ -118,6 +118,15 @@ def test_only_the_modalities_of_the_batch_are_in_it(processor, rows, given):
     assert all(len(tensor) == len(rows) for tensor in inputs.values())
 
 
+def test_age_and_sex_reach_neither_prompt_nor_model(processor, rows):
+    batches = [
+        MedTVTDataCollator(processor)([{**row, "age": age, "sex": sex} for row in rows])
+        for age, sex in ((20.0, "F"), (90.0, "M"), (None, None))
+    ]
+    for batch in batches[1:]:
+        assert batch.keys() == batches[0].keys() and all(batch[name].equal(batches[0][name]) for name in batch)
+
+
 def test_a_row_that_cannot_be_read_is_named(processor, rows, tmp_path):
     with pytest.raises(ValueError, match="Row diagnosis-1000: its cxr cannot be read.*no such file"):
         MedTVTDataCollator(processor)([{**rows[0], "cxr": str(tmp_path / "none.png")}])

@@ -45,7 +45,7 @@ def set_to(**values):
 
 
 def test_importing_the_package_stays_light():
-    code = "import sys, training; print([m for m in ('datasets', 'torch', 'trl', 'medtvt_training.data.load') if m in sys.modules])"
+    code = "import sys, medtvt_training; print([m for m in ('datasets', 'torch', 'trl', 'medtvt_training.data.load') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -130,12 +130,23 @@ def completion(text):
     return [{"role": "assistant", "content": [{"type": "text", "text": text, "modalities": None}]}]
 
 
+def test_datasets_older_than_age_and_sex_have_neither(own):
+    file = own / "diagnosis" / "train.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["age", "sex"]), file)
+    dataset = load_medtvt_qa(own, "diagnosis", "train")
+    assert dataset.features["age"] == FEATURES["age"] and dataset.features["sex"] == FEATURES["sex"]
+    assert set(dataset["age"]) == set(dataset["sex"]) == {None}
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         (set_to(id="diagnosis-1000"), "row diagnosis-1000: its id occurs more than once"),
         (set_to(id=None), "row number 1: it has no id"),
         (set_to(level="physiology"), "row diagnosis-1001: its level is not that of its file"),
+        (set_to(age=-1), "its age is not from 0 to 130 years"),
+        (set_to(age=float("nan")), "its age is not from 0 to 130 years"),
+        (set_to(sex="female"), "its sex is none of F, M, nor null"),
         (set_to(modalities=["ecg", "mri"]), "row diagnosis-1001: its modalities are"),
         (set_to(modalities=None), "row diagnosis-1001: its modalities or diseases are null"),
         (set_to(cxr=None), "row diagnosis-1001: it has the modality 'cxr', but no value"),
@@ -250,7 +261,7 @@ def test_authors_physiology(authors):
     assert rows[1]["cxr"] == "/cxr/files/p10/p10000032/s5/a.jpg"
     assert [row["subject_id"] for row in rows] == ["10000032", "10000032", "10000030", "10000031"]
     assert (rows[2]["lab"]["Creatinine"], rows[3]["lab"]["Creatinine"], rows[3]["lab"]["Lactate"]) == (1.5, 2.5, 4)
-    assert rows[2]["lab"]["Lactate"] is None
+    assert rows[2]["lab"]["Lactate"] is None and rows[2]["age"] is None and rows[2]["sex"] is None
     assert rows[3]["id"] == "train_lab_qa_dataset_gpt_add_spec_token:1"
     assert [part["type"] for part in rows[0]["prompt"][0]["content"]] == ["text", "ecg", "text"]
 

@@ -98,11 +98,13 @@ def write_imaginary_hosp(folder: Path, patients: int = 12) -> list[tuple]:
             for seq, (code, version) in enumerate(CODES[i % len(CODES)])
         ],
     )
-    labs = []
+    labs: list[tuple] = []
     for i, (subject, hadm, time) in enumerate(admissions):
         for lab in LAB_DEFINITIONS[:30]:
             low, high = lab.reference_low, lab.reference_high
-            value = 5 if low is None else round(float(low + (high - low) * rng.uniform(-0.2, 1.4)), 2)
+            value = 5.0
+            if low is not None and high is not None:
+                value = round(float(low + (high - low) * rng.uniform(-0.2, 1.4)), 2)
             value = max(value, 0.1) if lab.plausible_low is not None and lab.plausible_low >= 0 else value
             row = (subject, hadm, 1, lab.itemids[0], "", time + timedelta(hours=1), time, "___", value)
             unit = "" if low is None else lab.unit
@@ -175,8 +177,8 @@ def _write_ecgs(folder: Path, admissions, drawings: int):
         write_ecg(folder / path, drawn[i % drawings])
         when = time - timedelta(hours=2)
         records.append((subject, study, study, when, path))
-        reports = STATEMENTS[i % len(STATEMENTS)]
-        reports = [*reports, *[""] * (len(REPORT_COLUMNS) - len(reports))]
+        printed = STATEMENTS[i % len(STATEMENTS)]
+        reports = [*printed, *[""] * (len(REPORT_COLUMNS) - len(printed))]
         measurements.append((subject, study, 1, when, *reports, 800, 40, 29999, 160, 250, 560, 29999, 15, 40))
     write_csv(folder / "record_list.csv", ("subject_id", "study_id", "file_name", "ecg_time", "path"), records, False)
     columns = ("subject_id", "study_id", "cart_id", "ecg_time", *REPORT_COLUMNS, *MEASURES)

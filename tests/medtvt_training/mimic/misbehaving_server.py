@@ -61,12 +61,15 @@ def misbehaving_server(answers: dict[str, str], fault_share: float = 0.5, delay:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        generated: dict[str, str] = {}
+        faults: Counter[str | None] = Counter()
+        sent: Counter[str] = Counter()
+        url: str
 
         def handle_error(self, *_):  # clients that were killed
             pass
 
     server = Server(("127.0.0.1", 0), Handler)
-    server.generated, server.faults, server.sent = {}, Counter(), Counter()
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

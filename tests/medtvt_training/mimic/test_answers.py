@@ -25,6 +25,7 @@ from medtvt_training.mimic.teachers import (
 )
 from medtvt_training.mimic.template_teacher import TemplateTeacher
 from medtvt_training.mimic.verify import check_answer, split_parts
+from medtvt_training.sharing.cards import dataset_card
 
 from .invented_cohort import invent_admission, write_invented_cohort
 from .misbehaving_server import misbehaving_server
@@ -52,6 +53,7 @@ def test_template_answers_pass_and_load(build):
     write_dataset(build, build / "dataset")
     rows = load_medtvt_qa(build / "dataset", "diagnosis", "train")
     row = rows[0]
+    assert row["age"] == 60 and row["sex"] == "F"
     assert row["hadm_id"] == 20000000 and row["ecg_study_id"] == 40000000 and row["access"] == "credentialed"
     assert (
         "atrial fibrillation" in message_text(row["completion"]) and row["findings"][0] == "ecg: atrial fibrillation"
@@ -60,7 +62,10 @@ def test_template_answers_pass_and_load(build):
     assert "ECG:" not in message_text(without["completion"]) and "Labs:" in message_text(without["completion"])
     physiology = load_medtvt_qa(build / "dataset", "physiology", "train")
     assert len(physiology) == 3 * len(rows)
-    assert "**not done**" in (build / "dataset" / "README.md").read_text()
+    card = dataset_card(build / "dataset")
+    for said in ("Human review: **not done**", "Data Use Agreement", "| diagnosis | train |", "| `age` | float64 |"):
+        assert said in card.text
+    assert card.data.license == "other" and "20000000" not in card.text
 
 
 def test_two_builds_are_the_same_bytes(build, tmp_path):

@@ -51,7 +51,9 @@ def rejects(cohort):
 def test_every_modality_is_linked_and_joined_by_ids(cohort, mimic):
     rows, build = read_cohort(cohort)
     assert len(rows) == 6 and build["arguments"]["modalities"] == ["ecg", "cxr", "lab"]
+    assert [row["gender"] for row in rows] == list("FMFMFM")
     for row in rows:
+        assert row["age"] == 61  # 60 in the anchor year, admitted in the next
         assert row["ecg_time"] == row["admittime"] - timedelta(hours=2)
         assert (mimic["mimic-ecg"] / f"{row['ecg_path']}.hea").is_file()
         assert (mimic["mimic-cxr"] / row["cxr_path"]).is_file() and f"s{row['cxr_study_id']}" in row["cxr_path"]
@@ -208,6 +210,8 @@ def test_one_command_and_its_continuation(mimic, tmp_path, capsys):
     rows = load_medtvt_qa(tmp_path / "build" / "dataset", "diagnosis", "train")
     assert all(row["modalities"] == ["lab"] and row["ecg"] is None for row in rows)
     assert "| admissions | 6 | 0 | 6 | 6 |" in capsys.readouterr().out
+    card = (tmp_path / "build" / "dataset" / "README.md").read_text()
+    assert "# dataset" in card and "| admissions | 6 | 0 | 6 | 6 |" in card
     shutil.rmtree(tmp_path / "build" / "dataset")  # as if it had been stopped before
     build_all()
     assert "0 asked" in capsys.readouterr().out

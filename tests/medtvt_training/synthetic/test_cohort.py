@@ -11,10 +11,10 @@ from medtvt_training.cli import main
 from medtvt_training.data.conversation import MODALITIES, message_text, withhold
 from medtvt_training.evaluation.fairness import (
     PUBLISHED_AUROC,
-    _auroc,
-    _sign_tables,
     format_fairness,
     measure_fairness,
+    probe_auroc,
+    sign_tables,
 )
 from medtvt_training.synthetic.cohort import write_cohort
 from medtvt_training.synthetic.findings import FINDINGS, cited_findings
@@ -44,6 +44,13 @@ def test_cohort_opens_as_dataset_with_patients_split(cohort):
             assert len(dataset) == PATIENTS * share * rows_a_patient
             subjects[split] |= set(dataset["subject_id"])
     assert len(set.union(*subjects.values())) == sum(map(len, subjects.values())) == PATIENTS
+
+
+def test_rows_have_the_age_and_sex_of_their_patient(cohort):
+    causes = {patient["subject_id"]: patient for patient in read_causes(cohort)}
+    for row in load_medtvt_qa(cohort, "diagnosis", "train"):
+        patient = causes[row["subject_id"]]
+        assert (row["age"], row["sex"]) == (patient["age"], "M" if patient["male"] else "F")
 
 
 def test_answers_cite_what_the_patient_has_and_nothing_else(cohort):
@@ -123,8 +130,8 @@ def test_realistic_setting_is_as_hard_as_published():
     diseases = list(PUBLISHED_AUROC)
     codes = ("CAD", "ARF", "HTN", "AF", "PNA", "DM", "SEP")
     truth = np.array([[code in patient.causes.diseases for code in codes] for patient in patients])
-    signs = {name: table for name, table in _sign_tables(patients).items() if name in ("ecg", "lab")}
-    found = _auroc(signs, truth, truth.any(1))
+    signs = {name: table for name, table in sign_tables(patients).items() if name in ("ecg", "lab")}
+    found = probe_auroc(signs, truth, truth.any(1))
     for disease in diseases:
         # 0.05 holds for many patients; these are few
         assert found[disease]["ecg"] == pytest.approx(PUBLISHED_AUROC[disease][0], abs=0.09)

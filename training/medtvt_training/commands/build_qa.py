@@ -99,10 +99,14 @@ def run(args: argparse.Namespace) -> None:
     if args.step in ("answers", "all"):
         _run_answers(args)
     if args.step in ("dataset", "all"):
+        from ..files import write_text
         from ..mimic.dataset import write_dataset
+        from ..sharing.cards import dataset_card
 
-        counts = write_dataset(args.out, args.out / args.name, "open" if args.open_data else "credentialed")
-        print(f"{args.out / args.name}: {sum(counts['rows'].values()):,} rows. Research use only.")
+        folder = args.out / args.name
+        counts = write_dataset(args.out, folder, "open" if args.open_data else "credentialed")
+        write_text(str(dataset_card(folder)), folder / "README.md")
+        print(f"{folder}: {sum(counts['rows'].values()):,} rows. Research use only.")
     if args.step in ("stats", "all"):
         from ..mimic.stats import write_stats
 

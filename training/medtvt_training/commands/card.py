@@ -4,6 +4,8 @@
 import argparse
 from pathlib import Path
 
+from huggingface_hub import DatasetCard, ModelCard
+
 from ..files import write_text
 from ..sharing.cards import dataset_card, model_card
 
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt card`."""
+    card: DatasetCard | ModelCard
     if args.data:
         if args.metrics or args.peers or args.notes:
             raise ValueError("--metrics, --peers and --notes belong to a model, not to a dataset.")

@@ -148,6 +148,8 @@ def _convert(record: Any, values: dict[Hashable, Any], source: AuthorsSource, le
     return {
         "id": row_id,
         "subject_id": None if subject_id is None else str(subject_id),
+        "age": None,
+        "sex": None,
         "level": level,
         "modalities": [modality for modality in MODALITIES if modality in modalities],
         "prompt": prompt,

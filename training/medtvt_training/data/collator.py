@@ -76,7 +76,7 @@ class MedTVTDataCollator:
             if self.max_length is not None and length > self.max_length:
                 raise ValueError(
                     f"Row {row['id']} has {length} tokens, `max_length` is {self.max_length}. Its answer is not cut; "
-                    "leave such rows out with `training.collator.drop_long_rows`."
+                    "leave such rows out with `medtvt_training.data.collator.drop_long_rows`."
                 )
         pad = self.processor.tokenizer.pad_token_id
         shape = (len(rows), max(lengths))

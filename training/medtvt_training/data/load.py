@@ -21,7 +21,7 @@ from .conversation import MODALITIES, message_text
 from .inputs import has_input
 from .rejects import Reject, drop_rejects, make_reject
 from .rows import Modality, QARow
-from .schema import FEATURES, LEVELS, SPLITS
+from .schema import FEATURES, LEVELS, OLDEST_AGE, OPTIONAL_COLUMNS, SEXES, SPLITS
 
 
 def load_medtvt_qa(
@@ -91,6 +91,9 @@ def _read_parquet(file: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file}: not a readable Parquet file ({error}).") from error
     missing = [name for name in FEATURES if name not in table.column_names]
+    for name in [name for name in missing if name in OPTIONAL_COLUMNS]:
+        table = table.append_column(name, pa.nulls(len(table), FEATURES.arrow_schema.field(name).type))
+        missing.remove(name)
     if missing:
         raise ValueError(f"{file}: has no column {', '.join(missing)}; a MedTVT-QA file has {', '.join(FEATURES)}.")
     try:
@@ -133,6 +136,10 @@ def _find_problem(row: QARow, level: str) -> str | None:
         return "it has no id"
     if row["level"] != level:
         return f"its level is not that of its file, {level}"
+    if row["age"] is not None and not 0 <= row["age"] <= OLDEST_AGE:
+        return f"its age is not from 0 to {OLDEST_AGE} years"
+    if row["sex"] is not None and row["sex"] not in SEXES:
+        return f"its sex is none of {', '.join(SEXES)}, nor null"
     modalities, diseases = row["modalities"], row["diseases"]
     if modalities is None or diseases is None:
         return "its modalities or diseases are null; a row without any has an empty list"

@@ -26,10 +26,15 @@ class Message(TypedDict):
 
 
 class QARow(TypedDict):
-    """A row of MedTVT-QA. Of a modality that it lacks, the path or all labs are None."""
+    """
+    A row of MedTVT-QA. Of a modality that it lacks, the path or all labs are None. `age` (years) and `sex`, None where
+    not known, are for reference ranges and subgroups, never an input of the model.
+    """
 
     id: str
     subject_id: str | None
+    age: float | None
+    sex: Literal["F", "M"] | None
     level: str
     modalities: list[Modality]
     prompt: list[Message]

@@ -10,6 +10,10 @@ from datasets import Features, List, Value
 from processing_medtvt import LAB_DEFINITIONS
 
 
+SEXES = ("F", "M")
+OLDEST_AGE = 130  # years
+# Columns that datasets written before they existed lack
+OPTIONAL_COLUMNS = ("age", "sex")
 LEVELS = ("physiology", "diagnosis")
 SPLITS = ("train", "validation", "test")
 LAB_NAMES = tuple(lab.name for lab in LAB_DEFINITIONS)
@@ -23,6 +27,9 @@ FEATURES = Features(
     {
         "id": Value("string"),
         "subject_id": Value("string"),
+        # For reference ranges and subgroups, never an input of the model. Years at the time of the data; "F" or "M".
+        "age": Value("float64"),
+        "sex": Value("string"),
         "level": Value("string"),
         "modalities": List(Value("string")),
         "prompt": _MESSAGES,

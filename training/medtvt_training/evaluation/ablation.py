@@ -220,7 +220,13 @@ def train_variant(name: str, ablation: Ablation) -> Path:
 
 def stage_overrides(stage: str, model: Path, data: str | os.PathLike, folder: Path, ablation: Ablation) -> list[str]:
     """What overrides a stage's recipe: its folders, that it goes on where it was killed, and the reduced form."""
-    values = {"model": model, "data": data, "out": folder, "resume": "true", "feature-cache": ablation.features}
+    values: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "out": folder,
+        "resume": "true",
+        "feature-cache": ablation.features,
+    }
     values |= {"ecg-root": ablation.ecg_root or ablation.data, "cxr-root": ablation.cxr_root or ablation.data}
     if ablation.max_steps:
         longest = read_recipe(stage, ablation.recipe)[1].get("max_steps", -1)
@@ -265,8 +271,8 @@ def withhold_from_dataset(data: str | os.PathLike, target: Path, modality: str) 
 
 def evaluate_variant(model: Path, folder: Path, ablation: Ablation) -> None:
     """Answers of a variant to the test split, with the encoders' outputs of training."""
-    roots = {"ecg_root": ablation.ecg_root or ablation.data, "cxr_root": ablation.cxr_root or ablation.data}
-    records = Records(ablation.data, limit=ablation.limit, **roots)
+    ecg_root, cxr_root = ablation.ecg_root or ablation.data, ablation.cxr_root or ablation.data
+    records = Records(ablation.data, ecg_root=ecg_root, cxr_root=cxr_root, limit=ablation.limit)
     evaluate_model(model, records, folder, batch_size=ablation.batch_size, feature_cache=ablation.features)
 
 

@@ -3,7 +3,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -15,6 +15,7 @@ from processing_medtvt import MedTVTProcessor
 from ..data.collator import MedTVTDataCollator
 from ..data.conversation import MODALITIES, message_text
 from ..data.feature_cache import FeatureCache
+from ..data.rows import QARow
 
 
 class MedTVTAnswerer:
@@ -49,11 +50,11 @@ class MedTVTAnswerer:
         self.max_new_tokens = max_new_tokens or model.generation_config.max_new_tokens
         self.num_samples, self.likelihood, self.seed, self.order = num_samples, likelihood, seed, order
 
-    def length(self, row: dict) -> int:
+    def length(self, row: QARow) -> int:
         """Characters of prompt and reference: answers to similar references take similarly long."""
         return len(message_text(row["prompt"])) + len(message_text(row["completion"]))
 
-    def prepare(self, rows: list[dict]) -> tuple:
+    def prepare(self, rows: list[QARow]) -> tuple:
         """Rows, ids of their prompts, and modality inputs."""
         return rows, [self.collator.encode(row)[0] for row in rows], self.collator.modality_inputs(rows)
 
@@ -73,7 +74,7 @@ class MedTVTAnswerer:
             if modalities.gates is not None:
                 gates = modalities.gates.float().mean(1).tolist()
         completions = self._generate(batch, embeds, do_sample=False)
-        answers = [{"completion": completion} for completion in completions]
+        answers: list[dict[str, Any]] = [{"completion": completion} for completion in completions]
         if self.num_samples:
             sampling = SeededSampling(
                 [f"{self.seed} {row['id']}" for row in rows], self.num_samples, self.max_new_tokens
@@ -125,11 +126,11 @@ class SeededSampling(LogitsProcessor):
         )  # (sequences, steps)
         self.step = 0
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.FloatTensor:
         """(sequences, vocabulary) scores -> zero for the drawn token, minus infinity for the others."""
         cumulative = scores.float().softmax(-1).cumsum(-1)
         # scaled by the last sum, which rounding keeps from being one: a token of probability zero is never drawn
         drawn = self.uniform[:, self.step, None].to(scores.device) * cumulative[:, -1:]
         self.step += 1
         tokens = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter(1, tokens, 0.0)
+        return cast(torch.FloatTensor, torch.full_like(scores, -torch.inf).scatter(1, tokens, 0.0))

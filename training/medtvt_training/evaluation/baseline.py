@@ -8,10 +8,10 @@ the ECG and the labs; gradient boosting gets both as numbers.
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -26,13 +26,12 @@ from processing_medtvt.lab_definitions_medtvt import flag_value
 from ..data.conversation import MODALITIES, message_text
 from ..data.feature_cache import FeatureCache
 from ..data.measures import measure_row
+from ..data.rows import QARow
 from ..data.schema import FEATURES
 from ..files import fingerprint, hash_folder, markdown_table
-from ..inference.load import load_pipeline
 from ..stages.initialize import MAX_NEW_TOKENS
 from .gradient_boosting import EncoderMeasure, GradientBoostingAnswerer
-from .run import Records, Scoring, choose_device, describe_cost, predict
-from .score import score_records, write_results
+from .run import Answerer, Records, Scoring, choose_device, open_model, predict, score_run
 
 
 GRADIENT_BOOSTING = "gradient-boosting"
@@ -102,32 +101,30 @@ def run_baseline(
         train, validation = (
             replace(records, split=split, limit=None).load().to_list() for split in ("train", "validation")
         )
-        measure = measure_row
+        measure: Callable[[QARow], dict[str, float]] = measure_row
         if encoders:
             measure = _encoder_measure(encoders, feature_cache, [train, validation, rows])
-        answerer = GradientBoostingAnswerer(train, validation, scoring.seed, measure)
+        answerer: Answerer = GradientBoostingAnswerer(train, validation, scoring.seed, measure)
         model = fingerprint([row["id"] for row in (*train, *validation)])
     else:
         model_id = PEERS[name].model_id if name in PEERS else name
         check_native(name)
         answerer = load_answerer(model_id, text_only, choose_device(device), max_new_tokens)
         model = hash_folder(model_id) if Path(model_id).is_dir() else model_id
+    settings = {"max_new_tokens": max_new_tokens, "text_only": text_only, "seed": scoring.seed}
     about = {"baseline": name, "model": model, "level": records.level, "split": records.split, "variant": ""}
-    about["settings"] = {"max_new_tokens": max_new_tokens, "text_only": text_only, "seed": scoring.seed}
     set_seed(scoring.seed)
-    answers = predict(rows, answerer, Path(out), about, batch_size)
-    results = score_records(answers, scoring.resources, scoring.resamples, scoring.seed)
-    results["about"]["run"] = describe_cost(answers)
-    write_results(results, out)
-    return results
+    answers = predict(rows, answerer, Path(out), {**about, "settings": settings}, batch_size)
+    return score_run(answers, out, scoring)
 
 
 def _encoder_measure(
-    encoders: str | os.PathLike, feature_cache: str | os.PathLike, sides: Sequence[list[dict]]
+    encoders: str | os.PathLike, feature_cache: str | os.PathLike | None, sides: Sequence[list[QARow]]
 ) -> EncoderMeasure:
     """Runs a checkpoint's encoders over all rows, once."""
-    diagnose = load_pipeline(os.fspath(encoders))
-    cache = FeatureCache(feature_cache, diagnose.model, diagnose.processor)
+    if feature_cache is None:
+        raise ValueError("`encoders` needs `feature_cache`, a folder for their outputs.")
+    cache = FeatureCache(feature_cache, *open_model(encoders, "cpu"))
     for rows in sides:
         cache.build(Dataset.from_list(rows, features=FEATURES), max_rejected=0)
     return EncoderMeasure(cache)
@@ -160,9 +157,8 @@ def load_answerer(model_id: str, text_only: bool, device: str, max_new_tokens: i
     Raises:
         ValueError: if it does not open as an image-text-to-text model or, `text_only`, as a causal LM.
     """
-    model_class, processor_class = AutoModelForImageTextToText, AutoProcessor
-    if text_only:
-        model_class, processor_class = AutoModelForCausalLM, AutoTokenizer
+    model_class: Any = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
+    processor_class: Any = AutoTokenizer if text_only else AutoProcessor
     try:
         model = model_class.from_pretrained(model_id, dtype="auto", trust_remote_code=False).to(device)
         processor = processor_class.from_pretrained(model_id, trust_remote_code=False)
@@ -189,21 +185,21 @@ class ChatAnswerer:
         self.model, self.processor, self.with_images = model.eval(), processor, with_images
         self.max_new_tokens = max_new_tokens or MAX_NEW_TOKENS
 
-    def length(self, row: Mapping) -> int:
+    def length(self, row: QARow) -> int:
         """Nothing is gained by sorting."""
         return 0
 
-    def prepare(self, rows: Sequence[Mapping]) -> list[list[dict]]:
+    def prepare(self, rows: Sequence[QARow]) -> list[list[dict]]:
         """The conversation of each row."""
         return [[{"role": "user", "content": self._content(row)}] for row in rows]
 
-    def _content(self, row: Mapping) -> list[dict] | str:
+    def _content(self, row: QARow) -> list[dict] | str:
         text = write_question(row, self.with_images)
         if not self.with_images:
             return text
         images = []
         if "ecg" in row["modalities"]:
-            images.append(draw_ecg_page(row["ecg"]))
+            images.append(draw_ecg_page(cast(str, row["ecg"])))
         if "cxr" in row["modalities"]:
             images.append(load_cxr(row["cxr"])[0].convert("RGB"))
         return [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
@@ -229,7 +225,7 @@ class ChatAnswerer:
         return decoder.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def write_question(row: Mapping, with_images: bool) -> str:
+def write_question(row: QARow, with_images: bool) -> str:
     """
     One prompt for all: what is shown, the measurements where it is not, the labs with flags, the question, the format.
     """
@@ -272,7 +268,7 @@ def write_labs(labs: Mapping[str, float | None]) -> str:
     return "\n".join(lines)
 
 
-def write_measurements(row: Mapping) -> str:
+def write_measurements(row: QARow) -> str:
     """A line for each measurement of the ECG, by program: what a cart would print."""
     found = {name: value for name, value in measure_row(row, ["ecg"]).items() if value == value}
     return "\n".join(f"{name.removeprefix('ecg ')}: {value:.3g}" for name, value in found.items()) or "none possible"
@@ -284,7 +280,7 @@ def draw_ecg_page(path: str) -> Image.Image:
 
     extractor = MedTVTEcgFeatureExtractor(sampling_rate=ECG_RATE)
     signal = extractor(path)["ecg_values"][0]
-    figure, buffer = plot_ecg(signal, extractor.leads, ECG_RATE), io.BytesIO()
+    figure, buffer = plot_ecg(signal, sampling_rate=ECG_RATE), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=ECG_DPI)
     buffer.seek(0)
     return Image.open(buffer).convert("RGB")

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -24,12 +23,13 @@ from tqdm import tqdm
 
 from modeling_medtvt import DISEASES
 
-from ..data.conversation import MODALITIES, message_text
-from ..data.labels import sample_f1
+from ..data.conversation import message_text
+from ..data.labels import as_label_array, sample_f1
 from ..data.load import load_medtvt_qa
 from ..data.measures import measure_row
 from ..data.schema import LAB_NAMES, SPLITS
 from ..synthetic.patient import draw_patient
+from .gradient_boosting import DiseaseClassifiers
 
 
 # Linear probes on drawn signs, AUROC of ECG, CXR, LAB and all (the project's table of physiology, section 3)
@@ -82,11 +82,11 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
     patients = [
         draw_patient(made_by["seed"], int(row["subject_id"].split("-")[1]), made_by["setting"]) for row in everyone
     ]
-    truth = np.array([[disease in row["diseases"] for disease in DISEASES] for row in everyone])
+    truth = as_label_array([row["diseases"] for row in everyone])
     sizes = np.cumsum([len(rows[split]) for split in SPLITS])
     parts = [slice(0, sizes[0]), slice(sizes[0], sizes[1]), slice(sizes[1], sizes[2])]
 
-    signs = _sign_tables(patients)
+    signs = sign_tables(patients)
     measured = _measure(everyone, num_workers, progress)
     questions = CountVectorizer().fit_transform(message_text(row["prompt"]) for row in everyone).toarray()
     inputs = {
@@ -104,31 +104,33 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
         "prior: always Hypertension": float(sample_f1(truth[parts[2]], always).mean()),
         **{name: _fit_and_score(table, truth, parts) for name, table in inputs.items()},
     }
-    labelled = truth.any(1)
+    labelled = np.any(truth, axis=1)
     return {
         **made_by,
         "share_without_label": float(1 - labelled.mean()),
         "prevalence": dict(zip(DISEASES, truth.mean(0).round(4).tolist())),
         "labels_a_patient": float(truth[labelled].sum(1).mean()),
         "sample_f1": scores,
-        "auroc": _auroc(signs, truth, labelled),
+        "auroc": probe_auroc(signs, truth, labelled),
         "shared_signals": _shared_signals(rows),
         "measured": _measured_intervals(measured, everyone),
         "megabytes_a_patient": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / len(everyone) / 1e6,
     }
 
 
-def _sign_tables(patients: Sequence[Any]) -> dict[str, np.ndarray]:
+def sign_tables(patients: Sequence[Any]) -> dict[str, np.ndarray]:
     """One table of numbers a modality: the drawn signs and the measured labs, and `all`."""
     ecg = pd.DataFrame([{k: v for k, v in asdict(p.ecg).items() if k not in NO_SIGNS} for p in patients])
     ecg["fast"], ecg["slow"], ecg["left"] = ecg.rate > 100, ecg.rate < 60, ecg.axis < -30
-    film = [{k: v for k, v in asdict(p.film).items() if k not in NO_SIGNS} for p in patients]
-    film = pd.DataFrame([{**row, "opacity_zones": "|".join(row["opacity_zones"])} for row in film])
+    seen = [{k: v for k, v in asdict(p.film).items() if k not in NO_SIGNS} for p in patients]
+    film = pd.DataFrame([{**row, "opacity_zones": "|".join(row["opacity_zones"])} for row in seen])
     lab = pd.DataFrame([p.lab for p in patients]).astype(float)
     present = lab.notna()
     lab[list(LOGARITHMIC)] = np.log(lab[list(LOGARITHMIC)].clip(lower=0.05))
     lab = pd.concat([lab.fillna(lab.mean()).fillna(0), present], axis=1)
-    tables = {modality: pd.get_dummies(table).to_numpy(float) for modality, table in zip(MODALITIES, (ecg, film, lab))}
+    tables: dict[str, np.ndarray] = {
+        name: pd.get_dummies(table).to_numpy(float) for name, table in (("ecg", ecg), ("cxr", film), ("lab", lab))
+    }
     return {**tables, "all": np.concatenate(list(tables.values()), axis=1)}
 
 
@@ -139,18 +141,26 @@ def _measure(rows: list[dict], num_workers: int | None, progress: bool) -> pd.Da
 
 
 def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) -> float:
-    """Gradient boosting, a classifier a disease; one threshold, the best on validation patients."""
+    """Gradient boosting; one threshold for all diseases, the best on validation patients."""
     train, validation, test = parts
-    scores = np.empty(truth.shape)
-    for k in range(truth.shape[1]):
-        model = HistGradientBoostingClassifier(max_iter=120, learning_rate=0.06, max_leaf_nodes=15, random_state=0)
-        scores[:, k] = model.fit(inputs[train], truth[train, k]).predict_proba(inputs)[:, 1]
+    classifiers = DiseaseClassifiers(inputs[train], truth[train], max_iter=120, learning_rate=0.06, max_leaf_nodes=15)
+    scores = classifiers.probabilities(inputs)
     thresholds = np.arange(0.2, 0.65, 0.025)
     best = max(thresholds, key=lambda value: sample_f1(truth[validation], scores[validation] > value).mean())
     return float(sample_f1(truth[test], scores[test] > best).mean())
 
 
-def _auroc(signs: dict[str, np.ndarray], truth: np.ndarray, labelled: np.ndarray) -> dict[str, dict[str, float]]:
+def probe_auroc(
+    signs: Mapping[str, np.ndarray], truth: np.ndarray, labelled: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """
+    AUROC of linear probes, by disease and table, five-fold over the labeled patients.
+
+    Args:
+        signs (`dict[str, np.ndarray]`): From [`sign_tables`].
+        truth (`np.ndarray`): (patients, 7) of bool.
+        labelled (`np.ndarray`): (patients,) of bool: who has any of the seven diseases.
+    """
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
     found: dict[str, Any] = {}
     for k, disease in enumerate(DISEASES):

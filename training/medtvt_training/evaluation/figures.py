@@ -47,7 +47,7 @@ def write_figures(results: Mapping, folder: Path) -> list[str]:
     return list(figures)
 
 
-def _save(figure, path: Path):
+def _save(figure: Figure, path: Path) -> None:
     with new_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
@@ -117,7 +117,7 @@ def plot_variants(results: Mapping[str, Mapping], folder: Path) -> None:
 
 def _evidence(results: Mapping[str, Mapping]) -> dict[str, tuple]:
     """Share of true ones among all cited findings, those of each modality and, where it was swapped, of its donor."""
-    series = {"all": ([], [])}
+    series: dict[str, tuple[list, list]] = {"all": ([], [])}
     series |= {MODALITY_NAMES[modality]: ([], []) for modality in MODALITIES}
     series["donor's"] = ([], [])
     for found in results.values():

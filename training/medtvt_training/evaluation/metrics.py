@@ -6,6 +6,7 @@ to know. A metric is a function of the records' weights, so that a bootstrap is 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -63,9 +64,8 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
         return np.where(denominator > 0, numerator / denominator, np.nan)
 
 
-def _nanmean(columns: Sequence[np.ndarray]) -> np.ndarray:
+def _nanmean(columns: np.ndarray) -> np.ndarray:
     """Over the first axis; NaN where nothing is defined."""
-    columns = np.asarray(columns)
     defined = ~np.isnan(columns)
     return _ratio(np.where(defined, columns, 0).sum(0), defined.sum(0))
 
@@ -84,12 +84,11 @@ def paper_label_metrics(references: Sequence[str], completions: Sequence[str]) -
     Precision, recall and F1 averaged over the records whose completion and reference both have an answer block; an
     empty set has 0. AUC of 0/1 predictions: (sensitivity + specificity) / 2, over all seven diseases pooled, and each.
     """
-    named = [paper_labels(text) for text in completions]
-    true = [paper_labels(text) for text in references]
-    parsed = np.array([a is not None and b is not None for a, b in zip(named, true)], dtype=bool)
-    named, true = ([labels or set() for labels in side] for side in (named, true))
-    hits = np.array([len(a & b) for a, b in zip(named, true)], dtype=float)
-    sizes, true_sizes = (np.array([len(labels) for labels in side], dtype=float) for side in (named, true))
+    written = [[paper_labels(text) for text in side] for side in (completions, references)]
+    parsed = np.array([None not in pair for pair in zip(*written)], dtype=bool)
+    named, true = ([labels or set() for labels in side] for side in written)
+    hits = np.array([len(a & b) for a, b in zip(named, true)], dtype=np.float64)
+    sizes, true_sizes = (np.array([len(labels) for labels in side], dtype=np.float64) for side in (named, true))
     precision, recall = hits / np.maximum(sizes, 1), hits / np.maximum(true_sizes, 1)
     f1 = 2 * precision * recall / np.where(hits > 0, precision + recall, 1)
     reason = "no record has an answer block in both completion and reference"
@@ -112,10 +111,8 @@ def _hard_auc(truth: np.ndarray, named: np.ndarray, kept: np.ndarray) -> dict[st
 
     metrics = {"auc": Metric(lambda weights: area(weights, slice(None)), "one of the two classes is absent")}
     for i, disease in enumerate(DISEASES):
-        metrics[f"per_disease/{disease}/auc"] = Metric(
-            lambda weights, i=i: area(weights, slice(i, i + 1)),
-            "no parsed record has the disease, or all have it",
-        )
+        one = partial(area, column=slice(i, i + 1))
+        metrics[f"per_disease/{disease}/auc"] = Metric(one, "no parsed record has the disease, or all have it")
     return metrics
 
 
@@ -131,18 +128,22 @@ def label_metrics(truth: np.ndarray, named: np.ndarray) -> dict[str, Metric]:
     hit, false, missed = truth & named, ~truth & named, truth & ~named
     sums = [part.sum(1).astype(float) for part in (hit, false, missed)]
     agree_on_none = (sums[0] + sums[1] + sums[2]) == 0
+
+    def macro(weights: np.ndarray, formula: _Formula) -> np.ndarray:
+        return _nanmean(_per_disease(weights, formula, hit, false, missed).T)
+
+    def micro(weights: np.ndarray, formula: _Formula) -> np.ndarray:
+        return formula(*((weights @ part).sum(1) for part in (hit, false, missed)))
+
+    def single(weights: np.ndarray, formula: _Formula, i: int) -> np.ndarray:
+        return _per_disease(weights, formula, *(part[:, i : i + 1] for part in (hit, false, missed)))[:, 0]
+
     metrics = {}
     for name, formula in _SET_FORMULAS.items():
         values = np.where(agree_on_none, 1, np.nan_to_num(formula(*sums))) if name != "f1" else sample_f1(truth, named)
         metrics[f"{name}_samples"] = mean_metric(values)
-        metrics[f"{name}_macro"] = Metric(
-            lambda weights, formula=formula: _nanmean(_per_disease(weights, formula, hit, false, missed).T),
-            "no record has any of the seven diseases",
-        )
-        metrics[f"{name}_micro"] = Metric(
-            lambda weights, formula=formula: formula(*((weights @ part).sum(1) for part in (hit, false, missed))),
-            "no disease is present or named",
-        )
+        metrics[f"{name}_macro"] = Metric(partial(macro, formula=formula), "no record has any of the seven diseases")
+        metrics[f"{name}_micro"] = Metric(partial(micro, formula=formula), "no disease is present or named")
     metrics["exact_match"] = mean_metric((truth == named).all(1))
     metrics["hamming_loss"] = mean_metric((truth != named).mean(1))
     for i, disease in enumerate(DISEASES):
@@ -150,15 +151,14 @@ def label_metrics(truth: np.ndarray, named: np.ndarray) -> dict[str, Metric]:
         metrics[f"per_disease/{disease}/named"] = mean_metric(named[:, i])
         for name, formula in _SET_FORMULAS.items():
             metrics[f"per_disease/{disease}/{name}"] = Metric(
-                lambda weights, i=i, formula=formula: _per_disease(
-                    weights, formula, *(part[:, i : i + 1] for part in (hit, false, missed))
-                )[:, 0],
-                "no record has the disease",
+                partial(single, formula=formula, i=i), "no record has the disease"
             )
     return metrics
 
 
-_SET_FORMULAS = {
+# Counts of hits, of falsely named and of missed labels, to a score
+_Formula = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+_SET_FORMULAS: dict[str, _Formula] = {
     "precision": lambda hit, false, missed: _ratio(hit, hit + false),
     "recall": lambda hit, false, missed: _ratio(hit, hit + missed),
     "f1": lambda hit, false, missed: _ratio(2 * hit, 2 * hit + false + missed),
@@ -167,7 +167,7 @@ _SET_FORMULAS = {
 
 
 def _per_disease(
-    weights: np.ndarray, formula: Callable[..., np.ndarray], hit: np.ndarray, false: np.ndarray, missed: np.ndarray
+    weights: np.ndarray, formula: _Formula, hit: np.ndarray, false: np.ndarray, missed: np.ndarray
 ) -> np.ndarray:
     """(resamples, diseases): 0 where a disease that occurs is never named, NaN where it does not occur."""
     sums = [weights @ part for part in (hit, false, missed)]
@@ -181,13 +181,14 @@ def probability_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[st
     """
     functions = {"auroc": _auroc, "auprc": _auprc, "brier": _brier, "ece": _ece}
     reasons = {"auroc": "no record has the disease, or all have it", "auprc": "no record has the disease"}
+
+    def macro(weights: np.ndarray, columns: Sequence[Callable[[np.ndarray], np.ndarray]]) -> np.ndarray:
+        return _nanmean(np.stack([column(weights) for column in columns]))
+
     metrics = {}
     for name, function in functions.items():
         columns = [function(truth[:, i], probabilities[:, i]) for i in range(len(DISEASES))]
-        metrics[f"{name}_macro"] = Metric(
-            lambda weights, columns=columns: _nanmean([column(weights) for column in columns]),
-            "undefined for all seven diseases",
-        )
+        metrics[f"{name}_macro"] = Metric(partial(macro, columns=columns), "undefined for all seven diseases")
         for disease, column in zip(DISEASES, columns):
             metrics[f"per_disease/{disease}/{name}"] = Metric(column, reasons.get(name, "no record"))
     return metrics

@@ -3,11 +3,14 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..data.rows import Modality
 from ..inference.occlusion import occlude
 
 
@@ -23,6 +26,35 @@ ST_LEADS = {
     "inferior/lateral": ("II", "III", "aVF", "V5", "V6"),
     "extensive": ("I", "II", "aVL", "V3", "V4", "V5", "V6"),
 }
+
+
+# The falls, and which of them belong to the cause, (parts,) or (parts, parts)
+_Target = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Check:
+    """
+    One cause and where it should show.
+
+    Args:
+        has_cause: Whether what lies behind a patient, and the inputs, hold the cause.
+        target: Patient, falls and inputs to the falls of its modality, and which of them belong to the cause.
+    """
+
+    disease: str
+    modality: Modality
+    has_cause: Callable[[Mapping, Mapping], bool]
+    target: Callable[[Mapping, Mapping, Mapping], _Target]
+
+
+@dataclass
+class _Count:
+    """What a check found so far: of each patient, whether the largest fall belongs to the cause, and its chance."""
+
+    hits: list[bool] = field(default_factory=list)
+    chances: list[float] = field(default_factory=list)
+    not_named: int = 0
 
 
 def occlusion_agreement(model_dir: str | os.PathLike, cohort_dir: str | os.PathLike, n: int = 50) -> dict[str, dict]:
@@ -46,27 +78,30 @@ def occlusion_agreement(model_dir: str | os.PathLike, cohort_dir: str | os.PathL
     from ..inference.load import load_pipeline
 
     diagnose, cohort = load_pipeline(os.fspath(model_dir)), Path(cohort_dir)
-    found = {name: {"hits": [], "chances": [], "not_named": 0} for name in _CHECKS}
+    found = {name: _Count() for name in _CHECKS}
     for patient, inputs in _test_patients(cohort):
-        checks = [name for name, (_, _, target) in _CHECKS.items() if target(patient, None, inputs) is not None]
-        checks = [name for name in checks if len(found[name]["hits"]) < n]
-        result = diagnose(inputs, do_sample=False) if checks else None
-        named = {entry["label"] for entry in result["diseases"] if entry["named"]} if checks else ()
-        for name in checks:
-            disease, modality, target = _CHECKS[name]
-            if disease not in named:
-                found[name]["not_named"] += 1
+        names = [name for name, check in _CHECKS.items() if check.has_cause(patient, inputs)]
+        names = [name for name in names if len(found[name].hits) < n]
+        if not names:
+            continue
+        result: Any = diagnose(inputs, do_sample=False)
+        named = {entry["label"] for entry in result["diseases"] if entry["named"]}
+        for name in names:
+            check, count = _CHECKS[name], found[name]
+            if check.disease not in named:
+                count.not_named += 1
                 continue
-            falls = occlude(diagnose, inputs, result["generated_text"], disease, [modality], STRETCH_SECONDS)
-            values, wanted = target(patient, falls, inputs)
-            found[name]["hits"].append(bool(wanted.flat[values.argmax()]))
-            found[name]["chances"].append(float(wanted.mean()))
-    summary = {}
-    for name, counts in found.items():
-        hits, patients = sum(counts["hits"]), len(counts["hits"])
-        summary[name] = {"hits": hits, "patients": patients, "not_named": counts["not_named"]}
+            text = result["generated_text"]
+            falls = occlude(diagnose, inputs, text, check.disease, [check.modality], STRETCH_SECONDS)
+            values, wanted = check.target(patient, falls, inputs)
+            count.hits.append(bool(wanted.flat[values.argmax()]))
+            count.chances.append(float(wanted.mean()))
+    summary: dict[str, dict] = {}
+    for name, count in found.items():
+        hits, patients = sum(count.hits), len(count.hits)
+        summary[name] = {"hits": hits, "patients": patients, "not_named": count.not_named}
         if patients:
-            chance = float(np.mean(counts["chances"]))
+            chance = float(np.mean(count.chances))
             test = binomtest(hits, patients, chance, alternative="greater")
             summary[name] |= {"rate": hits / patients, "chance": chance, "p_value": float(test.pvalue)}
     return summary
@@ -85,31 +120,30 @@ def _test_patients(cohort: Path) -> Iterator[tuple[dict, dict]]:
                 yield patient, {"ecg": str(cohort / row["ecg"]), "cxr": str(cohort / row["cxr"]), "lab": lab}
 
 
-# Each target gives the falls and which of them belong to the cause; () before there are falls, None without the cause.
+def _has_opacity(patient: Mapping, inputs: Mapping) -> bool:
+    return "Pneumonia" in patient["diseases"] and patient["cxr"]["opacity"] in ("lobar", "patchy")
 
 
-def _opacity(patient: Mapping, falls: Mapping | None, inputs: Mapping) -> tuple | None:
-    film = patient["cxr"]
-    if "Pneumonia" not in patient["diseases"] or film["opacity"] not in ("lobar", "patchy"):
-        return None
-    if falls is None:
-        return ()
+def _opacity(patient: Mapping, falls: Mapping, inputs: Mapping) -> _Target:
     values = falls["cxr"]
     middles = (np.arange(len(values)) + 0.5) / len(values)
     wanted = np.zeros(values.shape, bool)
-    for zone in film["opacity_zones"]:
+    for zone in patient["cxr"]["opacity_zones"]:
         side, height = zone.split()
         inside = [(low <= middles) & (middles <= high) for low, high in (ZONE_ROWS[height], ZONE_COLUMNS[side])]
         wanted |= np.outer(*inside)
     return values, wanted
 
 
-def _st_segment(patient: Mapping, falls: Mapping | None, inputs: Mapping) -> tuple | None:
-    place = patient["ecg"]["acute"] or patient["ecg"]["ischaemia"]
-    if "Coronary Artery Disease" not in patient["diseases"] or place not in ST_LEADS:
-        return None
-    if falls is None:
-        return ()
+def _ischaemia(patient: Mapping) -> str | None:
+    return patient["ecg"]["acute"] or patient["ecg"]["ischaemia"]
+
+
+def _has_ischaemia(patient: Mapping, inputs: Mapping) -> bool:
+    return "Coronary Artery Disease" in patient["diseases"] and _ischaemia(patient) in ST_LEADS
+
+
+def _st_segment(patient: Mapping, falls: Mapping, inputs: Mapping) -> _Target:
     import wfdb
 
     from processing_medtvt.feature_extraction_medtvt_ecg import STANDARD_LEADS
@@ -123,21 +157,21 @@ def _st_segment(patient: Mapping, falls: Mapping | None, inputs: Mapping) -> tup
     middles = (np.arange(values.shape[1]) + 0.5) * STRETCH_SECONDS
     inside = [(beat + ST_WINDOW[0] <= middles) & (middles <= beat + ST_WINDOW[1]) for beat in beats]
     wanted = np.zeros(values.shape, bool)
-    for lead in ST_LEADS[place]:
+    for lead in ST_LEADS[_ischaemia(patient) or ""]:
         wanted[STANDARD_LEADS.index(lead)] = np.any(inside, axis=0) if inside else False
     return values, wanted
 
 
-def _creatinine(patient: Mapping, falls: Mapping | None, inputs: Mapping) -> tuple | None:
-    if "Acute Renal Failure" not in patient["diseases"] or "Creatinine" not in inputs["lab"]:
-        return None
-    if falls is None:
-        return ()
+def _has_creatinine(patient: Mapping, inputs: Mapping) -> bool:
+    return "Acute Renal Failure" in patient["diseases"] and "Creatinine" in inputs["lab"]
+
+
+def _creatinine(patient: Mapping, falls: Mapping, inputs: Mapping) -> _Target:
     return np.array(list(falls["lab"].values())), np.array([name == "Creatinine" for name in falls["lab"]])
 
 
 _CHECKS = {
-    "opacity": ("Pneumonia", "cxr", _opacity),
-    "st_segment": ("Coronary Artery Disease", "ecg", _st_segment),
-    "creatinine": ("Acute Renal Failure", "lab", _creatinine),
+    "opacity": _Check("Pneumonia", "cxr", _has_opacity, _opacity),
+    "st_segment": _Check("Coronary Artery Disease", "ecg", _has_ischaemia, _st_segment),
+    "creatinine": _Check("Acute Renal Failure", "lab", _has_creatinine, _creatinine),
 }

@@ -2,13 +2,34 @@
 """The paper's tables from metrics.json files: its own metrics first, then the strict ones."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..data.conversation import MODALITIES, MODALITY_NAMES
+from ..data.rows import Modality
 from ..files import markdown_table
 from .report import format_value, read_metrics
 
 
-# A column: heading and name of the metric. Rows of Table 3 that the paper printed stand above one's own.
+_Columns = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    A table of the paper.
+
+    Args:
+        title (`str`): Its heading.
+        paper, strict: Columns in each mode: heading and name of the metric.
+        published (`dict`): Rows that the paper printed, values of the columns `paper`; they stand above one's own.
+    """
+
+    title: str
+    paper: _Columns
+    strict: _Columns
+    published: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
 _TEXT = [
     ("BLEU", "paper/bleu"),
     ("METEOR", "paper/meteor"),
@@ -25,17 +46,17 @@ _STRICT_ANSWER = [
 _STRICT_ANSWER += [("F1 micro", "strict/f1_micro"), ("Jaccard", "strict/jaccard_samples")]
 _STRICT_ANSWER += [("exact", "strict/exact_match"), ("AUROC", "strict/auroc_macro")]
 TABLES = {
-    1: {
-        "title": "Table 1: disease level",
-        "paper": [*_TEXT, *((name, f"paper/{name.lower()}") for name in ("Precision", "Recall", "F1", "AUC"))],
-        "strict": [*_STRICT_ANSWER, *_STRICT_TEXT],
-    },
-    2: {"title": "Table 2: physiology level", "paper": _TEXT, "strict": _STRICT_TEXT},
-    3: {
-        "title": "Table 3: ablations, disease level",
-        "paper": [_TEXT[1], _TEXT[2], ("Recall", "paper/recall"), ("F1", "paper/f1")],
-        "strict": _STRICT_ANSWER,
-        "published": {
+    1: Table(
+        "Table 1: disease level",
+        paper=[*_TEXT, *((name, f"paper/{name.lower()}") for name in ("Precision", "Recall", "F1", "AUC"))],
+        strict=[*_STRICT_ANSWER, *_STRICT_TEXT],
+    ),
+    2: Table("Table 2: physiology level", paper=_TEXT, strict=_STRICT_TEXT),
+    3: Table(
+        "Table 3: ablations, disease level",
+        paper=[_TEXT[1], _TEXT[2], ("Recall", "paper/recall"), ("F1", "paper/f1")],
+        strict=_STRICT_ANSWER,
+        published={
             "paper: without cyclic attention": (0.3455, 0.2013, 0.5733, 0.4977),
             "paper: without contribution gate": (0.3378, 0.2145, 0.5826, 0.4867),
             "paper: ECG withheld in PT": (0.3245, 0.2058, 0.5320, 0.4739),
@@ -43,7 +64,7 @@ TABLES = {
             "paper: LAB withheld in PT": (0.3455, 0.2218, 0.5845, 0.5023),
             "paper: MedTVT-R1": (0.3536, 0.2295, 0.5908, 0.5190),
         },
-    },
+    ),
 }
 
 
@@ -62,20 +83,19 @@ def render_table(number: int, files: Mapping[str, str]) -> str:
         raise ValueError(f"There is no table {number}; there are {', '.join(map(str, TABLES))}.")
     table = TABLES[number]
     results = {name: read_metrics(path) for name, path in files.items()}
-    parts = [f"# {table['title']}\n"]
-    published = [[name, *map(format_value, values)] for name, values in table.get("published", {}).items()]
-    for mode, above in (("paper", published), ("strict", [])):
-        sections = [(None, "")]
-        if number == 2:
-            sections = [(modality, f"{MODALITY_NAMES[modality]}, ") for modality in MODALITIES]
-        for modality, label in sections:
-            rows = [[name, *_cells(found, table[mode], modality, files[name])] for name, found in results.items()]
-            heading = [name for name, _ in table[mode]]
+    parts = [f"# {table.title}\n"]
+    published = [[name, *map(format_value, values)] for name, values in table.published.items()]
+    sections: Sequence[Modality | None] = MODALITIES if number == 2 else [None]
+    for mode, columns, above in (("paper", table.paper, published), ("strict", table.strict, [])):
+        for modality in sections:
+            rows = [[name, *_cells(found, columns, modality, files[name])] for name, found in results.items()]
+            heading = [name for name, _ in columns]
+            label = f"{MODALITY_NAMES[modality]}, " if modality else ""
             parts.append(f"{label}{mode} metrics\n\n" + markdown_table(["", *heading], above + rows))
     return "\n".join(parts)
 
 
-def _cells(results: Mapping, columns: Sequence[tuple[str, str]], modality: str | None, file: str) -> list[str]:
+def _cells(results: Mapping, columns: _Columns, modality: Modality | None, file: str) -> list[str]:
     intervals = results["intervals"]
     if modality is not None:
         if "by_modality" not in results:

@@ -39,7 +39,8 @@ def read_predictions(path: str | os.PathLike) -> list[dict]:
             raise ValueError(f"{header_file} does not list the `ids` of the run's records.")
         rejects_file = header_file.with_name(REJECTS_FILE)
         rejects = read_jsonl(rejects_file) if rejects_file.is_file() else []
-        rejected = {reject.get("id") for reject in rejects if isinstance(reject, dict)}
+        names = [reject.get("id") for reject in rejects if isinstance(reject, dict)]
+        rejected = [name for name in names if isinstance(name, str)]
         check_same_ids(ids, [record["id"] for record in records], str(path), rejected)
     return records
 
@@ -70,8 +71,9 @@ def read_authors_predictions(path: str | os.PathLike, references: str | os.PathL
 def _read_conversations(path: str | os.PathLike) -> list[tuple[str, str]]:
     records = read_json(path)
     try:
-        return [tuple(message_text([record["messages"][i]]) for i in (0, 1)) for record in records]
-    except (TypeError, KeyError, IndexError) as error:
+        pairs = [record["messages"][:2] for record in records]
+        return [(message_text([question]), message_text([answer])) for question, answer in pairs]
+    except (TypeError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is no file of the authors, a JSON array of records with two `messages` each ({error!r})."
         ) from error

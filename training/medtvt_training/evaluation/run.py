@@ -9,18 +9,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from modeling_medtvt import MedTVTForCausalLM
 from modeling_medtvt.answer_probability_medtvt import label_order
+from processing_medtvt import MedTVTProcessor
 
 from ..data.conversation import message_text
 from ..data.feature_cache import FeatureCache
 from ..data.load import load_medtvt_qa
+from ..data.rows import Modality, QARow
 from ..files import fingerprint, hash_folder, write_json, write_text
 from ..inference.load import load_pipeline
 from .answerer import MedTVTAnswerer
@@ -29,13 +32,11 @@ from .metrics import RESAMPLES
 from .predictions import PredictionWriter, describe_row, read_predictions
 from .report import render_comparison
 from .score import TextResources, compare_records, score_records, write_results
-from .variants import swap_between_rows, withhold_from_rows
+from .variants import make_variants
 
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # Windows has no such module
-    resource = None
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,24 @@ class Scoring:
             raise ValueError(f"`resamples` must not be negative, got {self.resamples}.")
 
 
+class Answerer(Protocol):
+    """What answers questions: a model, or anything that is compared with one."""
+
+    def length(self, row: QARow) -> int:
+        """By which rows are sorted into batches."""
+
+    def prepare(self, rows: list[QARow]) -> Any:
+        """
+        Reads the inputs of some rows.
+
+        Raises:
+            ValueError, OSError: if one of them cannot be used.
+        """
+
+    def answer(self, prepared: Any) -> list[dict]:
+        """A dict with `completion` for each row, and whatever else [`read_predictions`] knows."""
+
+
 def evaluate_model(
     model_dir: str | os.PathLike,
     records: Records,
@@ -108,8 +127,8 @@ def evaluate_model(
     num_samples: int = 0,
     likelihood: bool = False,
     feature_cache: str | os.PathLike | None = None,
-    withheld: Sequence[str] = (),
-    swapped: Sequence[str] = (),
+    withheld: Sequence[Modality] = (),
+    swapped: Sequence[Modality] = (),
     device: str | None = None,
 ) -> dict[str, dict]:
     """
@@ -122,8 +141,8 @@ def evaluate_model(
         scoring ([`Scoring`], *optional*): How the answers are measured.
         batch_size, max_new_tokens, num_samples, likelihood: See [`MedTVTAnswerer`].
         feature_cache (`str` or `os.PathLike`, *optional*): Folder of the encoders' outputs; made if missing.
-        withheld (`Sequence[str]`): Modalities without each of which the records are answered too.
-        swapped (`Sequence[str]`): Modalities that are also taken from another patient, one at a time.
+        withheld (`Sequence[str]`): Evaluate again without each of these modalities.
+        swapped (`Sequence[str]`): Evaluate again with each of these modalities taken from another patient.
         device (`str`, *optional*): A CUDA device where there is one, else the CPU.
 
     Returns:
@@ -133,23 +152,14 @@ def evaluate_model(
         ValueError: if the model or the data do not open, or `out` holds another run.
     """
     scoring = scoring or Scoring()
-    diagnose = load_pipeline(os.fspath(model_dir))
-    model, processor = diagnose.model.to(choose_device(device)), diagnose.processor
+    model, processor = open_model(model_dir, device)
     dataset, features = records.load(), None
     if feature_cache:
         features = FeatureCache(feature_cache, model, processor)
         features.build(dataset, max_rejected=1.0)  # `predict` lists what cannot be read
     rows = dataset.to_list()
-    answerer = MedTVTAnswerer(
-        model,
-        processor,
-        features,
-        max_new_tokens,
-        num_samples,
-        likelihood,
-        scoring.seed,
-        order=label_order([message_text(row["completion"]) for row in rows]),
-    )
+    order = label_order([message_text(row["completion"]) for row in rows])
+    answerer = MedTVTAnswerer(model, processor, features, max_new_tokens, num_samples, likelihood, scoring.seed, order)
     settings = {"max_new_tokens": answerer.max_new_tokens, "num_samples": num_samples, "likelihood": likelihood}
     about = {
         "model": hash_folder(model_dir),
@@ -157,22 +167,38 @@ def evaluate_model(
         "split": records.split,
         "settings": {**settings, "seed": scoring.seed},
     }
-    variants = {"": rows}
-    variants |= {f"withhold-{name}": withhold_from_rows(rows, name) for name in withheld}
-    variants |= {f"swap-{name}": swap_between_rows(rows, name, scoring.seed) for name in swapped}
-    results, plain = {}, {}
-    for name, variant_rows in variants.items():
+    results: dict[str, dict] = {}
+    plain: dict[str, dict] = {}
+    for name, variant_rows in make_variants(rows, withheld, swapped, scoring.seed).items():
         folder = Path(out, name)
         answers = predict(variant_rows, answerer, folder, {**about, "variant": name}, batch_size)
-        results[name] = score_records(answers, scoring.resources, scoring.resamples, scoring.seed)
-        results[name]["about"]["run"] = describe_cost(answers)
-        write_results(results[name], folder)
+        results[name] = score_run(answers, folder, scoring)
         if not name:
             plain = {record["id"]: record for record in answers}
         else:
             _compare_with_plain(name, answers, plain, folder, scoring)
     if len(results) > 1:
         plot_variants(results, Path(out))
+    return results
+
+
+def open_model(folder: str | os.PathLike, device: str | None = None) -> tuple[MedTVTForCausalLM, MedTVTProcessor]:
+    """
+    Model and processor of a checkpoint folder, on a device, checked as the pipeline checks them.
+
+    Raises:
+        ValueError: if the folder does not open.
+    """
+    diagnose = load_pipeline(folder)
+    model: Any = diagnose.model  # a decorator of transformers hides the arguments of its `to`
+    return model.to(choose_device(device)), cast(MedTVTProcessor, diagnose.processor)
+
+
+def score_run(answers: Sequence[Mapping], folder: str | os.PathLike, scoring: Scoring) -> dict:
+    """Measures the answers of a run, with what they cost; writes metrics.json, report.md and figures."""
+    results = score_records(answers, scoring.resources, scoring.resamples, scoring.seed)
+    results["about"]["run"] = describe_cost(answers)
+    write_results(results, folder)
     return results
 
 
@@ -196,7 +222,7 @@ def choose_device(device: str | None) -> str:
 def describe_cost(records: Sequence[Mapping]) -> dict[str, float]:
     """Seconds a record, and the most memory that this process held."""
     cost = {"seconds_per_record": float(np.mean([record["seconds"] for record in records]))}
-    if resource is not None:
+    if sys.platform != "win32":
         unit = 1 if sys.platform == "darwin" else 1024
         cost["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
     if torch.cuda.is_available():
@@ -204,14 +230,13 @@ def describe_cost(records: Sequence[Mapping]) -> dict[str, float]:
     return cost
 
 
-def predict(rows: Sequence[dict], answerer: Any, folder: Path, about: dict, batch_size: int) -> list[dict]:
+def predict(rows: Sequence[QARow], answerer: Answerer, folder: Path, about: dict, batch_size: int) -> list[dict]:
     """
     Answers of a run, those of an earlier start included, in the order of the rows. Records whose inputs cannot be used
     are listed in rejects.jsonl with the reason.
 
     Args:
-        answerer: Has `length(row)`, by which rows are sorted into batches; `prepare(rows)`, which reads inputs; and
-            `answer(prepared)`, which gives a dict with `completion` for each row.
+        answerer ([`Answerer`]): What answers.
         about (`dict`): What must be the same for a run to go on.
 
     Raises:
@@ -220,14 +245,16 @@ def predict(rows: Sequence[dict], answerer: Any, folder: Path, about: dict, batc
     if batch_size < 1:
         raise ValueError(f"The batch size must be at least 1, got {batch_size}.")
     contents = [  # by the names of the files, not where they lie
-        json.dumps([row["prompt"], row["completion"], row["lab"], *(Path(row[m] or "").name for m in ("ecg", "cxr"))])
+        json.dumps(
+            [row["prompt"], row["completion"], row["lab"], Path(row["ecg"] or "").name, Path(row["cxr"] or "").name]
+        )
         for row in rows
     ]
     header = {**about, "dataset": fingerprint(contents), "ids": [row["id"] for row in rows]}
     by_length = sorted(rows, key=lambda row: (answerer.length(row), row["id"]))
     batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
     with PredictionWriter(folder, header) as writer:
-        reasons = []
+        reasons: list[str] = []
         with tqdm(total=len(rows), initial=len(writer.done), unit="record", desc=folder.name) as bar:
             for batch in batches:
                 todo = [row for row in batch if row["id"] not in writer.done]
@@ -242,7 +269,7 @@ def predict(rows: Sequence[dict], answerer: Any, folder: Path, about: dict, batc
     return [by_id[row["id"]] for row in rows if row["id"] in by_id]
 
 
-def _predict_batch(rows: Sequence[dict], answerer: Any, writer: PredictionWriter) -> list[str]:
+def _predict_batch(rows: list[QARow], answerer: Answerer, writer: PredictionWriter) -> list[str]:
     """Writes the answers to some rows; returns why rows were rejected."""
     start = time.perf_counter()
     try:

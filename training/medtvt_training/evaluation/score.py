@@ -34,6 +34,7 @@ from .metrics import (
 from .predictions import check_same_ids
 from .report import render_report
 from .text_metrics import (
+    BERT_SCORE_LAYER,
     bert_scores,
     bleu_signature,
     bleu_statistics,
@@ -97,9 +98,7 @@ def build_metrics(records: Sequence[Mapping], resources: TextResources) -> dict[
     return metrics | evidence_metrics(records, answers)
 
 
-def text_metrics(
-    references: Sequence[str], completions: Sequence[str | list[dict]], resources: TextResources
-) -> dict[str, Metric]:
+def text_metrics(references: Sequence[str], completions: Sequence[str], resources: TextResources) -> dict[str, Metric]:
     """Metrics of the texts. `paper/rouge` is the recall of ROUGE-L on stems, `paper/bert_score` the recall as well."""
     statistics = bleu_statistics(references, completions)
     metrics = {
@@ -113,8 +112,8 @@ def text_metrics(
     if resources.wordnet is not None:
         meteor = mean_metric(meteor_scores(references, completions, resources.wordnet))
     if resources.encoder is not None:
-        layer = {} if resources.encoder_layer is None else {"layer": resources.encoder_layer}
-        scores = bert_scores(references, completions, resources.encoder, **layer)
+        layer = BERT_SCORE_LAYER if resources.encoder_layer is None else resources.encoder_layer
+        scores = bert_scores(references, completions, resources.encoder, layer)
         paper_bert, strict_bert = mean_metric(scores[:, 1]), mean_metric(scores[:, 2])
     no_wordnet, no_encoder = undefined_metric("skipped: no WordNet"), undefined_metric("skipped: no encoder")
     metrics |= {"paper/meteor": meteor or no_wordnet, "strict/meteor": meteor or no_wordnet}
@@ -143,8 +142,7 @@ def answer_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer]) 
     if any(gates):
         for i, disease in enumerate(DISEASES):
             for modality in MODALITIES:
-                values = [np.nan if not gate or gate.get(modality) is None else gate[modality] for gate in gates]
-                values = np.array(values, dtype=float)
+                values = np.array([(gate or {}).get(modality) for gate in gates], dtype=float)  # None becomes NaN
                 reason = "no record has the disease and the modality"
                 metrics[f"gates/{disease}/{modality}"] = mean_metric(values, truth[:, i] & ~np.isnan(values), reason)
     return metrics | _swap_metrics(records, answers, truth)
@@ -284,8 +282,8 @@ def compare_records(
     if resamples:
         draws = [resample({name: side[name] for name in shared}, subjects, resamples, seed) for side in sides]
     for name in sides[0]:
-        if name in shared and None not in (values[0][name], values[1][name]):
-            a, b = values[0][name], values[1][name]
+        a, b = (side.get(name) for side in values)
+        if a is not None and b is not None:
             limits = interval(draws[0][name] - draws[1][name]) if draws else None
             comparison[name] = {"a": a, "b": b, "difference": a - b, "interval": limits}
     return comparison

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the accepted answers to MedTVT-QA: the schema's Parquet files with the ids of every join, and a dataset card."""
+"""From the accepted answers to MedTVT-QA: the schema's Parquet files with the ids of every join, and how they were made."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ from datasets import Features, Value
 
 from modeling_medtvt.output_folder import new_folder
 
-from ..data.schema import FEATURES, LAB_NAMES, LEVELS, SPLITS
+from ..data.schema import FEATURES, LAB_NAMES, LEVELS, SEXES, SPLITS
 from .answers import read_answers
 from .cohort import read_cohort
 from .prompts import TEMPLATES, Request, make_requests
@@ -39,7 +39,8 @@ def write_dataset(
     build: Path, output_dir: Path, access: str = "credentialed", templates: Path = TEMPLATES
 ) -> dict[str, Any]:
     """
-    Writes `{physiology,diagnosis}/{train,validation,test}.parquet`, `README.md` and `counts.json`. The paths `ecg` and
+    Writes `{physiology,diagnosis}/{train,validation,test}.parquet`, `counts.json`, and `build.md`: terms, sources, cohort,
+    teacher and limits, which [`~medtvt_training.sharing.cards.dataset_card`] takes into the folder's card. The paths `ecg` and
     `cxr` are relative to the roots of MIMIC-IV-ECG and MIMIC-CXR-JPG (`ecg_root`, `cxr_root` of `load_medtvt_qa`).
 
     Args:
@@ -78,9 +79,8 @@ def write_dataset(
             (folder / level).mkdir(exist_ok=True)
             pq.write_table(pa.Table.from_pylist(found, schema=schema), folder / level / f"{split}.parquet")
         (folder / "counts.json").write_text(json.dumps(counts, indent=2) + "\n")
-        (folder / "README.md").write_text(
-            _write_card(cohort, result, counts, access, (build / "cohort" / "flow.md").read_text())
-        )
+        flow = (build / "cohort" / "flow.md").read_text()
+        (folder / "build.md").write_text(_describe_build(cohort, result, counts, access, flow))
     return counts
 
 
@@ -90,6 +90,8 @@ def _make_row(request: Request, text: str) -> dict[str, Any]:
     return {
         "id": request.id,
         "subject_id": str(admission["subject_id"]),
+        "age": admission["age"],
+        "sex": admission["gender"] if admission["gender"] in SEXES else None,
         "level": request.level,
         "modalities": request.modalities,
         "prompt": [{"role": "user", "content": request.question}],
@@ -106,7 +108,9 @@ def _make_row(request: Request, text: str) -> dict[str, Any]:
     }
 
 
-def _write_card(cohort: dict[str, Any], result: dict[str, Any], counts: dict[str, Any], access: str, flow: str) -> str:
+def _describe_build(
+    cohort: dict[str, Any], result: dict[str, Any], counts: dict[str, Any], access: str, flow: str
+) -> str:
     arguments = cohort["arguments"]
     sources: dict[str, list[str]] = {}
     for file in cohort["files"]:
@@ -123,13 +127,12 @@ def _write_card(cohort: dict[str, Any], result: dict[str, Any], counts: dict[str
         ),
     }
     reviewed = sum(counts["review"].values())
-    rows = "\n".join(f"| {name} | {number:,} |" for name, number in counts["rows"].items())
     people = "\n".join(
         f"| {split} | {counts['patients'][split]:,} | {counts['admissions'].get(split, 0):,} |" for split in SPLITS
     )
-    return f"""# MedTVT-QA, rebuilt from MIMIC
+    return f"""## Terms
 
-{terms[access]} Research use only; not a medical device.
+{terms[access]}
 
 ## Sources
 
@@ -148,10 +151,6 @@ Splits by patient, seed {arguments["seed"]}, shares {arguments["shares"]}; no pa
 ## Answers
 
 Teacher: `{json.dumps(result["teacher"], sort_keys=True)}`, {"on a remote endpoint" if result["remote"] else "on the builder's machine"}. Human review: {f"{reviewed:,} rows" if reviewed else "**not done**"} ({counts["review"]["accepted"]} accepted, {counts["review"]["edited"]} edited, {counts["review"]["rejected"]} rejected).
-
-| file | rows |
-|---|--:|
-{rows}
 
 ## Known limits
 

@@ -3,14 +3,16 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 
 from modeling_medtvt.output_folder import new_folder
-from processing_medtvt import LAB_DEFINITIONS
+from processing_medtvt import LAB_DEFINITIONS, MedTVTLabFeatureExtractor
 
 from ..data.authors_layout import AUTHORS_FILES, AuthorsSource
 from ..data.conversation import message_text
@@ -18,7 +20,7 @@ from ..data.conversation import message_text
 
 def export_authors(dataset: Path, output_dir: Path) -> dict[str, int]:
     """
-    Writes the files that `training.authors_data` names, and `labs_means.json`. Percentiles are fitted on the labs of the
+    Writes the files that `medtvt_training.data.authors_layout` names, and `labs_means.json`. Percentiles are fitted on the labs of the
     training file; the authors' layout has no validation split.
 
     Args:
@@ -29,8 +31,10 @@ def export_authors(dataset: Path, output_dir: Path) -> dict[str, int]:
 
     Raises:
         FileNotFoundError: if a file of the dataset is missing.
+        ValueError: if no training row has a lab.
     """
-    counts, fitted = {}, None
+    counts: dict[str, int] = {}
+    fitted: MedTVTLabFeatureExtractor | None = None
     with new_folder(output_dir) as folder:
         (folder / "QA").mkdir()
         for (level, split), sources in AUTHORS_FILES.items():
@@ -47,7 +51,10 @@ def export_authors(dataset: Path, output_dir: Path) -> dict[str, int]:
                 if source.csv:
                     if fitted is None:
                         fitted = _fit(chosen)
-                        means = {f"{itemid}_percentile": mean for itemid, (_, mean) in fitted.items()}
+                        means = {
+                            f"{_ITEMIDS[name]}_percentile": mean
+                            for name, mean in (fitted.mean_percentiles or {}).items()
+                        }
                         (folder / "QA" / "labs_means.json").write_text(json.dumps(means, indent=1) + "\n")
                     _write_table(folder / "QA" / source.csv, chosen, fitted)
     return counts
@@ -71,30 +78,24 @@ def _make_record(row: dict[str, Any], source: AuthorsSource) -> dict[str, Any]:
     return record
 
 
-def _fit(rows: list[dict[str, Any]]) -> dict[int, tuple[np.ndarray, float]]:
-    """Sorted values and mean percentile of each lab; 0.5 for one that nobody has."""
-    fitted = {}
-    for name, itemid in _ITEMIDS.items():
-        values = np.sort([row["lab"][name] for row in rows if row["lab"][name] is not None])
-        mean = float(np.mean(_percentile(values, values))) if len(values) else 0.5
-        fitted[itemid] = (values, mean)
-    return fitted
+def _fit(rows: list[dict[str, Any]]) -> MedTVTLabFeatureExtractor:
+    """The labs' quantile tables, with a step for every value."""
+    steps = max(1, len(rows))
+    return MedTVTLabFeatureExtractor().fit(_lab_table(rows), "training rows", max_points=steps, allow_missing=True)
 
 
-def _percentile(values: np.ndarray, x: float | np.ndarray) -> np.ndarray:
-    """Share of the values that are not above x."""
-    return np.searchsorted(values, x, side="right") / len(values)
+def _lab_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame([row["lab"] for row in rows], columns=list(_ITEMIDS), dtype=float)
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]], fitted: dict[int, tuple[np.ndarray, float]]) -> None:
+def _write_table(path: Path, rows: list[dict[str, Any]], extractor: MedTVTLabFeatureExtractor) -> None:
     keys = ("subject_id", "hadm_id", "ecg_path", "cxr_path")
+    found: Sequence[np.ndarray] = extractor(_lab_table(rows))["lab_values"] if rows else []
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*keys, *_ITEMIDS.values(), *(f"{itemid}_percentile" for itemid in _ITEMIDS.values())])
-        for row in rows:
+        for row, lab_values in zip(rows, found):
+            percentiles, flags = np.split(lab_values.astype(float), 2)
+            cells = [percentile.round(7) if flag else "" for percentile, flag in zip(percentiles, flags)]
             values = [row["lab"][name] for name in _ITEMIDS]
-            percentiles = [
-                "" if value is None else float(_percentile(fitted[itemid][0], value)) if len(fitted[itemid][0]) else ""
-                for itemid, value in zip(_ITEMIDS.values(), values)
-            ]
-            writer.writerow([row["subject_id"], row["hadm_id"], row["ecg"], row["cxr"], *values, *percentiles])
+            writer.writerow([row["subject_id"], row["hadm_id"], row["ecg"], row["cxr"], *values, *cells])

@@ -24,6 +24,8 @@ ACCESS_NOTES = {
 COLUMN_NOTES = {
     "id": "of the row",
     "subject_id": "of the patient",
+    "age": "of the patient in years, null where not known; never an input of the model",
+    "sex": "of the patient, F or M, null where not known; never an input of the model",
     "level": "level of the question: physiology or diagnosis",
     "modalities": "which of ecg, cxr, lab the question comes with",
     "prompt": "the question, as a conversation with typed parts",
@@ -113,7 +115,8 @@ def model_card(
 
 def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> DatasetCard:
     """
-    The card of a MedTVT-QA folder. It holds counts and the schema, and nothing of a patient.
+    The card of a MedTVT-QA folder. It holds counts, the schema and, where the folder has one, `build.md` of
+    `medtvt build-qa`; and nothing of a patient.
 
     Raises:
         ValueError: if the folder holds no MedTVT-QA.
@@ -155,6 +158,7 @@ def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> Datase
         "command": f"medtvt synthesize --out {folder.resolve().name} {arguments}"
         if synthetic
         else "# needs the source data",
+        "build": (folder / "build.md").read_text(encoding="utf-8") if (folder / "build.md").is_file() else "",
         "licence": _describe_licence(access),
     }
     return _fill(DatasetCard, "dataset.md", data, fields)

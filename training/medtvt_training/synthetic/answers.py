@@ -64,6 +64,8 @@ def make_rows(
         return {
             "id": f"{subject_id}-{name}",
             "subject_id": subject_id,
+            "age": float(causes.age),
+            "sex": "M" if causes.male else "F",
             "level": level,
             "modalities": list(modalities),
             "prompt": [{"role": "user", "content": prompt}],

@@ -97,85 +97,57 @@ def _print(lab: LabDefinition, value: float) -> float:
     return round(float(value), 0 if lab.name in WHOLE else DECIMALS.get(lab.name, 1))
 
 
+class _Draws:
+    """Random numbers of one patient. Their order is part of the cohort: the same seed must give the same patient."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self._normal, self._half_normal = iter(rng.normal(size=40)), iter(np.abs(rng.normal(size=12)))
+
+    def normal(self) -> float:
+        return next(self._normal)
+
+    def half_normal(self) -> float:
+        return next(self._half_normal)
+
+    def ln(self, median: float, spread: float) -> float:
+        return float(median * np.exp(spread * self.normal()))
+
+    def gaussian(self, mean: float, spread: float) -> float:
+        return float(mean + spread * self.normal())
+
+
 def _blood(rng: np.random.Generator, causes: Causes) -> dict[str, float]:
-    """Independent analytes as they are in the blood."""
-    z = rng.normal(size=40)
-    normal, half = iter(z), iter(np.abs(rng.normal(size=12)))
-
-    def ln(median: float, spread: float) -> float:
-        return float(median * np.exp(spread * next(normal)))
-
-    def gaussian(mean: float, spread: float) -> float:
-        return float(mean + spread * next(normal))
-
+    """Independent analytes as they are in the blood. The order of the names is that in which assay noise is drawn."""
+    draws = _Draws(rng)
+    ln, gaussian = draws.ln, draws.gaussian
     decades = causes.decades
-    ckd, esrd, dry = "CKD" in causes, "ESRD" in causes, "DEHYDRATION" in causes
-    arf, sep, pna = causes.s("ARF"), causes.s("SEP"), causes.s("PNA")
     # sterile inflammation acts as a little less sepsis
-    inflamed = max(sep, 0.85 * causes.s("INF"))
-    creatinine = ln(0.92 if causes.male else 0.74, 0.24) * 1.03**decades * np.exp((0.35 if esrd else 1.15) * arf)
-    creatinine *= (1.5 if ckd else 1) * (3.2 if esrd else 1) * (1.13 if dry else 1)
-    urea = (
-        14.5
-        * 1.05**decades
-        * (creatinine / 0.85) ** 0.65
-        * ln(1, 0.3)
-        * (1.28 if dry else 1)
-        * (1.2 if "HF" in causes else 1)
-    )
-    renal = max(np.log(creatinine), 0)
-    z_potassium = next(normal)
-    potassium = 4.1 + 0.45 * z_potassium + 0.2 * max(z_potassium, 0) ** 2
-    for acts, shift in ((causes.active("ARF"), 0.2), (esrd, 0.3)):
-        half_normal = next(half)
-        potassium += (shift + 0.5 * half_normal) * acts
-    lactate = ln(1.6, 0.42) * np.exp(0.6 * inflamed)
-    excess = max(lactate - 2, 0)
-    shared = next(normal)  # bicarbonate and gap mirror each other
-    bicarbonate = 25.3 + 3.4 * shared - 2.3 * renal - 3.5 * inflamed - 0.8 * excess + 1.5 * ("COPD" in causes)
-    gap = 14.3 + 2.6 * (-0.45 * shared + 0.89 * next(normal)) + 1.9 * renal + 0.8 * excess
-    glucose_z = next(normal)
-    if "DM" in causes and "DM" not in causes.treated:
-        glucose = 205 * np.exp(0.4 * glucose_z)
-    else:
-        median = 122 if "DM" in causes else 112
-        glucose = median * np.exp((0.38 if glucose_z > 0 else 0.2) * glucose_z)
-    glucose *= 1.13 if inflamed else 1
-    if "DM" in causes and rng.random() < 0.01:  # ketoacidosis
-        glucose, bicarbonate, gap = 480 * np.exp(0.2 * glucose_z), gaussian(12, 2), gaussian(25, 2)
+    inflamed = max(causes.s("SEP"), 0.85 * causes.s("INF"))
+    kidney = _kidney(draws, causes)
+    renal = max(np.log(kidney["Creatinine"]), 0)
+    acids, glucose = _metabolism(draws, causes, renal, inflamed)
     albumin = gaussian(3.6, 0.55) - 0.06 * decades - 0.8 * inflamed - 0.15 * causes.active("PNA")
-    inr = ln(2.2, 0.35) if "WARFARIN" in causes.treated else ln(1.14, 0.14) + 0.15 * next(half)
-    liver = next(normal)
-    carbon_dioxide = 41 * (max(bicarbonate, 5) / 24) ** 0.55 * ln(1, 0.22) * (1.12 if "COPD" in causes else 1)
+    inr = ln(2.2, 0.35) if "WARFARIN" in causes.treated else ln(1.14, 0.14) + 0.15 * draws.half_normal()
+    liver = draws.normal()
+    carbon_dioxide = 41 * (max(acids["Bicarbonate"], 5) / 24) ** 0.55 * ln(1, 0.22) * (1.12 if "COPD" in causes else 1)
     return {
-        "Creatinine": creatinine,
-        "Urea Nitrogen": urea,
-        "Potassium": potassium,
-        "Lactate": lactate,
-        "Bicarbonate": max(bicarbonate, 4.0),
-        "Anion Gap": max(gap, 5.0),
+        **kidney,
+        **acids,
         "Phosphate": max(gaussian(3.4, 0.8) + 0.7 * renal, 1.0),
         "Glucose": glucose,
-        "Sodium": gaussian(137.6, 3.6) - 1.6 * (glucose - 112) / 100 + 1.5 * dry,
+        "Sodium": gaussian(137.6, 3.6) - 1.6 * (glucose - 112) / 100 + 1.5 * ("DEHYDRATION" in causes),
         "Magnesium": ln(1.9, 0.15),
         "Albumin": float(np.clip(albumin, 1.2, 5.3)),
         "Calcium, Total": gaussian(8.8, 0.6) + 0.8 * (albumin - 3.6) - 0.5 * inflamed,
-        "White Blood Cells": ln(8.6, 0.4) * np.exp(1.1 * inflamed + 0.3 * pna),
-        "Neutrophils": float(np.clip(gaussian(70, 11) + 22 * inflamed + 10 * pna, 15, 96)),
-        "Monocytes": ln(6.7, 0.45),
-        "Eosinophils": ln(0.9, 1.1),
-        "Basophils": ln(0.3, 0.6),
-        "Immature Granulocytes": ln(0.5, 0.41) * (1 + (sep > 0)),
+        **_white_cells(draws, causes, inflamed),
         "Platelet Count": ln(215, 0.4) * np.exp(-0.5 * inflamed),
         "INR(PT)": inr * np.exp(0.3 * inflamed),
         "PTT": ln(30, 0.18),
         "Creatine Kinase (CK)": ln(90, 1.0) * (5 if "ACUTE_MI" in causes else 1),
-        "Hemoglobin": float(np.clip(gaussian(11.7, 2.1) - 0.25 * decades - 1.1 * ckd - 0.4 * bool(inflamed), 5, 18.5)),
-        "MCV": gaussian(91, 7),
-        "MCHC": gaussian(32.6, 1.4),
-        "RDW": ln(14.6, 0.13) * 1.012**decades,
+        **_red_cells(draws, causes, inflamed),
         "Alanine Aminotransferase (ALT)": float(27 * np.exp(0.75 * liver)),
-        "Aspartate Aminotransferase (AST)": float(35 * np.exp(0.74 * (0.8 * liver + 0.6 * next(normal)))),
+        "Aspartate Aminotransferase (AST)": float(35 * np.exp(0.74 * (0.8 * liver + 0.6 * draws.normal()))),
         "Alkaline Phosphatase": ln(93, 0.36),
         "Bilirubin, Total": ln(0.5, 0.8) * np.exp(0.5 * inflamed),
         "pCO2": carbon_dioxide,
@@ -183,6 +155,65 @@ def _blood(rng: np.random.Generator, causes: Causes) -> dict[str, float]:
         "H (hemolysis index, inferred)": ln(13, 0.7),
         "I (icterus index, inferred)": ln(1, 0.5),
         "L (lipemia index, inferred)": ln(12, 0.5),
+    }
+
+
+def _kidney(draws: _Draws, causes: Causes) -> dict[str, float]:
+    decades, arf = causes.decades, causes.s("ARF")
+    ckd, esrd, dry = "CKD" in causes, "ESRD" in causes, "DEHYDRATION" in causes
+    creatinine = draws.ln(0.92 if causes.male else 0.74, 0.24) * 1.03**decades
+    creatinine *= np.exp((0.35 if esrd else 1.15) * arf)
+    creatinine *= (1.5 if ckd else 1) * (3.2 if esrd else 1) * (1.13 if dry else 1)
+    urea = 14.5 * 1.05**decades * (creatinine / 0.85) ** 0.65 * draws.ln(1, 0.3)
+    urea *= 1.28 if dry else 1
+    urea *= 1.2 if "HF" in causes else 1
+    z = draws.normal()
+    potassium = 4.1 + 0.45 * z + 0.2 * max(z, 0) ** 2
+    for acts, shift in ((causes.active("ARF"), 0.2), (esrd, 0.3)):
+        half_normal = draws.half_normal()
+        potassium += (shift + 0.5 * half_normal) * acts
+    return {"Creatinine": creatinine, "Urea Nitrogen": urea, "Potassium": potassium}
+
+
+def _metabolism(draws: _Draws, causes: Causes, renal: float, inflamed: float) -> tuple[dict[str, float], float]:
+    """Lactate, bicarbonate and anion gap; and glucose."""
+    lactate = draws.ln(1.6, 0.42) * np.exp(0.6 * inflamed)
+    excess = max(lactate - 2, 0)
+    shared = draws.normal()  # bicarbonate and gap mirror each other
+    bicarbonate = 25.3 + 3.4 * shared - 2.3 * renal - 3.5 * inflamed - 0.8 * excess + 1.5 * ("COPD" in causes)
+    gap = 14.3 + 2.6 * (-0.45 * shared + 0.89 * draws.normal()) + 1.9 * renal + 0.8 * excess
+    z = draws.normal()
+    if "DM" in causes and "DM" not in causes.treated:
+        glucose = 205 * np.exp(0.4 * z)
+    else:
+        median = 122 if "DM" in causes else 112
+        glucose = median * np.exp((0.38 if z > 0 else 0.2) * z)
+    glucose *= 1.13 if inflamed else 1
+    if "DM" in causes and draws.rng.random() < 0.01:  # ketoacidosis
+        glucose, bicarbonate, gap = 480 * np.exp(0.2 * z), draws.gaussian(12, 2), draws.gaussian(25, 2)
+    return {"Lactate": lactate, "Bicarbonate": max(bicarbonate, 4.0), "Anion Gap": max(gap, 5.0)}, glucose
+
+
+def _white_cells(draws: _Draws, causes: Causes, inflamed: float) -> dict[str, float]:
+    sep, pna = causes.s("SEP"), causes.s("PNA")
+    return {
+        "White Blood Cells": draws.ln(8.6, 0.4) * np.exp(1.1 * inflamed + 0.3 * pna),
+        "Neutrophils": float(np.clip(draws.gaussian(70, 11) + 22 * inflamed + 10 * pna, 15, 96)),
+        "Monocytes": draws.ln(6.7, 0.45),
+        "Eosinophils": draws.ln(0.9, 1.1),
+        "Basophils": draws.ln(0.3, 0.6),
+        "Immature Granulocytes": draws.ln(0.5, 0.41) * (1 + (sep > 0)),
+    }
+
+
+def _red_cells(draws: _Draws, causes: Causes, inflamed: float) -> dict[str, float]:
+    decades = causes.decades
+    hemoglobin = draws.gaussian(11.7, 2.1) - 0.25 * decades - 1.1 * ("CKD" in causes) - 0.4 * bool(inflamed)
+    return {
+        "Hemoglobin": float(np.clip(hemoglobin, 5, 18.5)),
+        "MCV": draws.gaussian(91, 7),
+        "MCHC": draws.gaussian(32.6, 1.4),
+        "RDW": draws.ln(14.6, 0.13) * 1.012**decades,
     }
 
 
