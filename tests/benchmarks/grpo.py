@@ -26,7 +26,7 @@ from modeling_medtvt.modeling_medtvt import RAW_INPUT_NAMES
 from .harness import Row, Settings, divide, interleave, medians, synchronize, timed
 from .sft import lora_config
 from .shapes import bare, build, encode, make_prompt, make_values
-from tests.medtvt_training.toy_dataset import write_toy_dataset
+from tests.toy import write_toy_dataset
 
 
 PROMPT, COMPLETION, GENERATIONS = 256, 256, 8

@@ -69,7 +69,7 @@ def run_grpo(side: str, size: str, device: str):
     from . import grpo
     from .sft import lora_config
     from .shapes import build_bare
-    from tests.medtvt_training.toy_dataset import write_toy_dataset
+    from tests.toy import write_toy_dataset
 
     tokenizer = tiny_tokenizer()
     with tempfile.TemporaryDirectory() as folder:

@@ -31,9 +31,8 @@ from modeling_medtvt import DISEASES
 from modeling_medtvt.checkpoint_folder import open_checkpoint
 from processing_medtvt import LAB_DEFINITIONS
 
-from ..conftest import FIXTURES
-from ..medtvt_training.toy_dataset import write_toy_dataset
 from .mutate import SECRET, mutate_bytes, mutate_cells, mutate_tree
+from tests.toy import FIXTURES, write_toy_dataset
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import DynamicCache, GenerationConfig, TextStreamer
 
-from ..conftest import SUBSETS, assert_close, build_inputs, build_model
 from .test_modeling_medtvt import ALL, RAW, count_rows
+from tests.toy import SUBSETS, assert_close, build_inputs, build_model
 
 
 NEW_TOKENS = 6

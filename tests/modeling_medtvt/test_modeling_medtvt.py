@@ -19,7 +19,7 @@ from modeling_medtvt import (
     MedTVTLabEncoder,
 )
 
-from ..conftest import SUBSETS, assert_close, build_inputs, build_model
+from tests.toy import SUBSETS, assert_close, build_inputs, build_model
 
 
 RAW = ("ecg_values", "pixel_values", "lab_values")

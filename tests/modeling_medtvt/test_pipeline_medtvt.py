@@ -8,12 +8,12 @@ import torch
 from transformers import AutoProcessor, GenerationConfig, LlamaConfig, LlamaForCausalLM, TextStreamer, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from medtvt_training.stages.initialize import init_tiny, tiny_tokenizer
+from medtvt_training.stages.initialize import init_tiny
 from medtvt_training.synthetic.example_patient import write_example_patient
 from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline, MedTVTForCausalLM, parse_answer
 
-from ..conftest import SUBSETS
 from .test_modeling_medtvt import count_rows
+from tests.toy import SUBSETS, toy_tokenizer
 
 
 KEYS = {"diseases", "reasoning", "answer", "contributions", "warnings", "generated_text"}
@@ -287,7 +287,7 @@ def test_folders_that_are_no_medtvt_checkpoint(checkpoint, tmp_path):
         vocab_size=700, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
     LlamaForCausalLM(llama).save_pretrained(tmp_path / "llama")
-    tiny_tokenizer().save_pretrained(tmp_path / "llama")
+    toy_tokenizer().save_pretrained(tmp_path / "llama")
     with pytest.raises((TypeError, ValueError), match="processor|of type 'llama'"):
         pipeline("medical-diagnosis", model=str(tmp_path / "llama"))
     MedTVTForCausalLM.from_pretrained(checkpoint).save_pretrained(tmp_path / "bare")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from processing_medtvt.feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor, read_item
 
-from ..conftest import FIXTURES
+from tests.toy import FIXTURES
 
 
 PARITY = FIXTURES / "parity" / "preprocessing"

@@ -15,7 +15,7 @@ from transformers.dynamic_module_utils import get_imports
 from processing_medtvt.feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
 from processing_medtvt.lab_definitions_medtvt import LAB_DEFINITIONS
 
-from ..conftest import FIXTURES
+from tests.toy import FIXTURES
 
 
 NAMES, ITEMIDS = [lab.name for lab in LAB_DEFINITIONS], [lab.itemids[0] for lab in LAB_DEFINITIONS]

@@ -19,7 +19,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 
 from processing_medtvt.image_processing_medtvt import MedTVTImageProcessor, load_cxr
 
-from ..conftest import FIXTURES
+from tests.toy import FIXTURES
 
 
 PARITY = FIXTURES / "parity" / "preprocessing"

@@ -19,7 +19,7 @@ from processing_medtvt import (
     MedTVTProcessor,
 )
 
-from ..conftest import FIXTURES, SUBSETS
+from tests.toy import FIXTURES, SUBSETS
 
 
 LEADS = ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]

@@ -18,16 +18,10 @@ from medtvt_training.data import feature_cache as features
 from medtvt_training.stages.initialize import default_processor
 from modeling_medtvt import MedTVTForCausalLM
 
-from ...conftest import assert_close, build_model
-from ..toy_dataset import write_toy_dataset
+from tests.toy import assert_close, build_model
 
 
 INPUTS = {"ecg": "ecg_values", "cxr": "pixel_values", "lab": "lab_values"}
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return write_toy_dataset(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from medtvt_training.files import write_json
 from medtvt_training.stages.initialize import init_tiny
 from modeling_medtvt import DISEASES
 
-from ..toy_dataset import write_toy_dataset
+from tests.toy import write_toy_dataset
 
 
 RECIPES = {

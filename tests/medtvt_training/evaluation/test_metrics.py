@@ -24,6 +24,8 @@ from medtvt_training.evaluation.score import TextResources, compare_records, sco
 from medtvt_training.evaluation.text_metrics import bleu_statistics, corpus_bleu
 from modeling_medtvt import DISEASES
 
+from tests.toy import toy_tokenizer
+
 
 AF, SEPSIS, CAD, DM = "Atrial Fibrillation", "Sepsis", "Coronary Artery Disease", "Diabetes Mellitus"
 # Twenty answers by hand: true labels, and what was written
@@ -381,11 +383,9 @@ def encoder(tmp_path_factory):
     import torch
     from transformers import BertConfig, BertModel
 
-    from medtvt_training.stages.initialize import tiny_tokenizer
-
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = tiny_tokenizer()
+    tokenizer = toy_tokenizer()
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
     model = BertModel(BertConfig(vocab_size=len(tokenizer), **sizes))
     model.embeddings.word_embeddings.weight.data.mul_(50)  # so that tokens differ

@@ -22,7 +22,8 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from medtvt_training.evaluation.baseline import ChatAnswerer
-from medtvt_training.stages.initialize import tiny_tokenizer
+
+from tests.toy import toy_tokenizer
 
 
 SIZE, PATCH = 32, 16
@@ -70,7 +71,7 @@ def tiny_answerer(model_type: str, **kwargs) -> ChatAnswerer:
 
 def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tiny_tokenizer().backend_tokenizer,
+        tokenizer_object=toy_tokenizer().backend_tokenizer,
         bos_token="<|begin_of_text|>",
         eos_token="<|end_of_text|>",
         pad_token="<|pad|>",

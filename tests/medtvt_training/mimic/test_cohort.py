@@ -11,8 +11,8 @@ from medtvt_training.commands import build_qa
 from medtvt_training.data.load import load_medtvt_qa
 from medtvt_training.mimic.cohort import build_cohort, check_splits, draw_split, read_cohort
 
-from ...conftest import FIXTURES
 from .mimic_folder import CODES, write_mimic
+from tests.toy import FIXTURES
 
 
 @pytest.fixture(scope="module")

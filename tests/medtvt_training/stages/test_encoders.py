@@ -15,8 +15,8 @@ from medtvt_training.stages.findings_dataset import FindingsDataset, frequent_fi
 from modeling_medtvt import MedTVTForCausalLM
 from processing_medtvt import MedTVTProcessor
 
-from ..toy_dataset import write_toy_dataset
 from .test_pt import changed_parameters, run
+from tests.toy import write_toy_dataset
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from medtvt_training.stages.grpo_trainer import MedTVTGRPOTrainer
 from medtvt_training.stages.initialize import default_processor
 from medtvt_training.stages.trl_private import OVERRIDDEN, READ
 
-from tests.medtvt_training.toy_dataset import write_toy_dataset
+from tests.toy import write_toy_dataset
 
 
 TARGETS = r".*language_model\..*\.(q_proj|v_proj|up_proj)"

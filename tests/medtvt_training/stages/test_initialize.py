@@ -24,7 +24,7 @@ from medtvt_training.cli import main
 from medtvt_training.stages.initialize import init_from_parts, init_tiny
 from modeling_medtvt import MedTVTEcgConfig, MedTVTEcgEncoder, MedTVTForCausalLM, MedTVTLabConfig, MedTVTLabEncoder
 
-from ...conftest import assert_close
+from tests.toy import assert_close
 
 
 CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"

@@ -11,16 +11,14 @@ from transformers import AutoModelForCausalLM, AutoProcessor, LlamaConfig, Llama
 from medtvt_training.stages.model import TRAINED_MODULES
 from medtvt_training.stages.run import run_stage
 
-from ..toy_dataset import write_toy_dataset
-
 
 PROJECTORS = tuple(f"model.{name}." for name in TRAINED_MODULES["pt"])
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_toy_dataset(tmp_path_factory.mktemp("data") / "toy")
+def data(toy):
+    return toy
 
 
 @pytest.fixture(scope="module")

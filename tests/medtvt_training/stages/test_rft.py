@@ -14,7 +14,7 @@ from medtvt_training.stages.recipes import RECIPES, parse_arguments
 from medtvt_training.stages.rewards import REWARDS
 from medtvt_training.stages.run import run_stage
 
-from tests.medtvt_training.toy_dataset import write_toy_dataset
+from tests.toy import write_toy_dataset
 
 
 SHORT = {

@@ -18,13 +18,12 @@ from medtvt_training.stages.rows import StageCollator
 from modeling_medtvt import DISEASES, MedTVTForCausalLM
 from processing_medtvt import MedTVTProcessor
 
-from ..toy_dataset import write_toy_dataset
 from .test_pt import LINEAR, changed_parameters, run
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_toy_dataset(tmp_path_factory.mktemp("data") / "toy")
+def data(toy):
+    return toy
 
 
 @pytest.fixture(scope="module")
