@@ -25,6 +25,8 @@ def test_the_pipeline_lists_modalities_as_the_datasets_do(
     processor = default_processor(tokenizer)
     diagnose = MedicalDiagnosisPipeline(model=model, processor=processor, task="medical-diagnosis")
     patient = load_medtvt_qa(toy, "diagnosis", "train")[0]
-    item = {**{modality: patient[modality] for modality in subset}, **({"question": question} if question else {})}
+    item = {modality: patient[modality] for modality in subset}
+    if question:
+        item["question"] = question
     prompt = processor.batch_decode(diagnose.preprocess({"index": None, "item": item})["input_ids"])[0]
     assert message_text([{"content": list_modalities(subset)}]) in prompt

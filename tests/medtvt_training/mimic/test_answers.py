@@ -17,7 +17,7 @@ from medtvt_training.mimic.review import export_review, import_review
 from medtvt_training.mimic.stats import write_stats
 from medtvt_training.mimic.store import AnswerStore
 from medtvt_training.mimic.teachers import (
-    ACKNOWLEDGEMENT,
+    ACKNOWLEDGMENT,
     EndpointRefusedError,
     LocalTeacher,
     OpenAITeacher,
@@ -208,13 +208,13 @@ def test_an_endpoint_that_fails_keeps_what_it_answered(tmp_path):
         ("127.0.0.1:8000", "must look like"),
     ],
 )
-def test_nothing_leaves_without_the_acknowledgement(endpoint, problem):
+def test_nothing_leaves_without_the_acknowledgment(endpoint, problem):
     with pytest.raises(ValueError, match=problem):
-        OpenAITeacher(endpoint, "m", acknowledgement="yes")
+        OpenAITeacher(endpoint, "m", acknowledgment="yes")
     if problem == "not this machine":
-        assert OpenAITeacher(endpoint, "m", acknowledgement=ACKNOWLEDGEMENT).host
+        assert OpenAITeacher(endpoint, "m", acknowledgment=ACKNOWLEDGMENT).host
     for needed in ("retains no data", "trains on no data", "no human review"):
-        assert needed in ACKNOWLEDGEMENT
+        assert needed in ACKNOWLEDGMENT
 
 
 def test_loopback_needs_none_and_a_redirect_is_not_followed(requests):

@@ -84,7 +84,7 @@ def test_the_same_folders_give_the_same_bytes(mimic, tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_paper_rules_keep_labelled_admissions_from_admission_on(own_mimic, tmp_path):
+def test_paper_rules_keep_labeled_admissions_from_admission_on(own_mimic, tmp_path):
     labs = own_mimic["mimic-iv"] / "hosp" / "labevents.csv"
     edit(labs, "2150-03-01 13:00:00", "2150-03-01 11:00:00", -1)  # of the first patient, now before admission
     symile, _ = read_cohort(link_labs(own_mimic, tmp_path / "symile"))

@@ -28,7 +28,7 @@ def cut(film, box):
 
 
 def change(seed=0, healthy=HEALTHY, **signs):
-    """Grey levels that the signs add to the same person's film."""
+    """Gray levels that the signs add to the same person's film."""
     return draw(seed, healthy, **signs).astype(float) - draw(seed, healthy)
 
 

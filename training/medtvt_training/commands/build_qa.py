@@ -177,7 +177,7 @@ def _make_teacher(args: argparse.Namespace) -> Any:
     return OpenAITeacher(
         args.endpoint,
         args.model,
-        acknowledgement=args.acknowledge_data_use,
+        acknowledgment=args.acknowledge_data_use,
         api_key=args.api_key_file.read_text().strip() if args.api_key_file else None,
         concurrency=args.concurrency,
         requests_per_minute=args.requests_per_minute,

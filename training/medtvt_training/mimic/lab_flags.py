@@ -10,7 +10,7 @@ from processing_medtvt.lab_definitions_medtvt import flag_value, normalize_unit
 LABS = {lab.name: lab for lab in LAB_DEFINITIONS}
 # The seven groups of the 50 labs; the paper names none.
 LAB_GROUPS = {
-    "red_cells": "Red cells and haemoglobin",
+    "red_cells": "Red cells and hemoglobin",
     "white_cells": "White cells and differential",
     "platelets_coagulation": "Platelets and coagulation",
     "electrolytes_minerals": "Electrolytes and minerals",
@@ -18,7 +18,7 @@ LAB_GROUPS = {
     "liver_protein_muscle": "Liver, protein and muscle",
     "blood_gas_perfusion": "Blood gas and perfusion",
 }
-# Analyser's measures of the specimen (haemolysis, icterus, lipaemia): in the tensor, never in a sentence
+# Analyzer's measures of the specimen (hemolysis, icterus, lipemia): in the tensor, never in a sentence
 SPECIMEN_INDICES = {lab.name for lab in LAB_DEFINITIONS if lab.reference_low is None}
 
 

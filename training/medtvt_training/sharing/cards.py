@@ -18,7 +18,7 @@ TEMPLATES = Path(__file__).parent / "card_templates"
 TAGS = ["medical", "ecg", "chest-x-ray", "laboratory", "medtvt"]
 ACCESS_NOTES = {
     "synthetic": "imaginary patients, drawn by the package: no data of any person",
-    "open": "open data, under their own licence",
+    "open": "open data, under their own license",
     "credentialed": "data under credentialed access: who gets the weights must hold the same agreement",
 }
 COLUMN_NOTES = {
@@ -96,7 +96,7 @@ def model_card(
         "stage": config.get("stage") or "none",
         "training_data": _describe_training_data(config, access),
         "evaluation": _describe_evaluation(results, metrics, peers or {}),
-        "licence": _describe_licence(access),
+        "license": _describe_license(access),
     }
     if is_adapter:
         adapter = read_json(folder / "adapter_config.json")
@@ -159,7 +159,7 @@ def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> Datase
         if synthetic
         else "# needs the source data",
         "build": (folder / "build.md").read_text(encoding="utf-8") if (folder / "build.md").is_file() else "",
-        "licence": _describe_licence(access),
+        "license": _describe_license(access),
     }
     return _fill(DatasetCard, "dataset.md", data, fields)
 
@@ -218,12 +218,12 @@ def _describe_training_data(config: Mapping, access: str) -> str:
     return "\n".join(lines)
 
 
-def _describe_licence(access: str) -> str:
+def _describe_license(access: str) -> str:
     code = "The code is Apache-2.0."
     if access in ("none", "synthetic"):
         return f"Apache-2.0, code and {'weights' if access == 'none' else 'what comes of drawn data'} alike."
     if access == "open":
-        return f"{code} The data have licences of their own, and what was made from them follows these."
+        return f"{code} The data have licenses of their own, and what was made from them follows these."
     return (
         f"{code} What was made from credentialed data (such as MIMIC's, of PhysioNet) may be shared only under the terms of "
         "their data use agreement."
