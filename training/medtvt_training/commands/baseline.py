@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`medtvt baseline`: what other models make of the same records, by the same parser and metrics."""
+"""`medtvt baseline`: evaluate another model on the same records, with the same parser and metrics."""
 
 import argparse
 
@@ -14,10 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="print the models that the paper compares with")
     parser.add_argument(
-        "--encoders", help="with gradient-boosting: checkpoint whose encoders' features it gets in place of statistics"
+        "--encoders", help="with gradient-boosting: use the encoder outputs of this checkpoint as features"
     )
-    parser.add_argument("--feature-cache", help="with --encoders: folder of the encoders' outputs; made if missing")
-    parser.add_argument("--text-only", action="store_true", help="a causal LM, with measurements and labs as text")
+    parser.add_argument(
+        "--feature-cache", help="with --encoders: folder for cached encoder outputs; created if missing"
+    )
+    parser.add_argument(
+        "--text-only", action="store_true", help="evaluate a causal LM: ECG measurements and labs are given as text"
+    )
     add_record_options(parser)
     add_scoring_options(parser)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`medtvt evaluate`: answers of a model to a dataset's questions, and every metric of them."""
+"""`medtvt evaluate`: generate a model's answers to a dataset's questions, and compute all metrics."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,10 +15,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="checkpoint folder")
     add_record_options(parser)
     parser.add_argument(
-        "--num-samples", type=int, default=0, help="answers to draw as well; scores are shares of them"
+        "--num-samples",
+        type=int,
+        default=0,
+        help="number of answers to sample per record; a probability is the share that names the disease",
     )
-    parser.add_argument("--likelihood", action="store_true", help="probability of each disease in the answer slot too")
-    parser.add_argument("--feature-cache", help="folder of the encoders' outputs; made if missing")
+    parser.add_argument(
+        "--likelihood", action="store_true", help="also compute the probability of each disease in the answer slot"
+    )
+    parser.add_argument("--feature-cache", help="folder for cached encoder outputs; created if missing")
     parser.add_argument(
         "--withhold", nargs="+", choices=MODALITIES, default=[], help="evaluate again without each of these modalities"
     )
@@ -30,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="evaluate again with each of these modalities taken from another patient",
     )
     parser.add_argument("--table", type=int, choices=sorted(TABLES), help="print a table of the paper instead")
-    parser.add_argument("--metrics", nargs="+", metavar="NAME=FILE", help="with --table: metrics.json of each row")
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="NAME=FILE", help="with --table: name and metrics.json of each row"
+    )
     add_scoring_options(parser)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is a synthetic cohort a fair problem? Numbers from its files, its causes and simple classifiers."""
+"""How hard a synthetic cohort is: scores of simple classifiers on what is drawn and measured, and checks for leaks."""
 
 import hashlib
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what moves a disease most is its known cause, in patients of a synthetic cohort."""
+"""Tests on a synthetic cohort whether the part of an input with the largest effect on a disease is its known cause."""
 
 import json
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prediction files: one JSON line a record, written as it is made, with a header file beside them that says of what."""
+"""Prediction files: one JSON line per record, appended when it is generated, and a header file that identifies the run."""
 
 import json
 import os
@@ -19,7 +19,7 @@ REQUIRED = ("id", "subject_id", "diseases", "reference", "completion")
 
 def read_predictions(path: str | os.PathLike) -> list[dict]:
     """
-    The checked lines of a predictions file. Where its header lies beside it, they must be all that the run was to make.
+    The checked lines of a predictions file. If the header of its run is in the same folder, no record may be missing.
 
     Raises:
         ValueError: naming the line and what is wrong with it: no JSON, a missing field, a text that is none, a label

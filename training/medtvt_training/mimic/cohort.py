@@ -134,7 +134,7 @@ def build_cohort(
 
     Raises:
         FileNotFoundError: if a folder or a table is missing. Names it.
-        ValueError: if a column is missing, an item id means another lab, or nothing remains.
+        ValueError: if a column is missing, an item id has another label in this release, or nothing remains.
         FileExistsError: if `output_dir` exists and is not empty.
     """
     _check_arguments(folders, reports, rules, labels, ext_icd_column, shares)
