@@ -103,8 +103,8 @@ def model_card(
         base = adapter.get("base_model_name_or_path") or ""
         saved = ", and in full: " + ", ".join(adapter["modules_to_save"]) if adapter.get("modules_to_save") else ""
         # a folder's place on somebody's disk is nobody's business
-        fields |= {"base_model": base if _is_repo(base) else Path(base).name, "rank": adapter.get("r"), "saved": saved}
-        if _is_repo(base):
+        fields |= {"base_model": base if is_repo(base) else Path(base).name, "rank": adapter.get("r"), "saved": saved}
+        if is_repo(base):
             data.base_model = base
         return _fill(ModelCard, "adapter.md", data, fields)
     labs = read_json(folder / "processor_config.json").get("lab_feature_extractor", {})
@@ -170,7 +170,7 @@ def _fill(card_class: Any, template: str, data: Any, fields: Mapping) -> Any:
     return card_class(str(card))
 
 
-def _is_repo(name: str) -> bool:
+def is_repo(name: str) -> bool:
     """Whether a name is that of a Hub repository and no place on a disk."""
     return (
         name.count("/") == 1 and not name.startswith((".", "/", "~")) and "\\" not in name and not Path(name).exists()

@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from modeling_medtvt import export_for_hub
 
 from ..data.provenance import read_access
-from .cards import _is_repo, model_card
+from .cards import is_repo, model_card
 
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def _name_base_model(path: Path, base_model: str | None) -> None:
     """An adapter names its model by ORG/NAME, not by a place on somebody's disk."""
     config = json.loads(path.read_text(encoding="utf-8"))
     name = base_model or config.get("base_model_name_or_path") or ""
-    if not _is_repo(name):
+    if not is_repo(name):
         raise ValueError(
             "The adapter names its model by a local folder, which nobody else has. Say where that model is on the Hub "
             "with --base-model ORG/NAME."
