@@ -3,6 +3,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,10 +34,10 @@ def straightforward_film(path: Path) -> np.ndarray:
 def compare_films(films: list[Path], repeats: int) -> Row:
     processor = MedTVTImageProcessor()
 
-    def medtvt():
+    def medtvt() -> Any:
         return np.stack([processor(load_cxr(path)[0], return_tensors="np")["pixel_values"][0] for path in films])
 
-    def straightforward():
+    def straightforward() -> Any:
         return np.stack([straightforward_film(path) for path in films])
 
     note = check_equal(medtvt(), straightforward(), 1e-5)
@@ -51,7 +52,7 @@ def compare_reduced(film: Path, repeats: int) -> Row:
     what = "samples/s of the reduced-size decode over PIL at full size, JPEG of 2544 x 3056"
     processor = MedTVTImageProcessor()
 
-    def medtvt():
+    def medtvt() -> Any:
         return processor(load_cxr(film, min_decode_size=2 * SIDE)[0], return_tensors="np")["pixel_values"][0]
 
     # in gray levels of 0..255, of which the processor makes -1..1

@@ -11,6 +11,9 @@ import math
 import random
 import shutil
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,10 +39,10 @@ from tests.toy import FIXTURES, write_toy_dataset
 
 
 @pytest.fixture
-def fuzz(request):
+def fuzz(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Calls a test's body with random numbers, once an input; tells which input failed, and how many were refused."""
 
-    def run(body, share=1.0):
+    def run(body: Any, share: Any = 1.0) -> None:
         seed = request.config.getoption("--fuzz-seed")
         number = max(1, round(share * request.config.getoption("--fuzz-inputs")))
         refused = 0
@@ -57,7 +60,7 @@ def fuzz(request):
     return run
 
 
-def read(function, *names, is_patient_data=True):
+def read(function: Any, *names: Any, is_patient_data: Any = True) -> Any:
     """The result; False where the input was refused as it should be."""
     try:
         return function()
@@ -72,12 +75,12 @@ def read(function, *names, is_patient_data=True):
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_dataset(tmp_path_factory.mktemp("toy") / "data", patients=3)
 
 
 @pytest.fixture(scope="module")
-def records(toy):
+def records(toy: Path) -> list[Any]:
     rows = load_medtvt_qa(toy, "diagnosis", "test").to_list()
     extras = {
         "samples": ["<answer>Sepsis</answer>", "no"],
@@ -90,8 +93,8 @@ def records(toy):
     return [{**describe_row(row), "completion": text, **extras} for row, text in zip(rows, answers, strict=True)]
 
 
-def check_scores(records):
-    def check(node):
+def check_scores(records: list[dict[str, Any]]) -> None:
+    def check(node: Any) -> None:
         if isinstance(node, dict):
             for value in node.values():
                 check(value)
@@ -107,7 +110,7 @@ def test_predictions(fuzz, records, tmp_path):
     path = tmp_path / "predictions.jsonl"
     header = {"ids": [record["id"] for record in records], "model": "m"}
 
-    def body(random):
+    def body(random: Any) -> Any:
         changed = [mutate_tree(record, random) if random.random() < 0.5 else record for record in records]
         content = "".join(json.dumps(record) + "\n" for record in changed).encode()
         if random.random() < 0.5:
@@ -132,7 +135,7 @@ def test_parquet_rows(fuzz, toy, tmp_path):
     content = file.read_bytes()
     rows = pq.read_table(file).to_pylist()
 
-    def body(random):
+    def body(random: Any) -> Any:
         if random.random() < 0.4:
             file.write_bytes(mutate_bytes(content, random))
         else:
@@ -152,7 +155,7 @@ def test_parquet_rows(fuzz, toy, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory):
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three tables of MIMIC's demo, cut to a few rows."""
     folder = tmp_path_factory.mktemp("mimic") / "hosp"
     folder.mkdir()
@@ -165,7 +168,7 @@ def tables(tmp_path_factory):
 def test_mimic_tables(fuzz, tables, tmp_path):
     folder = shutil.copytree(tables, tmp_path / "mimic" / "hosp").parent
 
-    def body(random):
+    def body(random: Any) -> bool:
         name = random.choice(["patients", "admissions", "d_labitems"])
         source = (tables / f"{name}.csv").read_bytes()
         if random.random() < 0.5:
@@ -205,7 +208,7 @@ def test_authors_files(fuzz, toy, tmp_path):
     table = [list(columns), *map(list, zip(*columns.values()))]
     (tmp_path / "QA").mkdir()
 
-    def body(random):
+    def body(random: Any) -> bool:
         content = json.dumps(mutate_tree(records, random) if random.random() < 0.5 else records).encode()
         cells = mutate_cells(table, random) if random.random() < 0.5 else table
         text = io.StringIO()
@@ -233,7 +236,7 @@ def test_checkpoints(fuzz, checkpoint, tmp_path, name):
     file = folder / name
     source = file.read_bytes()
 
-    def body(random):
+    def body(random: Any) -> Any:
         if random.random() < 0.3:
             file.write_bytes(mutate_bytes(source, random))
         else:
@@ -253,7 +256,7 @@ def test_recipes(fuzz, stage, tmp_path):
     source = (RECIPES / "tiny" / f"{name}.yaml").read_bytes()
     path = tmp_path / "recipe.yaml"
 
-    def body(random):
+    def body(random: Any) -> bool:
         if random.random() < 0.4:
             path.write_bytes(mutate_bytes(source, random))
         else:

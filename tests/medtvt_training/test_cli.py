@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -9,10 +11,10 @@ from medtvt_training.commands import export
 
 
 @pytest.fixture
-def command(monkeypatch):
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`medtvt export` with another body."""
 
-    def replace(run):
+    def replace(run: Any) -> Any:
         monkeypatch.setattr(export, "run", run)
         return cli.main(["export", "--model", "m", "--out", "o"])
 
@@ -22,7 +24,7 @@ def command(monkeypatch):
 def test_what_is_refused_ends_in_one_line(command, capsys):
     from modeling_medtvt.checkpoint_folder import open_checkpoint
 
-    def no_such_file(args):
+    def no_such_file(args: Any) -> None:
         open("/nowhere/at/all")
 
     for run, words in ((lambda args: open_checkpoint("nope"), "no folder 'nope'"), (no_such_file, "/nowhere/at/all")):
@@ -32,16 +34,16 @@ def test_what_is_refused_ends_in_one_line(command, capsys):
 
 
 def test_a_bug_keeps_its_traceback(command):
-    def from_a_library(args):
+    def from_a_library(args: Any) -> None:
         int("x")
 
-    def from_numpy(args):
+    def from_numpy(args: Any) -> None:
         import numpy as np
 
         np.zeros(3) + np.zeros(4)
 
-    def import_of_ours(args):
-        from medtvt_training.files import nonesuch  # noqa: F401
+    def import_of_ours(args: Any) -> None:
+        from medtvt_training.files import nonesuch  # type: ignore[attr-defined]  # noqa: F401
 
     for run, kind in (
         (from_a_library, ValueError),
@@ -67,7 +69,7 @@ def test_a_missing_extra_is_named_before_anything_is_imported(name, monkeypatch,
 def test_the_packages_of_an_extra_are_looked_up(monkeypatch):
     assert extras.missing_packages("train") == [] and extras.missing_packages("qa") == []
 
-    def version(name):
+    def version(name: str) -> str:
         if name in ("pyarrow", "duckdb"):
             raise extras.metadata.PackageNotFoundError(name)
         return "1"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -25,7 +26,7 @@ def test_the_pipeline_lists_modalities_as_the_datasets_do(
     processor = default_processor(tokenizer)
     diagnose = MedicalDiagnosisPipeline(model=model, processor=processor, task="medical-diagnosis")
     patient = load_medtvt_qa(toy, "diagnosis", "train")[0]
-    item = {modality: patient[modality] for modality in subset}
+    item: dict[str, Any] = {modality: patient[modality] for modality in subset}
     if question:
         item["question"] = question
     prompt = processor.batch_decode(diagnose.preprocess({"index": None, "item": item})["input_ids"])[0]

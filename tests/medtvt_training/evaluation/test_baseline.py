@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tests.medtvt_training.evaluation.tiny_peers import CLASSES, tiny_answerer, 
 from tests.toy import toy_tokenizer
 
 
-def run_command(*arguments):
+def run_command(*arguments: Any) -> None:
     cli.run(["baseline", *map(str, arguments)])
 
 
@@ -85,7 +86,7 @@ def test_the_ecg_page_is_drawn(rows):
 
 
 def test_gradient_boosting_learns_what_is_there():
-    def make(n, seed):
+    def make(n: Any, seed: int) -> Any:
         rng = np.random.default_rng(seed)
         rows = []
         for i in range(n):

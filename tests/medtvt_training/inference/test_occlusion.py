@@ -1,4 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +25,7 @@ TEXT = (
 
 
 @pytest.fixture(scope="module")
-def diagnose(checkpoint):
+def diagnose(checkpoint: Path) -> Any:
     processor = AutoProcessor.from_pretrained(checkpoint)
     return MedicalDiagnosisPipeline(
         model=build_model(processor.tokenizer), processor=processor, task="medical-diagnosis"
@@ -29,16 +33,16 @@ def diagnose(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory):
+def patient(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     files = write_example_patient(tmp_path_factory.mktemp("patient"))
     return {modality: files[modality] for modality in ("ecg", "cxr", "lab")}
 
 
 @pytest.fixture
-def hears(diagnose, monkeypatch):
+def hears(diagnose: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Lets only a part of a modality reach its encoder: a mask of ones where the model hears, and zeros elsewhere."""
 
-    def hear(modality, mask):
+    def hear(modality: str, mask: Any) -> None:
         name = f"get_{modality}_features"
         encode = getattr(type(diagnose.model), name)
         monkeypatch.setattr(diagnose.model, name, lambda values: encode(diagnose.model, values * mask), raising=False)
@@ -46,7 +50,7 @@ def hears(diagnose, monkeypatch):
     return hear
 
 
-def counting(falls):
+def counting(falls: Any) -> bool:
     """Where taking a part away changes the score, by more than rounding does."""
     changes = np.abs(falls)
     assert changes.max() > 1e-4
@@ -63,7 +67,7 @@ def test_falls_are_differences_of_log_probabilities(diagnose, patient):
     ends = [TEXT.index(";"), TEXT.index(".</"), TEXT.index("</answer")]
     scored = [any(a < e and b > s for s, e in zip(named, ends)) for a, b in encoded["offset_mapping"]]
 
-    def score(lab_values):
+    def score(lab_values: Any) -> Any:
         with torch.no_grad():
             logits = diagnose.model(input_ids=ids, lab_values=lab_values).logits.log_softmax(-1)
         start = len(ids[0]) - len(scored)
@@ -131,7 +135,7 @@ def test_what_cannot_be_explained_is_refused(diagnose, patient, text, disease, i
         occlude(diagnose, patient, text, disease)
 
 
-def find_patient():
+def find_patient() -> Any:
     """Index of a test patient with all three causes."""
     for index in range(9, 20_000, 10):
         patient = draw_patient(0, index)

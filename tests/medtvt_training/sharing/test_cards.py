@@ -2,6 +2,8 @@
 import json
 import re
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
@@ -14,7 +16,7 @@ from medtvt_training.synthetic.cohort import write_cohort
 
 
 @pytest.fixture
-def folder(checkpoint, tmp_path):
+def folder(checkpoint: Path, tmp_path: Path) -> Any:
     folder = shutil.copytree(checkpoint, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     entry = {"stage": "sft", "name": "cohort", "access": "synthetic"}
@@ -23,11 +25,11 @@ def folder(checkpoint, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory):
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cohort(tmp_path_factory.mktemp("cohort") / "drawn", 10, num_workers=1, progress=False)
 
 
-def write_metrics(folder, model):
+def write_metrics(folder: Path, model: Any) -> Any:
     text = "<think>x</think><answer>Sepsis</answer>"
     records = [
         {

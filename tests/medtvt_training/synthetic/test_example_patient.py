@@ -2,6 +2,7 @@
 import csv
 import filecmp
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wfdb
@@ -17,7 +18,7 @@ FILES = ["cxr.png", "ecg.dat", "ecg.hea", "lab.csv"]
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory):
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write_example_patient(tmp_path_factory.mktemp("patient") / "new" / "folder")
 
 
