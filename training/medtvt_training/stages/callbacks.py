@@ -23,6 +23,8 @@ from modeling_medtvt import parse_answer
 
 from ..data.collator import MedTVTDataCollator
 from ..data.labels import as_label_array, sample_f1
+from ..data.rows import QARow
+from .checkpoints import output_folder
 
 
 class EpochCallback(TrainerCallback):
@@ -65,7 +67,7 @@ class SaveConfigCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         if args.should_save:
-            save_configs(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            save_configs(model, output_folder(args) / f"checkpoint-{state.global_step}")
 
 
 def save_configs(model: PreTrainedModel | PeftModel, folder: Path) -> None:
@@ -166,7 +168,7 @@ class DiseaseF1Callback(TrainerCallback):
         self.trainer.log(found)
 
 
-def answer_rows(model: Any, collator: MedTVTDataCollator, rows: list[dict]) -> list[str]:
+def answer_rows(model: Any, collator: MedTVTDataCollator, rows: list[QARow]) -> list[str]:
     """
     Greedy answers to the prompts of rows, in one batch.
 

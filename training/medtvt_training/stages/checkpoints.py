@@ -20,7 +20,16 @@ from modeling_medtvt.output_folder import check_new_folder
 logger = logging.getLogger(__name__)
 
 
-# Checkpoints
+def output_folder(training: TrainingArguments) -> Path:
+    """
+    Where a stage writes.
+
+    Raises:
+        ValueError: if the arguments do not say.
+    """
+    if not training.output_dir:
+        raise ValueError("`output_dir` is missing: the folder for checkpoints and result.")
+    return Path(training.output_dir)
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -58,14 +67,15 @@ def find_checkpoint(training: TrainingArguments, resume: bool) -> str | None:
         FileExistsError: if the output folder holds a finished run, or an unfinished one that is not to be resumed.
         ValueError: if a checkpoint that is asked for is not whole.
     """
-    check_new_folder(Path(training.output_dir) / "final")
+    output_dir = output_folder(training)
+    check_new_folder(output_dir / "final")
     if training.resume_from_checkpoint:
         if not is_whole(Path(training.resume_from_checkpoint)):
             raise ValueError(f"{training.resume_from_checkpoint} is not a whole checkpoint.")
         return training.resume_from_checkpoint
-    checkpoints = list_checkpoints(training.output_dir)
+    checkpoints = list_checkpoints(output_dir)
     if checkpoints and not resume:
-        raise FileExistsError(f"{training.output_dir} holds checkpoints; add --resume, or choose another folder.")
+        raise FileExistsError(f"{output_dir} holds checkpoints; add --resume, or choose another folder.")
     for checkpoint in reversed(checkpoints):
         if is_whole(checkpoint):
             return str(checkpoint)

@@ -4,7 +4,6 @@
 import copy
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from modeling_medtvt.modeling_medtvt import FEATURE_INPUT_NAMES, RAW_INPUT_NAMES
 
 from ..data.collator import MedTVTDataCollator
 from ..files import JsonlLog, read_jsonl, write_jsonl
+from .checkpoints import output_folder
 from .rewards import completion_text, format_reward, jaccard_reward
 from .trl_private import add_fused_lm_head, disable_dropout_in_model, prepare_deepspeed, prepare_fsdp
 
@@ -55,6 +55,8 @@ class MedTVTGRPOTrainer(GRPOTrainer):
             before the step that it would spoil, if a reward is not finite.
     """
 
+    model: MedTVTForCausalLM | PeftModel
+
     def __init__(
         self,
         model: MedTVTForCausalLM | PeftModel,
@@ -70,6 +72,8 @@ class MedTVTGRPOTrainer(GRPOTrainer):
     ) -> None:
         if data_collator is None:
             raise ValueError("`data_collator` is missing: a `MedTVTDataCollator`, which reads what the rows name.")
+        if args is None:
+            raise ValueError("`args` is missing: a `trl.GRPOConfig`.")
         _check_model(model, peft_config)
         _check_arguments(args)
         eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
@@ -79,15 +83,16 @@ class MedTVTGRPOTrainer(GRPOTrainer):
 
         # trl would load the reference from the path in the model's config, which may not be there, or not this model
         beta, reference = args.beta, None
-        if beta and peft_config is None and not isinstance(model, PeftModel):
+        if beta and peft_config is None and isinstance(model, MedTVTForCausalLM):
             reference, args.beta = _copy_policy(model, args), 0.0
         args.disable_dropout = True
+        rewards: list[Any] = [format_reward, jaccard_reward]
         self._modality_inputs: dict[str, torch.Tensor] = {}
         self.modality_collator = data_collator
         try:
             super().__init__(
                 model=model,
-                reward_funcs=[format_reward, jaccard_reward] if reward_funcs is None else reward_funcs,
+                reward_funcs=rewards if reward_funcs is None else reward_funcs,
                 args=args,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
@@ -102,15 +107,15 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         self.beta = beta
         _disable_functional_dropout(self.model)
         if reference is not None:
-            self.ref_model = self._prepare_reference(reference)
-        elif beta:
+            self.ref_model = self._prepare_reference(reference, args)
+        elif beta and isinstance(self.model, PeftModel):
             _check_adapter_reference(self.model)
 
-    def _prepare_reference(self, reference: MedTVTForCausalLM) -> Any:
+    def _prepare_reference(self, reference: MedTVTForCausalLM, args: GRPOConfig) -> Any:
         """What trl does with the reference that it loads itself."""
         disable_dropout_in_model(reference)
         _disable_functional_dropout(reference)
-        add_fused_lm_head(reference, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
+        add_fused_lm_head(reference, temperature=self.temperature, cast_lm_head_to_fp32=args.cast_lm_head_to_fp32)
         if self.is_deepspeed_enabled:
             return prepare_deepspeed(reference, self.accelerator)
         if self.is_fsdp_enabled:
@@ -141,7 +146,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: Any, has_tool_images: bool = False
     ) -> Any:
-        model = self.accelerator.unwrap_model(self.model)
+        model: Any = self.accelerator.unwrap_model(self.model)
         model = model.get_base_model() if isinstance(model, PeftModel) else model
         # as trl does with `forward`; whatever wraps the model ends there
         model.generate = functools.partial(self._generate_from_unique_prompts, model, model.generate)
@@ -251,9 +256,7 @@ def _check_model(model: MedTVTForCausalLM | PeftModel, peft_config: PeftConfig |
         )
 
 
-def _check_arguments(args: GRPOConfig | None) -> None:
-    if args is None:
-        raise ValueError("`args` is missing: a `trl.GRPOConfig`.")
+def _check_arguments(args: GRPOConfig) -> None:
     for name in ("use_vllm", "use_transformers_continuous_batching", "cache_implementation"):
         if getattr(args, name):
             raise ValueError(f"`{name}` cannot be used with ECGs, X-rays and laboratory values; leave it out.")
@@ -321,7 +324,7 @@ class SampleCallback(TrainerCallback):
 
     def __init__(self, trainer: MedTVTGRPOTrainer, num_samples: int) -> None:
         self.trainer, self.num_samples = trainer, num_samples
-        self.path = Path(trainer.args.output_dir) / "samples.jsonl"
+        self.path = output_folder(trainer.args) / "samples.jsonl"
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

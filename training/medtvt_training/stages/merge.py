@@ -29,9 +29,9 @@ def merge_adapter(
         ValueError: if the folder holds no adapter of a MedTVT model, or its model is not found.
     """
     check_new_folder(output_dir)
-    adapter = Path(adapter)
+    adapter = os.fspath(adapter)
     for name in ("adapter_config.json", "config.json"):
-        if not (adapter / name).is_file():
+        if not Path(adapter, name).is_file():
             raise ValueError(f"{adapter} is no adapter of a training stage: it has no {name}.")
     model = model or PeftConfig.from_pretrained(adapter).base_model_name_or_path
     config = MedTVTConfig.from_pretrained(adapter)

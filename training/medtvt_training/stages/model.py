@@ -30,9 +30,6 @@ TRAINED_MODULES = {
 CALIBRATION_ROWS = 32
 
 
-# Model
-
-
 def load_model(
     stage: str | None, arguments: ModelArguments, device: torch.device | str = "cpu"
 ) -> tuple[MedTVTForCausalLM, MedTVTProcessor, bool]:
@@ -99,24 +96,24 @@ def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArgument
     Raises:
         ValueError: if LoRA's targets are not in the language model, or there are none.
     """
+    trained: MedTVTForCausalLM | PeftModel = model
     if arguments.tuning == "lora":
-        model = get_peft_model(model, lora_config(stage, arguments))
-        strayed = [name for name, _ in model.named_parameters() if "lora_" in name and "language_model" not in name]
+        trained = get_peft_model(model, lora_config(stage, arguments))
+        strayed = [name for name, _ in trained.named_parameters() if "lora_" in name and "language_model" not in name]
         if strayed:
             raise ValueError(
                 f"`lora_targets` also adapts {strayed[0]}; anchor it at the language model, e.g. "
                 r"'.*language_model\..*\.(q_proj|v_proj)'."
             )
     else:
-        trained = [model.model.language_model, model.lm_head]
-        trained += [getattr(model.model, name) for name in TRAINED_MODULES[stage]]
         model.requires_grad_(False)
-        for module in trained:
+        modules = [getattr(model.model, name) for name in ("language_model", *TRAINED_MODULES[stage])]
+        for module in (*modules, model.lm_head):
             module.requires_grad_(True)
-    for parameter in model.parameters():
+    for parameter in trained.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return model
+    return trained
 
 
 def calibrate_perception(model: MedTVTForCausalLM, processor: MedTVTProcessor, dataset: Dataset) -> None:

@@ -3,19 +3,16 @@
 
 import shutil
 from contextlib import nullcontext
-from pathlib import Path
 
 from peft import PeftModel
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from modeling_medtvt.output_folder import new_folder
 
 from .arguments import ModelArguments
 from .callbacks import save_configs
+from .checkpoints import output_folder
 from .merge import merge_adapter
-
-
-# Result
 
 
 def save_result(trainer: Trainer, arguments: ModelArguments) -> None:
@@ -24,19 +21,20 @@ def save_result(trainer: Trainer, arguments: ModelArguments) -> None:
 
     All processes call this; one of them writes.
     """
-    args = trainer.args
-    trainer.model.config.use_cache = True  # the Trainer had switched it off
-    output_dir = Path(args.output_dir)
-    folder = output_dir / ("adapter" if isinstance(trainer.model, PeftModel) else "final")
+    args, model = trainer.args, trainer.model
+    assert isinstance(model, PreTrainedModel | PeftModel)
+    model.config.use_cache = True  # the Trainer had switched it off
+    output_dir = output_folder(args)
+    folder = output_dir / ("adapter" if isinstance(model, PeftModel) else "final")
     if args.should_save and folder.exists():
         shutil.rmtree(folder)  # of this run, which ended between the two folders
     with new_folder(folder) if args.should_save else nullcontext(folder) as target:
         trainer.save_model(str(target))
         if args.should_save:
-            save_configs(trainer.model, target)
+            save_configs(model, target)
             (target / "training_args.bin").unlink(missing_ok=True)
     if args.should_save:
         trainer.save_state()
-        if isinstance(trainer.model, PeftModel):
+        if isinstance(model, PeftModel):
             merge_adapter(folder, output_dir / "final", arguments.model)
     trainer.accelerator.wait_for_everyone()

@@ -3,7 +3,7 @@
 
 import logging
 import sys
-from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import TrainingArguments
@@ -15,13 +15,11 @@ from ..data.collator import MedTVTDataCollator, drop_long_rows
 from ..data.feature_cache import FeatureCache
 from ..data.load import load_medtvt_qa
 from .arguments import DataArguments
+from .checkpoints import output_folder
 from .model import QA_STAGES
 
 
 logger = logging.getLogger(__name__)
-
-
-# Data
 
 
 def load_rows(stage: str, split: str, arguments: DataArguments, processor: MedTVTProcessor) -> Dataset:
@@ -65,7 +63,7 @@ def cache_features(
                 dataset,
                 batch_size=training.per_device_eval_batch_size,
                 num_workers=training.dataloader_num_workers,
-                rejects_file=Path(training.output_dir) / f"rejects_{split}.jsonl",
+                rejects_file=output_folder(training) / f"rejects_{split}.jsonl",
             )
     return datasets, cache
 
@@ -91,6 +89,7 @@ class StageCollator:
         self.training = MedTVTDataCollator(processor, features, modality_dropout=modality_dropout, seed=seed)
         self.evaluation = MedTVTDataCollator(processor, features)
 
-    def __call__(self, rows: list[dict]) -> dict:
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        """As [`MedTVTDataCollator`], of rows with their `split`, and `ids`."""
         collator = self.training if rows[0]["split"] == "train" else self.evaluation
         return {**collator(rows), "ids": [row["id"] for row in rows]}
