@@ -440,6 +440,14 @@ class MedTVTModel(MedTVTPreTrainedModel):
                     f"`{name}` must be (batch, {length or 'time steps'}, {size}), got {tuple(tensor.shape)}."
                 )
 
+    def _feature_shape(self, i: int) -> tuple[int, int]:
+        config = self.config
+        return (
+            (1, config.ecg_config.hidden_size),
+            (config.cxr_sequence_length, config.cxr_hidden_size),
+            (1, config.lab_config.hidden_size),
+        )[i]
+
     def _project_rows(self, inputs, features, encoders, projectors, presence) -> torch.Tensor:
         """(batch, 3, k, d): each modality's projected embeddings, zero in rows that lack it."""
         shape = (len(presence), self.config.num_modality_tokens, self.config.text_config.hidden_size)
@@ -452,6 +460,11 @@ class MedTVTModel(MedTVTPreTrainedModel):
                 selected = selected if features[i] is not None else encode(selected)
                 tokens = project(selected.to(project.linear.weight.dtype))
                 embeds[i] = tokens if whole else tokens.new_zeros(shape).index_copy(0, rows.to(tokens.device), tokens)
+            elif self.training and torch.is_grad_enabled() and project.linear.weight.requires_grad:
+                # every process takes part in every reduction, whatever its batch holds: a row of zeros that counts 0
+                weight = project.linear.weight
+                tokens = project(weight.new_zeros(1, *self._feature_shape(i)))
+                embeds[i] = tokens.new_zeros(shape) + 0 * tokens
         # modalities may come from different devices, and from parts of different precision
         found = [tokens for tokens in embeds if tokens is not None]
         like = found[0] if found else torch.empty(0, device=presence.device, dtype=self.dtype)
