@@ -127,7 +127,8 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         rows = {row["id"]: row for row in inputs}
         position = {row_id: i for i, row_id in enumerate(rows)}
         self._rows = list(rows.values())
-        self._row_of = torch.tensor([position[row["id"]] for row in inputs], device=self.accelerator.device)
+        self._positions = [position[row["id"]] for row in inputs]
+        self._row_of = torch.tensor(self._positions, device=self.accelerator.device)
         output = super()._generate_and_score_completions(inputs)
         # one row a completion, so that trl shuffles and splits them with the rest
         return {**output, **self._modality_inputs}
@@ -141,7 +142,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
                     f"The prompt of row {row['id']} ends with a placeholder; text must follow the last one."
                 )
         modality_inputs = self.modality_collator.modality_inputs(self._rows)
-        return [prompt_ids[i] for i in self._row_of], None, modality_inputs
+        return [prompt_ids[i] for i in self._positions], None, modality_inputs
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: Any, has_tool_images: bool = False
@@ -176,7 +177,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
                 features[name] = inputs[name]
         self._modality_inputs = {name: tensor[self._row_of] for name, tensor in features.items()}
 
-        first = torch.stack([(self._row_of == i).nonzero()[0, 0] for i in range(len(self._rows))])
+        first = torch.tensor([self._positions.index(i) for i in range(len(self._rows))]).to(input_ids.device)
         # all but the last token, which is left for `generate` to begin with
         mask = attention_mask[first, :-1]
         cache = model(

@@ -5,16 +5,18 @@ import logging
 import os
 from pathlib import Path
 
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, TrainingArguments
 
 from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
 from modeling_medtvt.checkpoint_folder import open_checkpoint, read_config
 from processing_medtvt import MedTVTProcessor
 
 from ..data.collator import MedTVTDataCollator
+from ..data.columns import read_column
 from ..data.provenance import training_data_entry
 from .arguments import ModelArguments
 
@@ -57,7 +59,10 @@ def load_model(
         compute_dtype = getattr(torch, arguments.dtype)
         quantization = {
             "quantization_config": BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_compute_dtype=compute_dtype,
+                bnb_4bit_quant_storage=compute_dtype,  # FSDP shards parameters of one dtype together
             ),
             "device_map": {"": device},
         }
@@ -67,6 +72,15 @@ def load_model(
     model.config.stage = stage
     model.config.chunked_loss = arguments.chunked_loss
     return model, processor, is_drawn
+
+
+def check_precision(arguments: ModelArguments, training: TrainingArguments) -> None:
+    """
+    Raises:
+        ValueError: if the frozen weights are held in a precision that the step does not compute in.
+    """
+    if arguments.dtype == "bfloat16" and not training.bf16:
+        raise ValueError("`dtype: bfloat16` needs `bf16: true`: what is trained stays in float32.")
 
 
 def record_training_data(config: MedTVTConfig, stage: str, data_dir: str) -> None:
@@ -120,7 +134,8 @@ def calibrate_perception(model: MedTVTForCausalLM, processor: MedTVTProcessor, d
     """Fits a perception layer that was drawn just now to the projectors' outputs on patients with all modalities."""
     if model.model.perception.layer_norm is None:
         return
-    indices = [i for i, modalities in enumerate(dataset["modalities"]) if len(modalities) == 3][:CALIBRATION_ROWS]
+    counts = pc.list_value_length(read_column(dataset, "modalities")).to_numpy()
+    indices = (counts == 3).nonzero()[0][:CALIBRATION_ROWS].tolist()
     if not indices:
         logger.warning(
             "No row has all three modalities; the perception layer is fitted to noise in place of patients."

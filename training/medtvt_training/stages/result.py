@@ -2,7 +2,8 @@
 """What a stage leaves behind: a model folder, and an adapter where one was trained."""
 
 import shutil
-from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
@@ -28,13 +29,25 @@ def save_result(trainer: Trainer, arguments: ModelArguments) -> None:
     folder = output_dir / ("adapter" if isinstance(model, PeftModel) else "final")
     if args.should_save and folder.exists():
         shutil.rmtree(folder)  # of this run, which ended between the two folders
-    with new_folder(folder) if args.should_save else nullcontext(folder) as target:
-        trainer.save_model(str(target))
-        if args.should_save:
+    # gathered from all processes, in the first's memory
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if args.should_save:
+        with new_folder(folder) as target:
+            _save_weights(model, weights, target)
             save_configs(model, target)
-            (target / "training_args.bin").unlink(missing_ok=True)
+            if trainer.processing_class is not None:
+                trainer.processing_class.save_pretrained(target)
     if args.should_save:
         trainer.save_state()
         if isinstance(model, PeftModel):
             merge_adapter(folder, output_dir / "final", arguments.model)
     trainer.accelerator.wait_for_everyone()
+
+
+def _save_weights(model: PreTrainedModel | PeftModel, weights: dict[str, Any], folder: Path) -> None:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    tied = () if isinstance(model, PeftModel) else base.all_tied_weights_keys
+    # what is gathered no longer shares memory, and would be written twice
+    model.save_pretrained(folder, state_dict={name: weight for name, weight in weights.items() if name not in tied})
+    if not any(folder.glob("*.safetensors")):
+        raise RuntimeError(f"No weights were written to {folder.name}.")

@@ -3,6 +3,7 @@
 
 import logging
 
+import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import set_seed
 from trl import GRPOConfig
@@ -11,12 +12,14 @@ from modeling_medtvt import MedTVTForCausalLM
 from processing_medtvt import MedTVTProcessor
 
 from ..data.collator import MedTVTDataCollator
+from ..data.columns import read_column
 from ..data.feature_cache import FeatureCache
 from .arguments import DataArguments, ModelArguments, ReinforceArguments
 from .callbacks import FiniteLossCallback, SaveConfigCallback
 from .checkpoints import check_fits, explain_write_errors, find_checkpoint, output_folder
 from .grpo_trainer import MedTVTGRPOTrainer, SampleCallback
-from .model import load_model, lora_config, record_training_data, set_trainable
+from .launch import check_launch, check_same_rows, set_fsdp_layers
+from .model import check_precision, load_model, lora_config, record_training_data, set_trainable
 from .result import save_result
 from .rewards import REWARDS
 from .rows import cache_features, load_rows
@@ -50,12 +53,15 @@ def reinforce(
     """
     if unknown := [name for name in arguments.rewards if name not in REWARDS]:
         raise ValueError(f"`rewards` has {', '.join(unknown)}; accepted are {', '.join(REWARDS)}.")
+    check_launch(training)
+    check_precision(model_arguments, training)
     checkpoint = find_checkpoint(training, data_arguments.resume)
     set_seed(training.seed)
     model, processor, is_drawn = load_model("rft", model_arguments, training.device)
     if is_drawn:
         raise ValueError(f"{model_arguments.model} has no perception layer: RFT starts from SFT's result.")
     record_training_data(model.config, "rft", data_arguments.data)
+    set_fsdp_layers(training, model)
     splits, cache = _load_splits(data_arguments, training, model, processor)
     peft_config = lora_config("rft", model_arguments) if model_arguments.tuning == "lora" else None
     trainer = MedTVTGRPOTrainer(
@@ -84,6 +90,7 @@ def _load_splits(
     """The diseased rows of each split, and the feature cache where there is one."""
     names = ["train"] if training.eval_strategy == "no" else ["train", "validation"]
     splits = {name: _keep_diseased(load_rows("rft", name, arguments, processor), name) for name in names}
+    check_same_rows(splits)
     if not arguments.feature_cache:
         return splits, None
     return cache_features(splits, arguments.feature_cache, training, model, processor)
@@ -91,6 +98,6 @@ def _load_splits(
 
 def _keep_diseased(dataset: Dataset, split: str) -> Dataset:
     """The rows that can earn the Jaccard reward; says how many there are not."""
-    kept = [i for i, diseases in enumerate(dataset["diseases"]) if diseases]
+    kept = pc.list_value_length(read_column(dataset, "diseases")).to_numpy().nonzero()[0]
     logger.info("%s: %d of %d rows list no disease and are left out.", split, len(dataset) - len(kept), len(dataset))
     return dataset.select(kept)

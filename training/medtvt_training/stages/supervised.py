@@ -6,7 +6,8 @@ from transformers import Trainer, TrainingArguments, set_seed
 from .arguments import DataArguments, ModelArguments
 from .callbacks import DiseaseF1Callback, EpochCallback, FiniteLossCallback, SaveConfigCallback
 from .checkpoints import check_fits, explain_write_errors, find_checkpoint, output_folder
-from .model import calibrate_perception, load_model, record_training_data, set_trainable
+from .launch import check_launch, check_same_rows, set_fsdp_layers
+from .model import calibrate_perception, check_precision, load_model, record_training_data, set_trainable
 from .result import save_result
 from .rows import StageCollator, cache_features, load_rows
 
@@ -34,12 +35,16 @@ def train_stage(
         ValueError: if arguments, model, data or checkpoint are not what they should be, or the loss is not finite.
         OSError: if a file cannot be read or written.
     """
-    _check_arguments(model_arguments, training)
+    check_launch(training)
+    check_precision(model_arguments, training)
+    if training.remove_unused_columns:
+        raise ValueError("`remove_unused_columns` must be false: the Trainer would drop the signals' columns.")
     training.label_names = ["labels"]  # a PEFT model's signature does not tell
     checkpoint = find_checkpoint(training, data_arguments.resume)
     set_seed(training.seed)
     model, processor, is_drawn = load_model(stage, model_arguments, training.device)
     splits = {split: load_rows(stage, split, data_arguments, processor) for split in ("train", "validation")}
+    check_same_rows(splits)
     record_training_data(model.config, stage, data_arguments.data)
     if is_drawn:
         calibrate_perception(model, processor, splits["train"])
@@ -50,6 +55,7 @@ def train_stage(
     generation = model.generation_config
     generation.max_new_tokens = max(generation.max_new_tokens or 0, *splits["train"]["length"])
     trained = set_trainable(model, stage, model_arguments)
+    set_fsdp_layers(training, trained)
     if checkpoint:
         check_fits(checkpoint, trained)
     collator = StageCollator(processor, cache, modality_dropout, training.seed)
@@ -72,10 +78,3 @@ def train_stage(
         trainer.train(resume_from_checkpoint=checkpoint)
         save_result(trainer, model_arguments)
     return trainer
-
-
-def _check_arguments(arguments: ModelArguments, training: TrainingArguments) -> None:
-    if training.remove_unused_columns:
-        raise ValueError("`remove_unused_columns` must be false: the Trainer would drop the signals' columns.")
-    if arguments.dtype == "bfloat16" and not training.bf16:
-        raise ValueError("`dtype: bfloat16` needs `bf16: true`: what is trained stays in float32.")
