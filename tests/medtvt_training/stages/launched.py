@@ -3,9 +3,10 @@
 What `torchrun` starts in test_processes.py: runs of stages, one after the other, in processes that meet over gloo.
 
 `torchrun --nproc-per-node 2 launched.py jobs.json FOLDER` writes NAME.json to the folder for each job: an error message, or
-null. A job has a name, variables of the environment (what accelerate's launcher would set), a stage and its words.
+null. A job has `name`, `env` (what accelerate's launcher would set), `stage` and its `words`, and how it is to `end` early.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -15,7 +16,6 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
-from transformers import TrainerCallback
 
 from medtvt_training.stages import callbacks
 from medtvt_training.stages.grpo_trainer import MedTVTGRPOTrainer
@@ -55,31 +55,41 @@ def allow_cpu(patch):
     patch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")
     patch.setattr(PartialState, "_prepare_backend", lambda *args: ("gloo", DistributedType.MULTI_GPU))
     if "ACCELERATE_USE_DEEPSPEED" in os.environ:
-        import deepspeed.comm.torch
+        backend = importlib.import_module("deepspeed.comm.torch")
+        patch.setattr(backend, "build_shm_op", lambda: None)  # a minute of compiling
 
-        patch.setattr(deepspeed.comm.torch, "build_shm_op", lambda: None)  # a minute of compiling
+
+def end_early(patch, end):
+    """Calls `end` with the process's rank before the third step."""
+
+    def on_step_begin(callback, args, state, control, **kwargs):
+        if state.global_step == 2:
+            end(args.process_index)
+
+    patch.setattr(callbacks.SaveConfigCallback, "on_step_begin", on_step_begin)
 
 
-class DieCallback(TrainerCallback):
-    """Ends process 1 after its second step, as a node that loses power does."""
+def stop(rank):
+    raise ValueError("stopped")
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if args.process_index == 1 and state.global_step == 3:
-            os._exit(1)
+
+def die(rank):
+    """As a node does that loses power."""
+    if rank == 1:
+        os._exit(1)
 
 
 def run_job(job, patch):
-    for name, value in job.get("env", {}).items():
+    for name, value in job["env"].items():
         patch.setenv(name, value)
-    if job.get("env"):
+    if job["env"]:
         allow_cpu(patch)
     if job["stage"] == "rft":
         draw_completions(patch)
-    if job.get("dies"):
-        patch.setattr(callbacks.SaveConfigCallback, "on_step_end", DieCallback.on_step_end)
-    words = [*job["words"], *job.get("words_of_process", {}).get(os.environ["RANK"], ())]
+    if job["end"]:
+        end_early(patch, {"stop": stop, "die": die}[job["end"]])
     try:
-        run_stage(job["stage"], "tiny", words)
+        run_stage(job["stage"], "tiny", [word.replace("RANK", os.environ["RANK"]) for word in job["words"]])
     except (ValueError, OSError) as error:
         return f"{type(error).__name__}: {error}"
     finally:

@@ -130,11 +130,10 @@ class FiniteLossCallback(TrainerCallback):
         self._check_losses()
         if control.should_save or is_last:  # a gradient spoils the weights, and no loss has seen them yet
             trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
-            largest: Any = torch.nn.utils.get_total_norm(trained, float("inf"))
-            largest = largest.full_tensor() if hasattr(largest, "full_tensor") else largest  # FSDP
-            if not torch.isfinite(largest):
+            mine = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in trained]  # of FSDP's
+            if not torch.stack([tensor.isfinite().all() for tensor in mine]).all():
                 ids = [row_id for step, ids, _ in self.steps if step == state.global_step for row_id in ids]
-                raise ValueError(f"The largest weight is {largest.item()} at {_where(state.global_step, ids)}")
+                raise ValueError(f"A weight is not finite at {_where(state.global_step, ids)}")
         self.steps.clear()
 
     def on_log(
