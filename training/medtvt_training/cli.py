@@ -34,6 +34,7 @@ COMMANDS = {
         "finetune", "SFT: perception layer and language model learn to diagnose with evidence", "train"
     ),
     "reinforce": Command("reinforce", "RFT: GRPO with the format and Jaccard rewards", "train"),
+    "cache": Command("cache", "run the frozen encoders over a dataset before training, on all your devices", "train"),
     "merge": Command("merge", "fold a LoRA adapter into its model", "train"),
     "evaluate": Command("evaluate", "answer a dataset's questions and measure the answers", "train"),
     "metrics": Command("metrics", "measure answers that are already there", "train"),

@@ -301,5 +301,5 @@ def test_two_may_build_at_once(toy, tmp_path, model, processor):
     caches = [FeatureCache(tmp_path / "cache", model, processor) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda cache: build(cache, dataset, batch_size=1), caches))
-    for store in (tmp_path / "cache").glob("*-*"):
+    for store in (tmp_path / "cache").glob("*-*/"):
         assert len((store / "index.txt").read_text().splitlines()) == 5

@@ -17,6 +17,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
 
+from medtvt_training import cli
 from medtvt_training.stages import callbacks
 from medtvt_training.stages.grpo_trainer import MedTVTGRPOTrainer
 from medtvt_training.stages.rewards import REWARDS
@@ -89,7 +90,8 @@ def run_job(job, patch):
     if job["end"]:
         end_early(patch, {"stop": stop, "die": die}[job["end"]])
     try:
-        run_stage(job["stage"], "tiny", [word.replace("RANK", os.environ["RANK"]) for word in job["words"]])
+        words = [word.replace("RANK", os.environ["RANK"]) for word in job["words"]]
+        cli.run(["cache", *words]) if job["stage"] == "cache" else run_stage(job["stage"], "tiny", words)
     except (ValueError, OSError) as error:
         return f"{type(error).__name__}: {error}"
     finally:

@@ -80,13 +80,16 @@ class Runs:
 def runs(checkpoint, tmp_path_factory):
     """All runs in two processes, started together: processes take long to start."""
     runs = Runs(tmp_path_factory.mktemp("runs"), checkpoint)
+    words = [f"--model={checkpoint}", f"--data={runs.folder / 'data'}", f"--out={runs.folder / 'cache'}"]
+    runs.jobs.append({"name": "cache", "stage": "cache", "env": {}, "words": words, "end": None})
     for kind in KINDS:
         for stage in ("pt", "sft", "rft"):
             if kind != "sharded" or stage == "sft":
-                is_resumed = (stage, kind) in RESUMED
-                if is_resumed:
-                    runs.add(stage, kind, name=f"{stage}-{kind}-stopped", end="stop")
-                runs.add(stage, kind, *["--resume=true"] * is_resumed)
+                words = [f"--feature-cache={runs.folder / 'cache'}"] * (stage == "sft")
+                if (stage, kind) in RESUMED:
+                    runs.add(stage, kind, *words, name=f"{stage}-{kind}-stopped", end="stop")
+                    words.append("--resume=true")
+                runs.add(stage, kind, *words)
     other = f"--data={runs.folder / 'other-RANK'}"
     runs.add("pt", "ddp", other, f"--out={runs.folder / 'other'}", name="other-rows")
     # the last one takes the processes with it
@@ -127,6 +130,20 @@ def test_two_processes_end_as_one_does(stage, kind, runs, alone):
     assert set(ours) == set(theirs)  # a tied head is there once
     for key, value in theirs.items():
         torch.testing.assert_close(ours[key], value, atol=1e-4, rtol=1e-3, msg=key)
+
+
+def test_processes_share_the_work_of_a_cache(runs, model):
+    assert runs.errors("cache") == [None, None]
+    cache = runs.folder / "cache"
+    lines = {file: file.read_text().split() for file in cache.glob("*-*/index*.txt")}
+    assert {file.name for file in lines} == {"index.txt", "index-1.txt"}
+    stores = {file.parent for file in lines}
+    assert len(stores) == 3
+    for store in stores:
+        digests = [digest for file in lines if file.parent == store for digest in lines[file]]
+        assert len(digests) == len(set(digests)) == 14  # of 16 patients' each
+    spans = sorted(path.name.split("-", 2)[2] for path in cache.glob("built-*.json"))
+    assert spans.count("0-4.json") == spans.count("4-8.json") == 2  # train and validation of diagnosis
 
 
 def test_the_reward_moves(runs, alone):

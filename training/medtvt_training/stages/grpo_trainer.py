@@ -18,6 +18,7 @@ from modeling_medtvt import DISEASES, parse_answer
 from modeling_medtvt.modeling_medtvt import FEATURE_INPUT_NAMES, RAW_INPUT_NAMES, MedTVTForCausalLM
 
 from ..data.collator import MedTVTDataCollator
+from ..data.columns import list_column
 from ..files import JsonlLog, read_jsonl, write_jsonl
 from .checkpoints import output_folder
 from .rewards import completion_text, format_reward, jaccard_reward
@@ -274,7 +275,7 @@ def _check_dataset(name: str, dataset: Dataset | None) -> None:
         raise ValueError(
             f"`{name}` lacks the column(s) {', '.join(missing)}; it has {', '.join(dataset.column_names)}."
         )
-    ids, diseases = dataset["id"][:], dataset["diseases"][:]
+    ids, diseases = list_column(dataset, "id"), list_column(dataset, "diseases")
     if not ids:
         raise ValueError(f"`{name}` has no rows.")
     if len(set(ids)) < len(ids):

@@ -37,7 +37,7 @@ def check_launch(training: TrainingArguments) -> None:
             "`use_liger_kernel` would change nothing: Liger has no kernels for a model of type medtvt. Leave it out."
         )
     kwargs = training.lr_scheduler_kwargs
-    if isinstance(kwargs, dict) and "min_lr" in kwargs:
+    if isinstance(kwargs, dict) and "min_lr" in kwargs and training.learning_rate:
         # transformers would divide by what DeepSpeed's optimizer does not tell
         kwargs["min_lr_rate"] = kwargs.pop("min_lr") / training.learning_rate
 

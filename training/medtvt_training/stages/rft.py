@@ -89,11 +89,9 @@ def _load_splits(
 ) -> tuple[dict[str, Dataset], FeatureCache | None]:
     """The diseased rows of each split, and the feature cache where there is one."""
     names = ["train"] if training.eval_strategy == "no" else ["train", "validation"]
-    splits = {name: _keep_diseased(load_rows("rft", name, arguments, processor), name) for name in names}
+    splits = {name: _keep_diseased(load_rows("rft", name, arguments, training, processor), name) for name in names}
     check_same_rows(splits)
-    if not arguments.feature_cache:
-        return splits, None
-    return cache_features(splits, arguments.feature_cache, training, model, processor)
+    return cache_features(splits, arguments, training, model, processor)
 
 
 def _keep_diseased(dataset: Dataset, split: str) -> Dataset:

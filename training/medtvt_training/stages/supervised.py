@@ -3,6 +3,7 @@
 
 from transformers import Trainer, TrainingArguments, set_seed
 
+from ..data.columns import read_column
 from .arguments import DataArguments, ModelArguments
 from .callbacks import DiseaseF1Callback, EpochCallback, FiniteLossCallback, SaveConfigCallback
 from .checkpoints import check_fits, explain_write_errors, find_checkpoint, output_folder
@@ -43,17 +44,16 @@ def train_stage(
     checkpoint = find_checkpoint(training, data_arguments.resume)
     set_seed(training.seed)
     model, processor, is_drawn = load_model(stage, model_arguments, training.device)
-    splits = {split: load_rows(stage, split, data_arguments, processor) for split in ("train", "validation")}
+    splits = {split: load_rows(stage, split, data_arguments, training, processor) for split in ("train", "validation")}
     check_same_rows(splits)
     record_training_data(model.config, stage, data_arguments.data)
     if is_drawn:
         calibrate_perception(model, processor, splits["train"])
-    cache = None
-    if data_arguments.feature_cache:
-        splits, cache = cache_features(splits, data_arguments.feature_cache, training, model, processor)
+    splits, cache = cache_features(splits, data_arguments, training, model, processor)
     # room for the longest answer, as prompt and answer together
     generation = model.generation_config
-    generation.max_new_tokens = max(generation.max_new_tokens or 0, *splits["train"]["length"])
+    longest = int(read_column(splits["train"], "length").to_numpy().max())
+    generation.max_new_tokens = max(generation.max_new_tokens or 0, longest)
     trained = set_trainable(model, stage, model_arguments)
     set_fsdp_layers(training, trained)
     if checkpoint:
