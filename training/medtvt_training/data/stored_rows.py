@@ -10,6 +10,7 @@ killed goes on where it stopped.
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,6 +78,12 @@ def load_stored_rows(
     files = [Dataset.from_file(str(target / f"{i:05}.arrow")) for i in range(about["files"])]
     dataset = concatenate_datasets(files)
     return drop_rejects(dataset, about["rejects"], max_rejected, total=len(dataset) + len(about["rejects"]))
+
+
+def remove_stored_rows(folder: Path) -> None:
+    """Removes what [`load_stored_rows`] wrote to a folder; what is mapped into memory stays readable."""
+    for stored in folder.glob("rows-*/rows.json"):
+        shutil.rmtree(stored.parent, ignore_errors=True)
 
 
 class _Tables:

@@ -28,6 +28,7 @@ def run_stage(stage: str, recipe: str | None, overrides: Sequence[str] = ()) -> 
         ValueError: if arguments, model, data or checkpoint are not what they should be, or a loss is not finite.
         OSError: if a file cannot be read or written, or another run writes to the output folder.
     """
+    from ..data.stored_rows import remove_stored_rows
     from .checkpoints import output_folder
     from .launch import locked_folder
 
@@ -37,8 +38,12 @@ def run_stage(stage: str, recipe: str | None, overrides: Sequence[str] = ()) -> 
     if first.resume and training.output_dir and final.is_dir():
         logger.info("%s is there already: this run is finished.", final)
         return None
-    with locked_folder(training, output_folder(training)):
-        return _run(stage, arguments)
+    output_dir = output_folder(training)
+    with locked_folder(training, output_dir):
+        result = _run(stage, arguments)
+        if training.should_save:  # patients' texts need not lie beside a result
+            remove_stored_rows(output_dir)
+        return result
 
 
 def _run(stage: str, arguments: tuple) -> Any:
