@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -66,7 +67,7 @@ def set_fsdp_layers(training: TrainingArguments, model: PreTrainedModel | PeftMo
     """Has FSDP gather the decoder layer by layer; the name of a layer's class depends on the backbone."""
     if not uses_fsdp(training):
         return
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     decoder = base.model.language_model
     found = {type(module).__name__ for module in decoder.modules()} & set(decoder._no_split_modules or ())
     if training.fsdp_plugin_args is not None:

@@ -45,9 +45,9 @@ def save_result(trainer: Trainer, arguments: ModelArguments) -> None:
 
 
 def _save_weights(model: PreTrainedModel | PeftModel, weights: dict[str, Any], folder: Path) -> None:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    tied = () if isinstance(model, PeftModel) else base.all_tied_weights_keys
+    # an adapter has none
+    tied = model.all_tied_weights_keys if isinstance(model, PreTrainedModel) else {}
     # what is gathered no longer shares memory, and would be written twice
-    model.save_pretrained(folder, state_dict={name: weight for name, weight in weights.items() if name not in tied})
+    model.save_pretrained(str(folder), state_dict={name: weight for name, weight in weights.items() if name not in tied})
     if not any(folder.glob("*.safetensors")):
         raise RuntimeError(f"No weights were written to {folder.name}.")
