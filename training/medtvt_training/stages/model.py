@@ -68,7 +68,7 @@ def load_model(
     if not quantization:
         model.to(device)
     model.config.stage = stage
-    model.config.chunked_loss = arguments.chunked_loss
+    model.chunked_loss = arguments.chunked_loss
     return model, processor, is_drawn
 
 
