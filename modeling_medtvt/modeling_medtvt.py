@@ -905,8 +905,9 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         model_inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]  # a protocol of more
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
-        # once in the cache, they are not needed again
-        if is_first_iteration or not kwargs.get("use_cache", True):
+        # once in the cache, they are not needed again; an assistant is never told which iteration is its first
+        ids = model_inputs["input_ids"]
+        if is_first_iteration or not kwargs.get("use_cache", True) or (ids is not None and ids.shape[1] > 1):
             model_inputs["modality_embeds"] = modality_embeds
         return model_inputs
 
