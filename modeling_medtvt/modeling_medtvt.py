@@ -40,6 +40,7 @@ from .modeling_medtvt_encoders import (
     measure_cxr_features,
 )
 from .modeling_medtvt_perception import MedTVTPerceptionLayer
+from .provenance_medtvt import Provenance
 
 
 # In the package's order of modalities: ECG, CXR, LAB
@@ -138,7 +139,12 @@ def _projector_scale(config: MedTVTConfig) -> float:
 
 
 class MedTVTPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation shared by [`MedTVTModel`] and [`MedTVTForCausalLM`]."""
+    """
+    Loading, saving and initialisation shared by [`MedTVTModel`] and [`MedTVTForCausalLM`].
+
+    Attributes:
+        provenance ([`Provenance`]): What the weights were trained on. It travels with them, in provenance.json.
+    """
 
     config: MedTVTConfig
     config_class = MedTVTConfig
@@ -163,6 +169,7 @@ class MedTVTPreTrainedModel(PreTrainedModel):
             config = copy.deepcopy(config)  # it is the caller's
             config.cxr_sequence_length, config.cxr_hidden_size = measure_cxr_features(config.cxr_config)
         super().__init__(config)
+        self.provenance = Provenance()
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """As in transformers, where `"image"` is the X-ray; and `"ecg"` and `"lab"`."""
@@ -213,13 +220,17 @@ class MedTVTPreTrainedModel(PreTrainedModel):
         except SafetensorError as error:
             raise ValueError(f"{source}: a file of weights cannot be read. {error}") from error
         model, info = loaded
+        hub = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
+        hub_kwargs = {name: kwargs[name] for name in hub if name in kwargs}
         missing = set(info["missing_keys"])  # of an adapter, where the folder holds one: its model is checked by then
         perception = {name for name in missing if "perception." in name}
         if missing and missing == perception and source is not None:
-            hub = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
-            stored, _ = cls.config_class.get_config_dict(source, **{k: kwargs[k] for k in hub if k in kwargs})
+            stored, _ = cls.config_class.get_config_dict(source, **hub_kwargs)
             missing = missing if stored.get("use_perception", True) else set()
         model._refuse_missing(missing, source)
+        for name in (source, model.name_or_path):  # an adapter's folder may leave it to the model's
+            if name and model.provenance == Provenance():
+                model.provenance = Provenance.from_pretrained(name, **hub_kwargs)
         model.base_model.freeze_encoders()  # loaded parameters ask for gradients
         if any(name.endswith("perception.layer_norm.weight") for name in perception):
             model.base_model.calibrate_perception()
@@ -246,11 +257,17 @@ class MedTVTPreTrainedModel(PreTrainedModel):
         `load_state_dict`, which knows nothing of the old names that transformers gives a ViT on disk. The folder is plain:
         a config that came from an exported folder does not go on naming code that is not saved here.
         """
-        names = ["custom_pipelines"] if self._auto_class else ["custom_pipelines", "auto_map"]
-        for name in names:
+        if kwargs.get("is_main_process", True):
+            self.provenance.save_pretrained(save_directory)
+        config = self.config
+        self.config = copy.deepcopy(config)
+        for name in ["custom_pipelines"] if self._auto_class else ["custom_pipelines", "auto_map"]:
             if hasattr(self.config, name):
                 delattr(self.config, name)
-        return super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+        try:
+            super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+        finally:
+            self.config = config
 
 
 def _spans_sequences(masks: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
