@@ -125,7 +125,7 @@ def train_encoders(arguments: EncoderArguments, training: TrainingArguments) -> 
                 checkpoints[modality],
             )
     source = arguments.data or os.path.dirname(str(arguments.labels))
-    record_training_data(model.config, "encoders", source)
+    record_training_data(model, "encoders", source)
     if training.should_save:
         with explain_write_errors(output_dir), new_folder(output_dir / "final") as folder:
             model.save_pretrained(folder)
@@ -188,7 +188,6 @@ def train_encoder(
     findings = frequent_findings(modality, labelled["train"], min_positives)
     output_dir = output_folder(training)
     output_dir.mkdir(parents=True, exist_ok=True)
-    freeze, model.config.freeze_encoders = model.config.freeze_encoders, False  # `get_*_features` reads it
     try:
         with tempfile.TemporaryDirectory(prefix=".inputs-", dir=output_dir) as folder:
             workers = training.dataloader_num_workers
@@ -212,8 +211,7 @@ def train_encoder(
             trainer.train(resume_from_checkpoint=checkpoint)
             predicted = trainer.predict(datasets["validation"])
     finally:
-        model.config.freeze_encoders = freeze
-        model.cpu().train(model.training)  # freezes the encoders again
+        model.cpu().model.freeze_encoders()
     logits, labels = np.asarray(predicted.predictions), np.asarray(predicted.label_ids)
     auroc = _auroc(logits, labels)
     return {

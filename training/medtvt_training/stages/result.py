@@ -48,6 +48,8 @@ def _save_weights(model: PreTrainedModel | PeftModel, weights: dict[str, Any], f
     # an adapter has none
     tied = model.all_tied_weights_keys if isinstance(model, PreTrainedModel) else {}
     # what is gathered no longer shares memory, and would be written twice
-    model.save_pretrained(str(folder), state_dict={name: weight for name, weight in weights.items() if name not in tied})
+    model.save_pretrained(
+        str(folder), state_dict={name: weight for name, weight in weights.items() if name not in tied}
+    )
     if not any(folder.glob("*.safetensors")):
         raise RuntimeError(f"No weights were written to {folder.name}.")

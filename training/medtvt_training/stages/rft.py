@@ -60,7 +60,7 @@ def reinforce(
     model, processor, is_drawn = load_model("rft", model_arguments, training.device)
     if is_drawn:
         raise ValueError(f"{model_arguments.model} has no perception layer: RFT starts from SFT's result.")
-    record_training_data(model.config, "rft", data_arguments.data)
+    record_training_data(model, "rft", data_arguments.data)
     set_fsdp_layers(training, model)
     splits, cache = _load_splits(data_arguments, training, model, processor)
     peft_config = lora_config("rft", model_arguments) if model_arguments.tuning == "lora" else None

@@ -46,7 +46,7 @@ def train_stage(
     model, processor, is_drawn = load_model(stage, model_arguments, training.device)
     splits = {split: load_rows(stage, split, data_arguments, training, processor) for split in ("train", "validation")}
     check_same_rows(splits)
-    record_training_data(model.config, stage, data_arguments.data)
+    record_training_data(model, stage, data_arguments.data)
     if is_drawn:
         calibrate_perception(model, processor, splits["train"])
     splits, cache = cache_features(splits, data_arguments, training, model, processor)
