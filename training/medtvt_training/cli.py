@@ -34,6 +34,7 @@ COMMANDS = {
         "finetune", "SFT: perception layer and language model learn to diagnose with evidence", "train"
     ),
     "reinforce": Command("reinforce", "RFT: GRPO with the format and Jaccard rewards", "train"),
+    "cache": Command("cache", "run the frozen encoders over a dataset before training, on all your devices", "train"),
     "merge": Command("merge", "merge a LoRA adapter into its base model", "train"),
     "evaluate": Command("evaluate", "generate answers to a dataset's questions and compute metrics", "train"),
     "metrics": Command("metrics", "compute the metrics of existing answers", "train"),

@@ -270,7 +270,8 @@ def test_a_foreign_folder(toy, tmp_path, model, processor):
 
 
 def test_only_frozen_encoders(tmp_path, tokenizer, processor):
-    model = build_model(tokenizer, freeze_encoders=False)
+    model = build_model(tokenizer)
+    model.model.lab_encoder.requires_grad_(True)
     with pytest.raises(ValueError, match="frozen"):
         FeatureCache(tmp_path / "cache", model, processor)
 
@@ -295,5 +296,5 @@ def test_two_may_build_at_once(toy, tmp_path, model, processor):
     caches = [FeatureCache(tmp_path / "cache", model, processor) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda cache: build(cache, dataset, batch_size=1), caches))
-    for store in (tmp_path / "cache").glob("*-*"):
+    for store in (tmp_path / "cache").glob("*-*/"):
         assert len((store / "index.txt").read_text().splitlines()) == 5

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
             patient = {**inputs, "question": args.question}
             occlusion = occlude(diagnose, patient, result["generated_text"], args.occlusion)
         name = Path(args.model).resolve().name  # not its place on a disk
-        about = {"Model": name, "Training stage": diagnose.model.config.stage or "none: untrained"}
+        about = {"Model": name, "Training stage": diagnose.model.provenance.stage or "none: untrained"}
         page = render_report(result, diagnose.processor, **inputs, about=about, occlusion=occlusion)
         write_bytes(page.encode(), args.report)
     if args.figure:

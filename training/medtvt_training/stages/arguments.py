@@ -61,6 +61,13 @@ class DataArguments:
     feature_cache: str | None = field(
         default=None, metadata={"help": "Folder for the frozen encoders' outputs, so that each file is read once."}
     )
+    feature_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Precision of the outputs in the feature cache; float16 takes half the space.",
+            "choices": ["float32", "float16"],
+        },
+    )
     max_eval_rows: int | None = field(
         default=None, metadata={"help": "Validation rows to take the validation loss on (default: all)."}
     )

@@ -29,7 +29,7 @@ OWN_ARGUMENTS = {
 class StageParser(HfArgumentParser):
     """Raises its errors, so that those of a recipe and of a command line read alike."""
 
-    def __init__(self, dataclass_types: Sequence[type]) -> None:
+    def __init__(self, dataclass_types: Sequence[Any]) -> None:
         super().__init__(dataclass_types, allow_abbrev=False, add_help=False)
 
     def error(self, message: str) -> NoReturn:
