@@ -153,6 +153,7 @@ class MedTVTProcessor(ProcessorMixin):
             present = [i for i, item in enumerate(items) if item is not None]
             if present:
                 outputs = extract[modality]([items[i] for i in present])
+                outputs.pop("patients", None)
                 for i, found in zip(present, outputs.pop("alterations")):
                     alterations[i].extend(found)
                 for name, values in outputs.items():
