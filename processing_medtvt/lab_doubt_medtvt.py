@@ -94,10 +94,12 @@ def find_doubts(values: np.ndarray, unitless: np.ndarray, labs: Sequence[LabDefi
             noted = np.zeros(len(column), dtype=bool)
             for other, factor, where in _alternatives(lab):
                 converted = column / factor
-                would_be_normal = _within(converted, other.reference_low, other.reference_high)
+                # where the reference interval begins at zero, a number that becomes next to nothing is no sign of a unit
+                least = max(other.reference_low, 0.02 * other.reference_high)
+                would_be_normal = _within(converted, least, other.reference_high)
                 would_be_usual = _within(converted, *USUAL_RANGES.get(other.name, (-np.inf, np.inf)))
                 abnormal = ~normal & would_be_normal & ~settled
-                if name in _DIFFERENTIAL:
+                if other is not lab:
                     abnormal |= (differential == -1) & ~np.isnan(column)
                 rare = ~usual & would_be_usual
                 for row in np.flatnonzero((abnormal | rare) & unitless[:, i] & ~noted):
@@ -116,12 +118,12 @@ def _alternatives(lab: LabDefinition) -> list[tuple[LabDefinition, float, str]]:
     """(Lab that the value would be of, factor, unit in words) for every unit in use in which the number would differ."""
     if lab.reference_low is None:
         return []
-    units = {**lab.units, **UNITS.get(lab.name, {})}
-    found = [(lab, factor, unit) for unit, factor in units.items() if factor != 1]
+    found: list[tuple[LabDefinition, float, str]] = []
     other = next((other for other in LAB_DEFINITIONS if other.name == COUNTERPARTS.get(lab.name)), None)
     if other is not None and lab.name in _DIFFERENTIAL:
         found.append((other, 1, f"{other.unit}, as {other.name}"))
-    return found
+    units = {**lab.units, **UNITS.get(lab.name, {})}
+    return found + [(lab, factor, unit) for unit, factor in units.items() if factor != 1]
 
 
 def _uses_conventional_units(table: dict[str, np.ndarray], rows: int) -> np.ndarray:
@@ -137,11 +139,13 @@ def _uses_conventional_units(table: dict[str, np.ndarray], rows: int) -> np.ndar
 
 
 def _differential_in_percent(table: dict[str, np.ndarray], rows: int) -> np.ndarray:
-    """1 where the differential adds up to a hundred, -1 where neutrophils and lymphocytes add up to far less, else 0."""
+    """1 where the differential adds up to a hundred, -1 where it adds up to the white cell count, else 0."""
     parts = np.array([table.get(name, np.full(rows, np.nan)) for name in _DIFFERENTIAL])
     total = np.nansum(parts, axis=0)
     complete = ~np.isnan(parts[0]) & ~np.isnan(parts[1])
-    return np.where(total >= 75, 1, np.where(complete & (total > 0) & (total < 30), -1, 0))
+    share = total / table.get("White Blood Cells", np.full(rows, np.nan))
+    are_counts = complete & (total < 30) & (total > 0) & (np.isnan(share) | _within(share, 0.75, 1.1))
+    return np.where(total >= 75, 1, np.where(are_counts, -1, 0))
 
 
 def _settle(name: str, table: dict[str, np.ndarray], conventional: np.ndarray, differential: np.ndarray) -> np.ndarray:

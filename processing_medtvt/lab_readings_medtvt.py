@@ -221,7 +221,7 @@ class LabReader:
             if meaning.is_percentile:
                 return _Unit(position, None, True)
             if meaning.is_urea:
-                note = f"lab: {lab.name} from urea without a unit, taken as mg/dL of urea"
+                note = f"lab: {lab.name} from urea without a unit, taken as mg/dL of urea; many laboratories report mmol/L"
                 return _Unit(position, UREA_UNITS["mg/dL"], False, (note,))
             return _Unit(position, 1, False)
         if normalize_unit(unit) == "percentile":
@@ -238,8 +238,8 @@ class LabReader:
             accepted = ", ".join([*([] if meaning.is_percentile else lab.units), "percentile"])
             quoted = "its unit" if source.startswith("lab file") else f"unit {unit!r}"
             raise ValueError(f"{where}: {quoted} is not accepted. Accepted are: no unit, {accepted}.")
-        substance = " of urea" if meaning.is_urea else ""
-        note = f"lab: {lab.name} converted from {unit}{substance} to {lab.unit}"
+        source_unit = f"urea in {unit}" if meaning.is_urea else unit
+        note = f"lab: {lab.name} converted from {source_unit} to {lab.unit}"
         return _Unit(position, factor, True, (note,) if factor != 1 else ())
 
     def _choose(

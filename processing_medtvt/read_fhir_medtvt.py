@@ -9,7 +9,7 @@ Observation is passed over, but for the Patient, whose sex and birth date are re
 import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from typing import Any, Literal, NamedTuple
 
 from .lab_panel_medtvt import LabEntry, LabPanel
@@ -244,7 +244,7 @@ def _to_seconds(text: str) -> float | None:
             return None
         found = datetime(day.year, day.month, day.day)
     try:
-        return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
     except (OverflowError, ValueError):
         return None
 
@@ -269,7 +269,7 @@ def _read_patient(patients: list[_Found], entries: list[LabEntry], name: str) ->
     times = [entry.time for entry in entries if entry.time is not None]
     age = None
     if born is not None and times:
-        seconds = max(times) - datetime(born.year, born.month, born.day, tzinfo=timezone.utc).timestamp()
+        seconds = max(times) - datetime(born.year, born.month, born.day, tzinfo=UTC).timestamp()
         years = seconds / (365.25 * 86400)
         age = round(years, 1) if 0 <= years <= MAX_AGE else None
     return Patient(age=age, sex=sexes.get(gender))

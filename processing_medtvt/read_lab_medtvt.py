@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,8 +153,13 @@ def _split_rows(text: str, name: str) -> list[Row]:
     if named is None and first_line.casefold() == "sep=":
         delimiters = ("\t",)  # the tab is stripped
     best: list[Row] = []
+    problem = None
     for delimiter in delimiters:
-        rows = _parse(text, delimiter, name)
+        try:
+            rows = _parse(text, delimiter)
+        except csv.Error as error:
+            problem = problem or error
+            continue
         if named is not None:
             rows = rows[1:]
         if any(_is_long(_find_roles(row.cells)) for row in rows[:_MAX_LINES_ABOVE_HEADER]):
@@ -162,17 +167,16 @@ def _split_rows(text: str, name: str) -> list[Row]:
             break
         if rows and (not best or len(rows[0].cells) > len(best[0].cells)):
             best = rows
+    if not best and problem is not None:
+        raise ValueError(f"{name}: not a readable CSV file ({problem}).") from problem
     if not best:
         raise ValueError(f"{name}: no rows.")
     return best
 
 
-def _parse(text: str, delimiter: str, name: str) -> list[Row]:
+def _parse(text: str, delimiter: str) -> list[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    try:
-        rows = [Row(number, [cell.strip() for cell in cells]) for number, cells in enumerate(reader, start=1)]
-    except csv.Error as error:
-        raise ValueError(f"{name}: not a readable CSV file ({error}).") from error
+    rows = [Row(number, [cell.strip() for cell in cells]) for number, cells in enumerate(reader, start=1)]
     return [row for row in rows if any(row.cells)]
 
 
@@ -347,6 +351,6 @@ def read_time(text: str, day_first: bool = False) -> float | None:
         else:
             return None
     try:
-        return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
     except (OverflowError, ValueError):
         return None
