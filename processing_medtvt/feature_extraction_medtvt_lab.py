@@ -73,10 +73,10 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        labs = LAB_DEFINITIONS if labs is None else [LabDefinition.from_dict(lab) for lab in labs]
-        self.labs = [lab.to_dict() for lab in labs]
+        definitions = LAB_DEFINITIONS if labs is None else [LabDefinition.from_dict(lab) for lab in labs]
+        self.labs = [lab.to_dict() for lab in definitions]
         self.percentile_source = percentile_source
-        self.quantile_tables = dict(quantile_tables) if quantile_tables else None
+        self.quantile_tables: dict[str, Any] | None = dict(quantile_tables) if quantile_tables else None
         if mean_percentiles is None and percentile_source == "reference_intervals":
             mean_percentiles = dict.fromkeys(self.lab_names, 0.5)
             table_source = table_source or "reference intervals of healthy adults, taken as normal distributions"
@@ -119,9 +119,8 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         means = {str(key): mean for key, mean in means.items()}
         names = {key: key.removesuffix(SUFFIX) for key in sorted(means)}
         known = {key: lab for lab in LAB_DEFINITIONS for key in (lab.name, str(lab.itemids[0]))}
-        labs = [known.get(name) for name in names.values()]
-        if None in labs:
-            labs = [LabDefinition(name) for name in names.values()]
+        are_known = all(name in known for name in names.values())
+        labs = [known[name] if are_known else LabDefinition(name) for name in names.values()]
         mean_percentiles = {lab.name: means[key] for lab, key in zip(labs, names)}
         arguments = {"percentile_source": "none", "table_source": table_source, **kwargs}
         return cls(labs=[lab.to_dict() for lab in labs], mean_percentiles=mean_percentiles, **arguments)
@@ -284,11 +283,11 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         self._definitions = [LabDefinition.from_dict(lab) for lab in self.labs]
         self._reader = LabReader(self._definitions)
         self._check_tables()
-        self._steps = {}
-        for name, table in (self.quantile_tables or {}).items():
-            self._steps[name] = to_step_function(name, table)
-            self.quantile_tables[name] = {key: np.asarray(column).tolist() for key, column in table.items()}
-        self.mean_percentiles = {name: float(mean) for name, mean in self.mean_percentiles.items()}
+        tables = self.quantile_tables or {}
+        self._steps = {name: to_step_function(name, table) for name, table in tables.items()}
+        for name, table in tables.items():
+            tables[name] = {key: np.asarray(column).tolist() for key, column in table.items()}
+        self.mean_percentiles = {name: float(mean) for name, mean in (self.mean_percentiles or {}).items()}
         self._means = np.array([self.mean_percentiles[name] for name in self.lab_names], dtype=float)
 
     def _check_tables(self) -> None:
@@ -366,7 +365,9 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         return values
 
 
-def _check_plausible(lab: LabDefinition, values: np.ndarray, rows: Sequence[int], names: list[str]) -> None:
+def _check_plausible(
+    lab: LabDefinition, values: np.ndarray, rows: Sequence[int] | np.ndarray, names: list[str]
+) -> None:
     low, high = lab.plausible_low, lab.plausible_high
     if low is None or high is None:
         return

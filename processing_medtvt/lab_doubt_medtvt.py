@@ -95,15 +95,19 @@ def find_doubts(values: np.ndarray, unitless: np.ndarray, labs: Sequence[LabDefi
             for other, factor, where in _alternatives(lab):
                 converted = column / factor
                 # where the reference interval begins at zero, a number that becomes next to nothing is no sign of a unit
-                least = max(other.reference_low, 0.02 * other.reference_high)
-                would_be_normal = _within(converted, least, other.reference_high)
+                low, high = other.reference_low or 0, other.reference_high or 0
+                would_be_normal = _within(converted, max(low, 0.02 * high), high)
                 would_be_usual = _within(converted, *USUAL_RANGES.get(other.name, (-np.inf, np.inf)))
                 abnormal = ~normal & would_be_normal & ~settled
                 if other is not lab:
                     abnormal |= (differential == -1) & ~np.isnan(column)
+                if name == "Hemoglobin" and "Hematocrit" in table:
+                    abnormal |= _fits_hematocrit(converted, table) & ~_fits_hematocrit(column, table)
                 rare = ~usual & would_be_usual
+                if name not in _SETTLED_BY_PANEL:
+                    rare &= ~settled
                 for row in np.flatnonzero((abnormal | rare) & unitless[:, i] & ~noted):
-                    what = "normal" if would_be_normal[row] else "usual"
+                    what = "normal" if would_be_normal[row] else "plausible"
                     text = f"lab: {name} {column[row]:g} taken as {lab.unit}; it would be {what} in {where}"
                     found.append((int(row), text))
                     noted[row] = True
@@ -148,6 +152,11 @@ def _differential_in_percent(table: dict[str, np.ndarray], rows: int) -> np.ndar
     return np.where(total >= 75, 1, np.where(are_counts, -1, 0))
 
 
+def _fits_hematocrit(hemoglobin: np.ndarray, table: dict[str, np.ndarray]) -> np.ndarray:
+    """Where hemoglobin in g/dL and hematocrit in % give a concentration within red cells (MCHC, g/dL) that occurs."""
+    return _within(100 * hemoglobin / table["Hematocrit"], 26, 40)
+
+
 def _settle(name: str, table: dict[str, np.ndarray], conventional: np.ndarray, differential: np.ndarray) -> np.ndarray:
     """Where the rest of the panel says that a value is in the lab's own unit, though it is abnormal."""
     if name in _SETTLED_BY_PANEL:
@@ -155,7 +164,7 @@ def _settle(name: str, table: dict[str, np.ndarray], conventional: np.ndarray, d
     if name in _DIFFERENTIAL:
         return differential == 1
     if name == "Hemoglobin" and "Hematocrit" in table:
-        return _within(100 * table[name] / table["Hematocrit"], 27, 40)
+        return _fits_hematocrit(table[name], table)
     if name == "Lactate":
         signs = [_within(table[sign], *limits) for sign, limits in _LACTIC_ACIDOSIS.items() if sign in table]
         return np.any(signs, axis=0) if signs else np.zeros(len(conventional), dtype=bool)

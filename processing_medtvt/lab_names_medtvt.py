@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .lab_definitions_medtvt import LabDefinition
-from .lab_synonyms_medtvt import ALIASES, LOINC_CODES, OTHER_LABS, UREA, UREA_NAMES, UREA_UNITS
+from .lab_synonyms_medtvt import ALIASES, LOINC_CODES, OTHER_LABS, UNITS, UREA, UREA_NAMES, UREA_UNITS
 from .lab_units_medtvt import find_factor
 
 
@@ -145,6 +145,29 @@ class LabNames:
         names = dict.fromkeys(self._labs[self._known[match].position].name for match in close)
         hint = f"Did you mean {' or '.join(map(repr, names))}? " if names else ""
         return hint + "Accepted are the lab_names of this extractor, their aliases, LOINC codes and MIMIC item ids."
+
+
+class KnownNames(NamedTuple):
+    """
+    Args:
+        aliases (`list[str]`): Other names.
+        loinc (`list[str]`): LOINC codes.
+        units (`dict[str, float]`): Units -> how many of them are one of the lab's own unit.
+    """
+
+    aliases: list[str]
+    loinc: list[str]
+    units: dict[str, float]
+
+
+def list_names(lab: LabDefinition) -> KnownNames:
+    """Everything that one of `LAB_DEFINITIONS` may be called, and its units; every spelling of these units is read."""
+    is_nitrogen = lab.name == _UREA_NITROGEN
+    meant = (lab.name, UREA) if is_nitrogen else (lab.name,)
+    codes = [code for code, meaning in LOINC_CODES.items() if meaning.lab in meant]
+    aliases = [*lab.aliases, *ALIASES.get(lab.name, ()), *(UREA_NAMES if is_nitrogen else ())]
+    units = {**lab.units, **UNITS.get(lab.name, {})}
+    return KnownNames(list(dict.fromkeys(aliases)), [*([lab.loinc] if lab.loinc else []), *codes], units)
 
 
 _OTHERS = {_loosen(normalize_name(name)): name for name in OTHER_LABS}

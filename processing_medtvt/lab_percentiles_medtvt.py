@@ -46,6 +46,8 @@ def fit_step_function(values: np.ndarray, max_points: int) -> tuple[dict[str, li
 
 def percentile_in_reference(lab: LabDefinition, values: np.ndarray) -> np.ndarray:
     """Percentiles of values in the lab's unit, its reference interval taken as the central 95 % of a normal distribution."""
+    if lab.reference_low is None or lab.reference_high is None:
+        raise ValueError(f"{lab.name} has no reference interval.")
     middle = (lab.reference_low + lab.reference_high) / 2
     deviation = (lab.reference_high - middle) / _REFERENCE_Z
     return (1 + _erf((values - middle) / (deviation * math.sqrt(2)))) / 2

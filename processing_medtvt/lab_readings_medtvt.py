@@ -42,9 +42,14 @@ class Readings(NamedTuple):
     @classmethod
     def concatenate(cls, parts: Sequence["Readings"]) -> "Readings":
         """The samples of all parts."""
-        measured, given, unitless, *lists = zip(*parts)
-        arrays = map(np.concatenate, (measured, given, unitless))
-        return cls(*arrays, *([item for part in parts for item in part] for parts in lists))
+        return cls(
+            np.concatenate([part.measured for part in parts]),
+            np.concatenate([part.given for part in parts]),
+            np.concatenate([part.unitless for part in parts]),
+            [name for part in parts for name in part.names],
+            [notes for part in parts for notes in part.notes],
+            [patient for part in parts for patient in part.patients],
+        )
 
 
 class _Unit(NamedTuple):
@@ -114,7 +119,8 @@ class LabReader:
             ValueError: as `read_panel`, and for two columns of one lab.
         """
         readings = self._start(names)
-        entries, notes = [LabEntry(key, None) for key in keys], []
+        entries = [LabEntry(key, None) for key in keys]
+        notes: list[str] = []
         where = names[0] if len(names) == 1 else "lab"
         located: dict[int, dict[bool, tuple[int, Meaning]]] = {}
         for index, meaning in self._locate_columns(entries, where, unknown, notes):
@@ -253,8 +259,8 @@ class LabReader:
         if nitrogen and len(nitrogen) < len(found):
             notes.append(f"lab: {name} is given, so urea is left out")
             return self._choose(nitrogen, position, where, notes)
-        times = [entry.time for entry, _, _ in found]
-        if any(time is None for time in times):
+        times = [entry.time for entry, _, _ in found if entry.time is not None]
+        if len(times) < len(found):
             first, second = (entry.place or repr(entry.name) for entry, _, _ in found[:2])
             advice = "; give one of them" + (", or a column with the time of each" if found[0][0].place else "")
             raise ValueError(f"{where}: {first} and {second} are both {name}{advice}.")
@@ -312,8 +318,8 @@ class LabReader:
             target = readings.given if unit.factor is None else readings.measured
             target[:rows, position] = column if unit.factor in (None, 1) else column / unit.factor
             readings.unitless[:rows, position] = not unit.is_stated
-            for row in np.flatnonzero(~np.isnan(column)) if unit.notes else ():
-                readings.notes[row].extend(unit.notes)
+            for noted in np.flatnonzero(~np.isnan(column)) if unit.notes else ():
+                readings.notes[noted].extend(unit.notes)
             return
         for row, cell in enumerate(column):
             if is_absent(cell):

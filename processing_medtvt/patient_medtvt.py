@@ -41,7 +41,7 @@ def _check_age(age: Any) -> float | None:
         return None
     if isinstance(age, str) and age.strip().isascii() and age.strip().replace(".", "", 1).isdigit():
         age = float(age)
-    if not isinstance(age, numbers.Real) or isinstance(age, bool) or not 0 <= age <= MAX_AGE:
+    if not isinstance(age, numbers.Real) or isinstance(age, bool) or not 0 <= float(age) <= MAX_AGE:
         raise ValueError(f"patient: `age` must be a number of years in 0 to {MAX_AGE}, or None.")
     return float(age)
 

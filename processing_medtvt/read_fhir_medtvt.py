@@ -84,11 +84,11 @@ def read_fhir(content: Any, name: str) -> LabPanel:
     return LabPanel(entries, list(dict.fromkeys(notes)), patient)
 
 
-def _get(element: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: str) -> Any:
+def _get(element: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
     """An element of a resource, None where it is missing."""
     value = element.get(key)
     if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-        wanted = {dict: "an object", list: "a list", str: "text"}.get(kind, "a number")  # type: ignore[arg-type]
+        wanted = {dict: "an object", list: "a list", str: "text"}.get(kind, "a number")
         raise ValueError(f"{where}: `{key}` must be {wanted}.")
     return value
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .lab_numbers_medtvt import NumberStyle
 from .lab_panel_medtvt import LabEntry, LabPanel, is_absent
-from .patient_medtvt import Patient, check_patient
+from .patient_medtvt import Patient, check_patient, merge_patients
 from .read_fhir_medtvt import MAX_FHIR_BYTES, parse_fhir
 from .shown_name_medtvt import shown_name
 
@@ -232,13 +232,13 @@ def _read_patient(body: list[Row], roles: dict[str, int], name: str) -> Patient:
         stated = {cell for cell in _column(body, roles, role) if not is_absent(cell)}
         if len(stated) == 1:
             found[role] = stated.pop()
-    patient = Patient(age=None, sex=None)
+    known = []
     for role, text in found.items():
         try:
-            patient = Patient(**{**patient, role: check_patient({role: text})[role]})  # type: ignore[typeddict-item, literal-required]
+            known.append(check_patient({role: text}))
         except ValueError:
             continue
-    return patient
+    return merge_patients(*known)[0]
 
 
 def _read_long(body: list[Row], roles: dict[str, int], name: str, notes: list[str]) -> list[LabEntry]:

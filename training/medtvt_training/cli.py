@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("demo", "draw an example patient and run a model on it, or on your own files"),
     "diagnose": Command("diagnose", "run a model on one patient's files, any subset of ECG, X-ray and labs"),
+    "labs": Command("labs", "print the labs that the model knows: units, names, codes, reference ranges"),
     "init": Command("init", "write a fresh model folder, tiny or from pretrained parts"),
     "convert": Command("convert", "turn a checkpoint of the authors into a folder"),
     "synthesize": Command(
