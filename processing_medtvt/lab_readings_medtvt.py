@@ -91,12 +91,17 @@ class LabReader:
             elif np.isnan(readings.given[0, meaning.position]):
                 unit = self._find_unit(meaning, entry.unit, _place(where, entry, self.labs[meaning.position]), where)
                 candidates.setdefault(unit.position, []).append((entry, meaning, unit))
+        repeated = []
         for position, found in candidates.items():
             entry, meaning, unit = self._choose(found, position, where, notes)
+            if len(found) > 1 and entry.time is not None:
+                repeated.append(f"{self.labs[position].name} ({len(found)} values)")
             place = _place(where, entry, self.labs[position])
             self._store(readings, 0, unit, entry.value, entry.comparator, place)
             if meaning.remark:
                 notes.append(f"lab: {self.labs[position].name} is {meaning.remark}")
+        if repeated:
+            notes.append(f"lab: the newest value used of {', '.join(repeated)}")
         self._check_percentiles(readings)
         return readings
 
@@ -266,7 +271,6 @@ class LabReader:
             raise ValueError(f"{where}: {first} and {second} are both {name}{advice}.")
         newest = max(times)
         chosen = [candidate for candidate in found if candidate[0].time == newest]
-        notes.append(f"lab: {name} given {len(found)} times, the newest value used")
         if len({(str(entry.value), str(entry.unit)) for entry, _, _ in chosen}) > 1:
             notes.append(f"lab: {name} has several values at the newest time, the last of them used")
         return chosen[-1]

@@ -68,7 +68,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "CK total", "Total CK", "CK, Total", "CK (total)", "Creatine Phosphokinase", "Creatine Kinase, Total", "Kreatinkinase",
         "CPK total", "CK (CPK)", "Creatinkinase"),
     "Creatinine": (
-        "Serum Creatinine", "Creatinine, Serum", "Creatinine Serum", "S-Creatinine", "SCr", "Kreatinin", "Creatinin",
+        "Serum Creatinine", "Creatinine, Serum", "Creatinine Serum", "S-Creatinine", "SCr", "Kreatinin",
         "Créatinine", "Creatinina", "Creatinine (serum)", "Creatinine, Blood", "P-Creatinine"),
     "Glucose": (
         "Blood Glucose", "Glucose, Blood", "Glucose, Serum", "Serum Glucose", "Blood Sugar", "Glukose", "Glucosa", "BG",

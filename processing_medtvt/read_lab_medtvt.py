@@ -94,8 +94,11 @@ def read_lab(path: str | os.PathLike) -> LabPanel:
     header, *body = rows[start or 0 :]
     if not body:
         raise ValueError(f"{name}: no rows below the header.")
-    body = _check_widths(header, body, name)
     roles = _find_roles(header.cells)
+    needed = (
+        len(header.cells) if start is None else 1 + max(roles.get(role, 0) for role in ("name", "value", "number"))
+    )
+    body = _check_widths(header, body, name, needed)
     _check_one_patient(body, roles, name)
     patient = _read_patient(body, roles, name)
     notes = [f"lab: {start} lines above the header of {shown_name(path)} not read"] if start else []
@@ -112,7 +115,7 @@ def read_rows(path: str | os.PathLike) -> list[Row]:
     header, *body = _split_rows(_decode(_read_bytes(path, None), name), name)
     if not body:
         raise ValueError(f"{name}: no rows below the header.")
-    return [header, *_check_widths(header, body, name)]
+    return [header, *_check_widths(header, body, name, len(header.cells))]
 
 
 def _read_bytes(path: str | os.PathLike, max_bytes: int | None) -> bytes:
@@ -180,11 +183,11 @@ def _parse(text: str, delimiter: str) -> list[Row]:
     return [row for row in rows if any(row.cells)]
 
 
-def _check_widths(header: Row, body: list[Row], name: str) -> list[Row]:
-    """All rows of the header's width: cells at the end that are blank may be missing or too many."""
+def _check_widths(header: Row, body: list[Row], name: str, needed: int) -> list[Row]:
+    """All rows of the header's width: blank cells at the end may be too many, or missing behind the first `needed` ones."""
     width, found = len(header.cells), []
     for row in body:
-        if any(row.cells[width:]):
+        if any(row.cells[width:]) or len(row.cells) < needed:
             raise ValueError(
                 f"{name}: row {row.number} has {len(row.cells)} cells and the header {width}. A name with a comma must be "
                 "quoted, and so must a number with a decimal comma."

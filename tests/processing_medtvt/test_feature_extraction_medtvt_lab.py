@@ -191,7 +191,7 @@ BAD_INPUT = [
     ({}, "no labs given"), ([], "no samples"), (pd.DataFrame({"Creatinine": []}), "no samples"),
     ({"Creatinine": None}, "no lab with a usable value"), ({"H": 3}, "usable value. lab: H .* no reference interval"),
     (pd.DataFrame({"Creatinine": [1, None, None]}), r"lab\[1\]: no lab with a usable value .nor in 1 other"),
-    ({"Creatinne": 1}, "unknown lab 'Creatinne'. Did you mean 'Creatinine'"),
+    ({"Creatinin": 1}, "unknown lab 'Creatinin'. Did you mean 'Creatinine'"),
     ({"CRP": 1, "Foo": 2}, "no lab among its 2 entries; unknown lab 'CRP'. Accepted"),
     (pd.Series({"hadm_id": 1}), "no lab among its 1 columns"),
     ({"Creatinine": 1, 50912: 1}, "'Creatinine' and 50912 are both Creatinine"),

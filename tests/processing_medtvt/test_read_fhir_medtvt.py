@@ -141,7 +141,7 @@ def test_the_newest_observation(extractor):
     for content in (bundle(old, new), bundle(new, old)):
         Bundle.model_validate(content)
         np.testing.assert_array_equal(extractor(content)["lab_values"], extractor({"Creatinine": 1.2})["lab_values"])
-        assert "lab: Creatinine given 2 times, the newest value used" in notes_of(extractor, content)
+        assert "lab: the newest value used of Creatinine (2 values)" in notes_of(extractor, content)
 
 
 def test_a_code_decides_and_a_name_helps_out(extractor):

@@ -103,7 +103,7 @@ def test_the_newest_value_is_used(extractor, write, old, new):
         path = write("test,result,time\n" + "".join(f"Creatinine,{value},{time}\n" for time, value in rows))
         output = extractor(path, return_alterations=True)
         np.testing.assert_array_equal(output["lab_values"], extractor({"Creatinine": 1.2})["lab_values"])
-        assert "lab: Creatinine given 2 times, the newest value used" in output["alterations"][0]
+        assert "lab: the newest value used of Creatinine (2 values)" in output["alterations"][0]
         wide = write("date,Creatinine,K\n" + "".join(f"{time},{value},\n" for time, value in rows))
         np.testing.assert_array_equal(extractor(wide)["lab_values"], output["lab_values"])
 
