@@ -81,16 +81,16 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "Phosphate": (
         "Inorganic Phosphate", "Phosphorous", "Phosphate, Serum", "Phosphorus, Serum", "Serum Phosphate", "Phosphat", "Fosfato",
         "Phosphate (inorganic)", "Inorganic Phosphorus", "PHOS"),
-    "Potassium": ("Serum Potassium", "Potassium, Serum", "Potassium Serum", "Kalium", "Potasio", "K⁺", "Potassium, Whole Blood"),
-    "Sodium": ("Serum Sodium", "Sodium, Serum", "Sodium Serum", "Natrium", "Sodio", "Na⁺", "Sodium, Whole Blood"),
+    "Potassium": ("Serum Potassium", "Potassium, Serum", "Potassium Serum", "Kalium", "Potasio", "Kaliémie", "K⁺", "Potassium, Whole Blood"),
+    "Sodium": ("Serum Sodium", "Sodium, Serum", "Sodium Serum", "Natrium", "Sodio", "Natrémie", "Na⁺", "Sodium, Whole Blood"),
     "Urea Nitrogen": ("Blood Urea Nitrogen (BUN)", "BUN (urea nitrogen)", "Urea Nitrogen (BUN)", "Serum Urea Nitrogen", "Urea-N"),
     "Absolute Lymphocyte Count": (
         "Lymphocyte Count", "Lymphocytes (absolute)", "Lymphocytes, Absolute", "Absolute Lymphocytes", "Lymphocytes #", "Lymph #",
         "LYM#", "Lymphs (Absolute)", "Abs Lymphs", "Lymphocytes Abs", "Lymphocytes (#)", "Lymphozyten absolut"),
     "Basophils": ("Basophils %", "% Basophils", "Basophil %", "BASO%", "BA%", "Basophils (%)", "Baso", "Basophile", "Basos %"),
     "Eosinophils": ("Eosinophils %", "% Eosinophils", "Eosinophil %", "EOS%", "EO%", "Eosinophils (%)", "Eosinophile", "Eos %"),
-    "Hematocrit": ("Haematocrit (Hct)", "Hematocrit (Hct)", "PCV", "Packed Cell Volume", "Hämatokrit", "Haematokrit", "Hkt", "Ht"),
-    "Hemoglobin": ("Hemoglobin (Hgb)", "Haemoglobin (Hb)", "Hemoglobin (Hb)", "Hämoglobin", "Haemoglobin, Blood", "HGB", "HB", "Hemoglobina"),
+    "Hematocrit": ("Haematocrit (Hct)", "Hematocrit (Hct)", "PCV", "Packed Cell Volume", "Hämatokrit", "Haematokrit", "Hkt", "Ht", "Hématocrite", "Hematocrito"),
+    "Hemoglobin": ("Hemoglobin (Hgb)", "Haemoglobin (Hb)", "Hemoglobin (Hb)", "Hämoglobin", "Haemoglobin, Blood", "HGB", "HB", "Hemoglobina", "Hémoglobine", "Hemoglobine"),
     "INR(PT)": ("INR (PT)", "PT (INR)", "PT/INR", "Prothrombin INR", "International Normalized Ratio", "INR Ratio", "P-INR"),
     "Lymphocytes": (
         "Lymphocytes %", "% Lymphocytes", "Lymphocyte %", "LYM%", "LY%", "Lymphocytes (%)", "Lymphozyten", "Lymph", "Lymphs %", "Lymph %"),

@@ -9,13 +9,13 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from .lab_numbers_medtvt import NumberStyle
 from .lab_panel_medtvt import LabEntry, LabPanel, is_absent
+from .lab_times_medtvt import read_time, read_times
+from .lab_units_medtvt import normalize_unit
 from .patient_medtvt import Patient, check_patient, merge_patients
 from .read_fhir_medtvt import MAX_FHIR_BYTES, parse_fhir
 from .shown_name_medtvt import shown_name
@@ -102,7 +102,12 @@ def read_lab(path: str | os.PathLike) -> LabPanel:
     _check_one_patient(body, roles, name)
     patient = _read_patient(body, roles, name)
     notes = [f"lab: {start} lines above the header of {shown_name(path)} not read"] if start else []
-    if start is None:
+    dated = [
+        index for index, cell in enumerate(header.cells) if any(read_time(cell, d) is not None for d in (False, True))
+    ]
+    if start is None and dated and "name" in roles:
+        entries = _read_dated(header, body, roles, dated, name, notes)
+    elif start is None:
         entries = _read_wide(header, body, roles, name, notes)
     else:
         entries = _read_long(body, roles, name, notes)
@@ -161,6 +166,8 @@ def _split_rows(text: str, name: str) -> list[Row]:
         try:
             rows = _parse(text, delimiter)
         except csv.Error as error:
+            if _is_long(_find_roles(first_line.split(delimiter))):
+                raise ValueError(f"{name}: not a readable CSV file ({error}).") from error
             problem = problem or error
             continue
         if named is not None:
@@ -179,8 +186,14 @@ def _split_rows(text: str, name: str) -> list[Row]:
 
 def _parse(text: str, delimiter: str) -> list[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    rows = [Row(number, [cell.strip() for cell in cells]) for number, cells in enumerate(reader, start=1)]
+    rows = [Row(number, [_strip(cell) for cell in cells]) for number, cells in enumerate(reader, start=1)]
     return [row for row in rows if any(row.cells)]
+
+
+def _strip(cell: str) -> str:
+    """A cell without spaces around it, and without the formula ="text" by which spreadsheets keep a text as it is."""
+    cell = cell.strip()
+    return cell[2:-1].strip() if cell.startswith('="') and cell.endswith('"') and len(cell) > 2 else cell
 
 
 def _check_widths(header: Row, body: list[Row], name: str, needed: int) -> list[Row]:
@@ -253,7 +266,7 @@ def _read_long(body: list[Row], roles: dict[str, int], name: str, notes: list[st
     loincs = [text if _LOINC.fullmatch(text) else "" for text in loincs]
     codes = [loinc or itemid for loinc, itemid in zip(loincs, _column(body, roles, "itemid"))]
     texts = [_choose_value(*pair) for pair in zip(_column(body, roles, "value"), _column(body, roles, "number"))]
-    times, comparators = _read_times(_column(body, roles, "time"), notes), _column(body, roles, "comparator")
+    times, comparators = read_times(_column(body, roles, "time"), notes), _column(body, roles, "comparator")
     style = NumberStyle(texts)
     entries = []
     for row, text, unit, *rest in zip(
@@ -265,7 +278,7 @@ def _read_long(body: list[Row], roles: dict[str, int], name: str, notes: list[st
                 continue
             raise ValueError(f"{name}: row {row.number}: a value without the name of its lab.")
         with_unit = _VALUE_WITH_UNIT.fullmatch(text)
-        if with_unit and is_absent(unit) and not style.is_number(text):
+        if with_unit and not style.is_number(text) and (is_absent(unit) or _is_same_unit(unit, with_unit[2])):
             text, unit = with_unit[1], with_unit[2]
         number = style.convert(text, f"{name}: row {row.number}")
         sign = comparator if comparator in ("<", "<=", ">", ">=") else None
@@ -275,6 +288,10 @@ def _read_long(body: list[Row], roles: dict[str, int], name: str, notes: list[st
         raise ValueError(f"{name}: no rows with a lab below the header.")
     notes.extend(style.notes)
     return entries
+
+
+def _is_same_unit(first: str, second: str) -> bool:
+    return normalize_unit(first) == normalize_unit(second)
 
 
 def _choose_value(text: str, number: str) -> str:
@@ -290,7 +307,7 @@ def _read_wide(header: Row, body: list[Row], roles: dict[str, int], name: str, n
             f"{name}: {len(body)} rows, and no columns that are headed name and value. Accepted are a row a value, headed "
             "name,value,unit or alike, or one row with a column a lab; several such rows need a column with their times."
         )
-    times = _read_times(_column(body, roles, "time"), notes)
+    times = read_times(_column(body, roles, "time"), notes)
     no_labs = {index for role, index in roles.items() if role not in ("value", "unit", "number")}
     style = NumberStyle(cell for row in body for index, cell in enumerate(row.cells) if index not in no_labs)
     entries = []
@@ -307,53 +324,21 @@ def _read_wide(header: Row, body: list[Row], roles: dict[str, int], name: str, n
     return entries
 
 
-def _read_times(texts: Iterable[str], notes: list[str]) -> list[float | None]:
-    """Times as seconds, by one format for the whole column; None where a cell has none, and where the order is open."""
-    texts = list(texts)
-    stated = [text for text in texts if text]
-    if not stated:
-        return [None] * len(texts)
-    try:
-        numbers = [float(text) if text else None for text in texts]
-        return [None if number != number else number for number in numbers]
-    except ValueError:
-        pass
-    orders = [[read_time(text, day_first) for text in texts] for day_first in (False, True)]
-    complete = [times for times in orders if all(time is not None for time, text in zip(times, texts) if text)]
-    if not complete:
-        return [None] * len(texts)
-    if len(complete) == 2 and _ranks(complete[0]) != _ranks(complete[1]):
-        notes.append("lab: the dates of the file may be day/month or month/day, so that the newest value is not known")
-        return [None] * len(texts)
-    return complete[0]
-
-
-def _ranks(times: list[float | None]) -> list[int]:
-    known = sorted({time for time in times if time is not None})
-    return [-1 if time is None else known.index(time) for time in times]
-
-
-def read_time(text: str, day_first: bool = False) -> float | None:
-    """A date, with a time of day or without, in seconds; None if it is none. Without a time zone, UTC."""
-    text = text.strip()
-    day_month = ("%d/%m/%Y", "%d/%m/%y", "%d-%m-%Y") if day_first else ("%m/%d/%Y", "%m/%d/%y", "%m-%d-%Y")
-    formats = [
-        f"{date}{time}"
-        for date in ("%d.%m.%Y", "%d.%m.%y", "%Y/%m/%d", "%d-%b-%Y", "%d %b %Y", *day_month)
-        for time in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M")
-    ]
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        for form in formats:
-            try:
-                found = datetime.strptime(text, form)
-                break
-            except ValueError:
+def _read_dated(
+    header: Row, body: list[Row], roles: dict[str, int], dated: list[int], name: str, notes: list[str]
+) -> list[LabEntry]:
+    """A cumulative report: a row a lab, a column a date."""
+    times = read_times([header.cells[index] for index in dated], notes)
+    style = NumberStyle(row.cells[index] for row in body for index in dated)
+    entries = []
+    for row, written_name, unit in zip(body, _column(body, roles, "name"), _column(body, roles, "unit")):
+        for index, time in zip(dated, times):
+            place = f"row {row.number}, column {index + 1}"
+            if not written_name or is_absent(row.cells[index]):
                 continue
-        else:
-            return None
-    try:
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
-    except (OverflowError, ValueError):
-        return None
+            number = style.convert(row.cells[index], f"{name}: {place}")
+            entries.append(LabEntry(written_name, number, unit or None, time=time, place=place))
+    if not entries:
+        raise ValueError(f"{name}: no value below the dates of its header.")
+    notes.extend(style.notes)
+    return entries

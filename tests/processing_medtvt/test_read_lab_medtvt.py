@@ -42,6 +42,13 @@ FILES = {
     "wide with units": ("MRN;Age;Creatinine (µmol/L);Sodium;T. Bili [mg/dL];WBC (10^9/L)\n77;50;106,104;140;0,7;7,25\n", "utf-8"),
     "lines above": (f"Patient: {SECRET}\nDate: 2024-05-01\n\n{PLAIN}", "utf-8"),
     "blank cells": (PLAIN + "Potassium,NA,mmol/L\nChloride,,\nMagnesium,n/a\n,,\n", "utf-8"),
+    "unit twice": (PLAIN.replace("140,", "140 mmol/L,").replace("1.2,", "1.2mg/dL,"), "utf-8"),
+    "formulas": (GERMAN.replace("106,104", '="106,104"').replace("Natrium", '="Natrium"'), "utf-8"),
+    "cumulative": (
+        "Test;Einheit;30.04.2024;01.05.2024\nKreatinin;mg/dl;1,9;1,2\nNatrium;mmol/l;140;\nBilirubin;mg/dl;;0,7\nLeuko;/nl;9;7,25\n", "utf-8"),
+    "labevents": (
+        "subject_id,hadm_id,itemid,charttime,value,valuenum,valueuom\n7,8,50912,2180-01-01,___,1.2,mg/dL\n7,8,50983,2180-01-01,140,140,mEq/L\n"
+        "7,8,50885,2180-01-01,0.7,0.7,mg/dL\n7,8,51301,2180-01-01,7.25,7.25,K/uL\n7,8,51478,2180-01-01,NEG,,mg/dL\n", "utf-8"),
     "unknown labs": (PLAIN + "CRP,12,mg/L\nTroponin T,14,ng/L\nfoo,negative,\n", "utf-8"),
     "urine": (PLAIN.replace("unit\n", "unit,specimen\n") + "Glucose,5,mg/dL,Urine\n", "utf-8"),
     "flags": (PLAIN.replace("1.2", "1.2 H").replace("140", "140*"), "utf-8"),
@@ -130,7 +137,7 @@ REFUSED = [
     (f"name,value\n{SECRET},4\n", "no lab among its 1 entries; unknown lab in row 2. Accepted"),
     ("name,value\nCRP,4\n", "unknown lab in row 2, CRP. Accepted"), ("name,value\n,4\n", "row 2: a value without the name"),
     (f"{SECRET},b\n1,2\n", "no lab among its 2 entries; unknown lab in column 1"), ("name,value,fluid\nK,4,urine\n", "no labs of blood"),
-    ("name,value\nK,4\n" * 200000, "too large"), ("name,value\nK;4\n", "no lab among"), ("name,value,unit\nCreatinine,90,mg/dL\n", "row|possible"),
+    ('test,result\nK,"4" mmol\n', "not a readable CSV file"), ("name,value\nK,4\n" * 200000, "too large"), ("name,value\nK;4\n", "row 2 has 1 cells"), ("name,value,unit\nCreatinine,90,mg/dL\n", "row|possible"),
 ]
 # fmt: on
 
