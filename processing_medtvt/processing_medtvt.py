@@ -162,6 +162,7 @@ class MedTVTProcessor(ProcessorMixin):
             present = [i for i, item in enumerate(items) if item is not None]
             if present:
                 outputs = self._extract(modality, [items[i] for i in present], ecg_kwargs, merged["images_kwargs"])
+                outputs.pop("patients", None)
                 for i, found in zip(present, outputs.pop("alterations")):
                     alterations[i].extend(found)
                 for name, values in outputs.items():

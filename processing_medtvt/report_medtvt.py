@@ -14,7 +14,8 @@ from PIL import Image
 
 from .feature_extraction_medtvt_ecg import read_item, select_leads
 from .image_processing_medtvt import load_cxr
-from .lab_definitions_medtvt import flag_value
+from .lab_definitions_medtvt import flag_value, reference_range
+from .patient_medtvt import check_patient, merge_patients
 from .plot_ecg_medtvt import BOTTOM, LAYOUT, MM_PER_SECOND, RHYTHM_LEAD, ROW_HEIGHT, SECONDS, plot_ecg
 
 
@@ -75,6 +76,7 @@ def read_inputs(
     sampling_rate: float | None = None,
     leads: Sequence[str] | None = None,
     unit: str | None = None,
+    patient: Mapping[str, Any] | None = None,
 ) -> DrawnInputs:
     """
     Reads a patient's inputs once more, for the eye.
@@ -82,12 +84,14 @@ def read_inputs(
     Args:
         processor ([`MedTVTProcessor`]): The one that prepared them for the model.
         ecg, cxr, lab, sampling_rate, leads, unit (*optional*): One input each, as the processor takes it.
+        patient (`dict`, *optional*): `age` and `sex`, which choose the reference ranges of the labs; they come before what
+            a file states.
 
     Raises:
         ValueError: as the processor does.
     """
     drawn_ecg = None if ecg is None else _read_ecg(processor.ecg_feature_extractor, ecg, sampling_rate, leads, unit)
-    rows, absent = (None, []) if lab is None else _read_labs(processor.lab_feature_extractor, lab)
+    rows, absent = (None, []) if lab is None else _read_labs(processor.lab_feature_extractor, lab, patient)
     pictures = None
     if cxr is not None:
         original = load_cxr(cxr)[0].convert("RGB")
@@ -127,8 +131,10 @@ def _as_picture(pixels, image_processor):
     return Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8).transpose(1, 2, 0))
 
 
-def _read_labs(extractor, lab):
-    values, _, _, _ = extractor._read(lab)
+def _read_labs(extractor, lab, patient):
+    readings = extractor.read(lab)
+    values = readings.measured
+    patient, _ = merge_patients(check_patient(patient), readings.patients[0])
     numbers = extractor(lab)["lab_values"][0]
     percentiles, present = np.split(numbers, 2)
     rows, absent = [], []
@@ -136,7 +142,7 @@ def _read_labs(extractor, lab):
         if not is_present:
             absent.append(definition["name"])
             continue
-        low, high = definition.get("reference_low"), definition.get("reference_high")
+        low, high = reference_range(definition, patient)
         measured = None if np.isnan(value) else float(value)
         rows.append(
             LabRow(
@@ -401,6 +407,7 @@ def render_report(
     unit: str | None = None,
     about: Mapping[str, str] | None = None,
     occlusion: Mapping | None = None,
+    patient: Mapping[str, Any] | None = None,
 ) -> str:
     """
     One page of HTML with everything in it: no script, and nothing that is loaded from elsewhere. On landscape A4 the ECG
@@ -413,6 +420,7 @@ def render_report(
         about (`dict[str, str]`, *optional*): What else to say of the model, such as its name; versions are added.
         occlusion (`dict`, *optional*): How much the score of `disease` falls where a part is taken away: `ecg` (leads,
             stretches), `cxr` (rows, columns), `lab` (by name), each None where it was not asked for.
+        patient (`dict`, *optional*): `age` and `sex`, which choose the reference ranges of the labs.
 
     Raises:
         ValueError: if an input cannot be read, or `result` is none of the pipeline.
@@ -421,7 +429,7 @@ def render_report(
     missing = {"diseases", "reasoning", "contributions", "warnings", "generated_text"} - set(result)
     if missing:
         raise ValueError(f"`result` must be one result of the pipeline; it has no {', '.join(sorted(missing))}.")
-    inputs = read_inputs(processor, ecg, cxr, lab, sampling_rate, leads, unit)
+    inputs = read_inputs(processor, ecg, cxr, lab, sampling_rate, leads, unit, patient)
     extractor = processor.lab_feature_extractor
     named = [disease["label"] for disease in result["diseases"] if disease["named"]]
     summary = f"Named: {', '.join(named)}." if named else "None of the seven diseases is named."

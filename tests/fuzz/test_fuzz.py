@@ -32,7 +32,7 @@ from medtvt_training.mimic.tables import MimicTables
 from medtvt_training.stages.recipes import RECIPES, parse_arguments
 from modeling_medtvt import DISEASES
 from modeling_medtvt.checkpoint_folder import open_checkpoint
-from processing_medtvt import LAB_DEFINITIONS
+from processing_medtvt import LAB_DEFINITIONS, MedTVTLabFeatureExtractor
 
 from .mutate import SECRET, mutate_bytes, mutate_cells, mutate_tree
 from tests.toy import FIXTURES, write_toy_dataset
@@ -224,6 +224,76 @@ def test_authors_files(fuzz, toy, tmp_path):
             labs = [value for value in (row["lab"] or {}).values() if value is not None]
             assert row["id"] and np.isfinite(labs).all()
         return found is not False
+
+    fuzz(body)
+
+
+def check_labs(extractor, path):
+    """Percentiles and flags of a lab file, or False where it is refused."""
+    found = read(lambda: extractor(str(path), return_alterations=True), path.name)
+    if found:
+        values, flags = np.split(found["lab_values"][0], 2)
+        assert ((0 <= values) & (values <= 1)).all() and set(flags) <= {0, 1} and flags.any()
+        assert not any(SECRET in note for note in found["alterations"][0])
+    return found is not False
+
+
+LAB_ROWS = [
+    ["Test", "Result", "Units", "Date", "Sex"],
+    ["Creatinine", "1,2", "mg/dL", "2024-05-01 08:00", "F"],
+    ["Creatinine", "1.3", "mg/dL", "2024-05-02 08:00", "F"],
+    ["Sodium", "140", "mmol/L", "2024-05-01 08:00", "F"],
+    ["White Blood Cells", "7.250", "10*3/uL", "2024-05-01 08:00", "F"],
+    ["Lactate", "<0,5", "mmol/L", "2024-05-01 08:00", "F"],
+    ["CRP", "> 120", "mg/L", "2024-05-01 08:00", "F"],
+]
+
+
+def test_lab_tables(fuzz, tmp_path):
+    extractor, path = MedTVTLabFeatureExtractor(), tmp_path / "labs.csv"
+
+    def body(random):
+        rows = LAB_ROWS if random.random() < 0.7 else [list(row) for row in zip(*(row[:2] for row in LAB_ROWS))]
+        rows = mutate_cells(rows, random) if random.random() < 0.7 else rows
+        text = io.StringIO()
+        csv.writer(text, delimiter=random.choice(",;\t|")).writerows(rows)
+        content = text.getvalue().encode(random.choice(["utf-8", "utf-8-sig", "utf-16", "cp1252"]), "replace")
+        path.write_bytes(mutate_bytes(content, random) if random.random() < 0.4 else content)
+        return check_labs(extractor, path)
+
+    fuzz(body)
+
+
+def test_fhir(fuzz, tmp_path):
+    extractor, path = MedTVTLabFeatureExtractor(), tmp_path / "labs.json"
+
+    def observe(code, value, unit):
+        return {
+            "resourceType": "Observation",
+            "status": "final",
+            "code": {"coding": [{"system": "http://loinc.org", "code": code}], "text": "a lab"},
+            "subject": {"reference": "Patient/1"},
+            "effectiveDateTime": "2024-05-01T08:00:00Z",
+            "valueQuantity": {"value": value, "unit": unit, "system": "http://unitsofmeasure.org", "code": unit},
+        }
+
+    patient = {"resourceType": "Patient", "id": "1", "gender": "male", "birthDate": "1950-01-01"}
+    labs = [observe("2160-0", 1.2, "mg/dL"), observe("2951-2", 140, "mmol/L"), observe("6690-2", 7.2, "10*3/uL")]
+    panel = {
+        "resourceType": "Observation",
+        "status": "final",
+        "component": [{k: labs[0][k] for k in ("code", "valueQuantity")}],
+    }
+    panel["code"] = {"text": "panel"}
+    source = {
+        "resourceType": "Bundle",
+        "entry": [{"resource": r, "fullUrl": f"urn:{i}"} for i, r in enumerate((patient, *labs, panel))],
+    }
+
+    def body(random):
+        content = json.dumps(mutate_tree(source, random)).encode()
+        path.write_bytes(mutate_bytes(content, random) if random.random() < 0.3 else content)
+        return check_labs(extractor, path)
 
     fuzz(body)
 

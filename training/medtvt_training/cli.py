@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("demo", "run a model on a synthetic example patient, or on your own files"),
     "diagnose": Command("diagnose", "run a model on one patient's files, any subset of ECG, X-ray and labs"),
+    "labs": Command("labs", "print the labs that the model knows: units, names, codes, reference ranges"),
     "init": Command("init", "create a model, tiny or from pretrained parts"),
     "convert": Command("convert", "convert a checkpoint of the authors"),
     "synthesize": Command("synthesize", "write a synthetic cohort with known causes, as MedTVT-QA", "train"),

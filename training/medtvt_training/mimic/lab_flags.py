@@ -4,7 +4,7 @@
 from typing import NamedTuple
 
 from processing_medtvt import LAB_DEFINITIONS
-from processing_medtvt.lab_definitions_medtvt import flag_value, normalize_unit
+from processing_medtvt.lab_definitions_medtvt import flag_value
 
 
 LABS = {lab.name: lab for lab in LAB_DEFINITIONS}
@@ -50,8 +50,7 @@ def read_lab(
     """
     lab, note, factor = LABS[name], None, 1.0
     if unit and unit.strip():
-        factors = {normalize_unit(known): known_factor for known, known_factor in lab.units.items()}
-        unit_factor = factors.get(normalize_unit(unit), 1 if lab.name in SPECIMEN_INDICES else None)
+        unit_factor = 1.0 if lab.name in SPECIMEN_INDICES else lab.factor_of(unit)
         if unit_factor is None:
             return None, f"{name}: unit {unit.strip()!r} is none of {', '.join(lab.units)}; left out"
         factor = unit_factor
