@@ -17,7 +17,7 @@ from transformers.image_utils import SizeDict
 # `transformers.AutoImageProcessor` is a stub without torchvision in 5.17; the module itself works.
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, AutoImageProcessor
 
-from processing_medtvt.image_processing_medtvt import MedTVTImageProcessor, load_cxr
+from processing_medtvt import MedTVTImageProcessor, load_cxr
 
 from ..conftest import FIXTURES
 
