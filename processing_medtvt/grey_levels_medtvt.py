@@ -33,10 +33,9 @@ class PictureRows:
     def __getitem__(self, rows: slice) -> np.ndarray:
         box = (0, rows.start, self.images[0].width, rows.stop)
         strips = [np.asarray(image.crop(box)) for image in self.images]
-        if len(strips) == 1:
-            return strips[0]
-        upper, lower = (strip[..., : self.channels].reshape(-1, *self.shape[1:]) for strip in strips)
-        return upper.astype(np.uint16) * 256 + lower
+        if self.channels > 1:
+            strips = [strip[..., : self.channels] for strip in strips]
+        return strips[0] if len(strips) == 1 else strips[0].astype(np.uint16) * 256 + strips[1]
 
 
 def check_size(width: int, height: int, name: str) -> None:

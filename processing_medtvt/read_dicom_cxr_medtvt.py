@@ -130,8 +130,13 @@ def read_dicom_patient(dataset: Any) -> Patient:
 
 
 def _fold(word: Any) -> str:
-    """Upper case without accents."""
-    text = unicodedata.normalize("NFKD", str(word or "").upper())
+    """Upper case without accents. pydicom takes code strings for Latin-1, though devices write them in UTF-8 too."""
+    text = str(word or "")
+    try:
+        text = text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        pass
+    text = unicodedata.normalize("NFKD", text.upper())
     return "".join(c for c in text if not unicodedata.combining(c))
 
 
@@ -157,9 +162,7 @@ def _check_header(header: Any, name: str, notes: list[str]) -> tuple[list[str], 
             f"cxr {name}: DICOM modality {modality!r}; accepted are {', '.join(RADIOGRAPHS)} or none stated."
         )
     if modality and modality not in RADIOGRAPHS:
-        notes.append(
-            "cxr: the modality of its DICOM header is none of DICOM's words for a radiograph or another image"
-        )
+        notes.append("cxr: the modality in its DICOM header is not known here as a radiograph")
     if frames > 1:
         raise ValueError(f"cxr {name}: holds {frames} DICOM frames; one is expected.")
     if not photometric.startswith(("MONOCHROME", "RGB", "YBR")):

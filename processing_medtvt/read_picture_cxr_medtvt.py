@@ -4,6 +4,7 @@
 import io
 import struct
 import sys
+from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -154,6 +155,8 @@ def _count_pictures(image: Image.Image, notes: list[str]) -> int:
             image.seek(page)
         except EOFError:
             break
+        except SyntaxError:  # a page of a kind that Pillow does not decode; its tags are there
+            pass
         # reduced copies (bit 0) and transparency masks (bit 2) are no pictures of their own
         if not int(_tag(image, SUBFILE_TYPE, 0)) & 5 and _tag(image, OLD_SUBFILE_TYPE) != 2:
             full.append(page)
@@ -166,13 +169,17 @@ def _count_pictures(image: Image.Image, notes: list[str]) -> int:
     return 2 if page == MAX_TIFF_PAGES else max(1, len(full))
 
 
-def _decode(image: Image.Image, file: IO[bytes] | None, min_decode_size: int | None, notes: list[str]) -> Decoded:
-    size, lower = image.size, None
-    is_deep_grey = _raw_mode(image).startswith("LA;16")
+def _decode(image: Any, file: IO[bytes] | None, min_decode_size: int | None, notes: list[str]) -> Decoded:
+    size, lower, mode = image.size, None, _raw_mode(image)
     if file is not None and _has_deep_channels(image):
         lower = _open_lower_bytes(image, file)
+    elif mode in ("I;16BS", "I;32BS", "F;32BF") and image.tile[0][0] == "libtiff":
+        # libtiff gives the machine's byte order, for which Pillow takes the file's in these modes
+        _change_raw_mode(image, lambda mode: mode.replace("B", "N"))
+    elif image.mode in ("RGB", "CMYK") and _tag(image, BITS) == 16:
+        notes.append("cxr: read at the upper 8 bits of its 16 bits a channel")
     # Pillow spreads 2 and 4 bits over 0..255, but not the value that stands for "transparent".
-    elif (factor := {"L;2": 85, "L;4": 17}.get(_raw_mode(image))) and "transparency" in image.info:
+    elif (factor := {"L;2": 85, "L;4": 17}.get(mode)) and "transparency" in image.info:
         image.info["transparency"] *= factor
     if min_decode_size is not None:
         image.draft("", (min_decode_size, min_decode_size))
@@ -184,23 +191,27 @@ def _decode(image: Image.Image, file: IO[bytes] | None, min_decode_size: int | N
         notes.append(f"cxr: turned upright as its EXIF orientation ({orientation}) says")
     if lower is None:
         return Decoded(image)
-    if is_deep_grey:
+    if mode.startswith("LA"):
         return Decoded(*image.split()[:3])
-    return Decoded(image, _load_upright(lower, orientation), image.getchannel(3) if image.mode == "RGBA" else None)
+    alpha = image.getchannel(3) if image.mode == "RGBA" else None
+    if alpha and mode.startswith("RGBa"):
+        alpha = alpha.point([0] + [255] * 255)
+    return Decoded(image, _load_upright(lower, orientation), alpha)
 
 
-def _raw_mode(image: Image.Image) -> str:
+def _raw_mode(image: Any) -> str:
     """How Pillow will unpack the picture; empty once it is decoded."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments or "")
 
 
-def _has_deep_channels(image: Image.Image) -> bool:
+def _has_deep_channels(image: Any) -> bool:
     """Whether this is color, or grey with transparency, of 16 bits a channel, not yet decoded."""
     mode = _raw_mode(image)
-    is_planar = _tag(image, PLANAR) == 2 and _tag(image, BITS) == 16 and image.mode == "RGB" and mode == "R"
-    return is_planar or mode[:-1] in ("RGB;16", "RGBX;16", "RGBA;16", "LA;16")
+    if _tag(image, PLANAR) == 2 and _tag(image, BITS) == 16:
+        return mode == "R"  # Pillow takes the planes for 8 bits; compressed ones it reads at 8 bits
+    return mode[:-1] in ("RGB;16", "RGBX;16", "RGBA;16", "RGBa;16", "LA;16")
 
 
 def _open_lower_bytes(image: Any, file: IO[bytes]) -> Image.Image:
@@ -212,20 +223,28 @@ def _open_lower_bytes(image: Any, file: IO[bytes]) -> Image.Image:
     if image.tell():
         lower.seek(image.tell())
     swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-    for picture, is_lower in ((image, False), (lower, True)):
-        for i, tile in enumerate(picture.tile):
-            mode = tile[3] if isinstance(tile[3], str) else tile[3][0]
-            if ";" not in mode:  # one plane of a TIFF, which Pillow takes for 8 bits
-                mode += ";16B" if picture.tag_v2.prefix == b"MM" else ";16L"
-            if mode.startswith("LA"):
-                mode = "RGBA"  # the four bytes of grey and alpha
-            elif is_lower:
-                mode = mode[:-1] + swapped[mode[-1]]
-            picture.tile[i] = tile._replace(args=mode if isinstance(tile[3], str) else (mode, *tile[3][1:]))
+
+    def unpack(mode: str, is_lower: bool) -> str:
+        if mode.startswith("LA"):
+            return "RGBA"  # the four bytes of grey and alpha
+        if ";" not in mode:
+            mode += ";16B" if image.tag_v2.prefix == b"MM" else ";16L"
+        mode = mode.replace("a", "A")  # colors multiplied by alpha stay so: it is how they look on black
+        return mode[:-1] + swapped[mode[-1]] if is_lower else mode
+
+    _change_raw_mode(image, lambda mode: unpack(mode, False))
+    _change_raw_mode(lower, lambda mode: unpack(mode, True))
     return lower
 
 
-def _load_upright(image: Image.Image, orientation: int) -> Image.Image:
+def _change_raw_mode(image: Any, change: Callable[[str], str]) -> None:
+    for i, tile in enumerate(image.tile):
+        arguments = tile[3]
+        changed = change(arguments) if isinstance(arguments, str) else (change(arguments[0]), *arguments[1:])
+        image.tile[i] = tile._replace(args=changed)
+
+
+def _load_upright(image: Any, orientation: int) -> Image.Image:
     image.load()
     return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 
@@ -257,7 +276,7 @@ def _to_8_bit(decoded: Decoded, declared: dict[str, Any], name: str, notes: list
     return picture
 
 
-def to_grey_or_rgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+def to_grey_or_rgb(image: Any, name: str, notes: list[str]) -> Image.Image:
     """A decoded 8-bit Pillow image as mode L or RGB, on black where it is transparent."""
     try:
         if image.mode == "La":  # Pillow converts it to nothing else
