@@ -12,7 +12,7 @@ from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
 from processing_medtvt import MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor, load_cxr
 from processing_medtvt.report_medtvt import read_inputs, render_figure, render_report
 
-from .test_image_processing_medtvt import GREY, write_dicom
+from .film_files import GREY, write_dicom
 
 
 SECRET = "JOHN DOE 1950-01-01"
