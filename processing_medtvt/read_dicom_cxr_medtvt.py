@@ -268,7 +268,9 @@ def _padding(stored: np.ndarray, dataset: Any, notes: list[str]) -> np.ndarray |
     share = float(ignored.mean())
     if not share:
         return None
-    notes.append(f"cxr: {share:.1%} of the picture is padding by its DICOM header, where nothing was measured; black")
+    notes.append(
+        f"cxr: {share:.1%} of the picture is padding by its DICOM header, where nothing was measured; drawn black"
+    )
     return ignored
 
 

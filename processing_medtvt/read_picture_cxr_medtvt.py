@@ -132,7 +132,8 @@ def _declared(image: Image.Image, white_is_zero: bool) -> dict[str, Any]:
     declared: dict[str, Any] = {"format": image.format, "bits": _tag(image, BITS, bits)}
     if image.format == "TIFF" and hasattr(image, "tag_v2"):
         declared["byte_order"] = {b"II": "little", b"MM": "big"}.get(image.tag_v2.prefix)
-        declared["signed"] = _tag(image, SAMPLE_FORMAT) == 2
+        if _tag(image, SAMPLE_FORMAT) == 2:
+            declared["signed"] = True
     if white_is_zero or _tag(image, PHOTOMETRIC) == 0:
         declared["polarity"] = "WhiteIsZero"
     return declared
