@@ -107,3 +107,25 @@ def test_a_normalization_that_gives_no_numbers_is_refused(values):
         MedTVTImageProcessor(**values)
     with pytest.raises(ValueError, match=f"`{name}` must be finite"):
         MedTVTImageProcessor()(GREY, **values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"size": {"height": 10**6, "width": 224}},
+        {"size": {"shortest_edge": 0}},
+        {"size": {"shortest_edge": 10**6}, "do_center_crop": True},
+        {"crop_size": {"height": 224, "width": -1}},
+        {"min_decode_size": 10**6},
+        {"rescale_factor": float("nan")},
+        {"rescale_factor": 0.0},
+    ],
+    ids=str,
+)
+def test_sizes_and_factors_that_give_no_picture_are_refused(values):
+    name = next(iter(values))
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        MedTVTImageProcessor(**values)
+    if name != "min_decode_size":
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            MedTVTImageProcessor()(GREY, **values)

@@ -227,3 +227,27 @@ def test_real_files(path):
     values, alterations = pixels(path)
     assert values.min() < 100 < values.max() and min(values.shape[:2]) >= 512
     assert [a.split(",")[0] for a in alterations] == ["cxr: low contrast"] * (path.name in LOW_CONTRAST)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_bytes_are_read_as_the_file(tmp_path, kind):
+    IMAGE.save(tmp_path / "x.png")
+    write_dicom(tmp_path / "x.dcm", GREY.astype(np.uint16) * 16, BitsStored=12)
+    for path in (tmp_path / "x.png", tmp_path / "x.dcm"):
+        image, notes = load_cxr(kind(path.read_bytes()))
+        expected, expected_notes = load_cxr(path)
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
+        assert notes == expected_notes
+    with pytest.raises(ValueError, match=r"cxr \(bytes\): not an image"):
+        load_cxr(kind(b"no picture"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
+def test_masked_pixels_are_no_part_of_the_range(dtype):
+    hidden = np.zeros(GREY.shape, bool)
+    hidden[:9] = True
+    values = np.where(hidden, 250, GREY // 2 * (1 if dtype == np.uint8 else 2)).astype(dtype)
+    image, notes = load_cxr(np.ma.MaskedArray(values, hidden))
+    np.testing.assert_array_equal(np.asarray(image), np.where(hidden, 0, values))
+    assert notes[0] == "cxr: masked pixels drawn black"
+    assert load_cxr(np.ma.MaskedArray(GREY, False))[1] == []
