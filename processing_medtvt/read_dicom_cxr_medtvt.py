@@ -81,7 +81,7 @@ def read_dicom_file(file: IO[bytes], name: str, notes: list[str]) -> DicomFilm:
     except Exception as error:
         raise ValueError(f"cxr {name}: its DICOM header cannot be read.") from error
     if header is None:
-        raise ValueError(f"cxr {name}: {syntax.name} is not accepted; store it without deflation.")
+        raise ValueError(f"cxr {name}: {_syntax_name(syntax)} is not accepted; store it without deflation.")
     doubts, declared = _check_header(header, name, notes)
     _check_decoder(syntax, name)
 
@@ -112,6 +112,10 @@ def _read_transfer_syntax(file: IO[bytes]) -> Any:
     file.seek(132)
     meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     return meta.TransferSyntaxUID
+
+
+def _syntax_name(syntax: Any) -> str:
+    return syntax.name if syntax.name != str(syntax) else "(unknown)"
 
 
 def read_dicom_patient(dataset: Any) -> Patient:
@@ -165,10 +169,10 @@ def _check_header(header: Any, name: str, notes: list[str]) -> tuple[list[str], 
         notes.append("cxr: the modality in its DICOM header is not known here as a radiograph")
     if frames > 1:
         raise ValueError(f"cxr {name}: holds {frames} DICOM frames; one is expected.")
-    if not photometric.startswith(("MONOCHROME", "RGB", "YBR")):
+    if photometric not in ("MONOCHROME1", "MONOCHROME2", "RGB") and not photometric.startswith("YBR_"):
+        found = photometric if photometric in ("PALETTE COLOR", "HSV", "ARGB", "CMYK") else "not stated or not known"
         raise ValueError(
-            f"cxr {name}: DICOM photometric interpretation {photometric[:16]!r}; accepted are MONOCHROME1, "
-            "MONOCHROME2, RGB and YBR."
+            f"cxr {name}: DICOM photometric interpretation {found}; accepted are MONOCHROME1, MONOCHROME2, RGB and YBR."
         )
     check_size(width, height, name)
     _check_body_part(body_part, name, notes)
@@ -230,10 +234,10 @@ def _check_decoder(syntax: Any, name: str) -> None:
     try:
         decoder = pydicom.pixels.get_decoder(syntax)
     except NotImplementedError as error:
-        raise ValueError(f"cxr {name}: DICOM transfer syntax {syntax.name} is not supported.") from error
+        raise ValueError(f"cxr {name}: DICOM transfer syntax {_syntax_name(syntax)} is not supported.") from error
     if not decoder.is_available:
         raise ImportError(
-            f"cxr {name}: no decoder is installed for DICOM transfer syntax {syntax.name}; it needs one of: "
+            f"cxr {name}: no decoder is installed for DICOM transfer syntax {_syntax_name(syntax)}; it needs one of: "
             f"{'; '.join(decoder.missing_dependencies)} (gdcm is python-gdcm on PyPI)."
         )
 
