@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 from transformers.utils import is_torch_tensor
 
 from .check_cxr_medtvt import describe_doubts
@@ -100,7 +100,8 @@ def read_cxr(cxr: Any, min_decode_size: int | None = None, strict: bool = False)
     doubts += describe_doubts(image)
     if doubts and strict:
         raise ValueError(f"cxr {name}: refused as `strict` asks. {' '.join(doubts)}")
-    if image.info:  # comments, EXIF, color profiles and texts may name a patient, and Pillow would write them again
+    # Comments, EXIF, color profiles and texts may name a patient, and Pillow would write them again.
+    if image.info or isinstance(image, ImageFile.ImageFile):
         image = image.copy()
         image.info = {}
     return Film(image, notes + doubts, patient, declared)

@@ -92,20 +92,23 @@ def read_picture(
     white_is_zero: bool = False,
 ) -> tuple[Image.Image, dict[str, Any]]:
     """As [`read_picture_file`], of a Pillow image, decoded or not; `file` is what it was opened from."""
-    check_size(*image.size, name)
     try:
         if file is None and isinstance(image, ImageFile.ImageFile) and image.fp and _has_deep_channels(image):
             file = _copy_content(image.fp)  # the caller's image is left as it is
             image = Image.open(file, formats=FILE_FORMATS)
         pictures = _count_pictures(image, notes)
-        if pictures == 1:
-            declared = _declared(image, white_is_zero)
-            decoded = _decode(image, file, min_decode_size, notes)
     # Decoders raise OSError, SyntaxError, struct.error and more on broken data; the cause is chained.
     except Exception as error:
         raise ValueError(f"cxr {name}: broken or truncated image ({error}).") from error
     if pictures > 1:
         raise ValueError(f"cxr {name}: holds at least {pictures} pictures; one is expected.")
+    check_size(*image.size, name)
+    try:
+        declared = _declared(image, white_is_zero)
+        decoded = _decode(image, file, min_decode_size, notes)
+    # As above
+    except Exception as error:
+        raise ValueError(f"cxr {name}: broken or truncated image ({error}).") from error
     if "polarity" in declared:
         notes.append("cxr: inverted, since its TIFF header says WhiteIsZero (white is low)")
     return _to_8_bit(decoded, declared, name, notes), declared

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
+from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
 from processing_medtvt import MedTVTImageProcessor, load_cxr
 from processing_medtvt.check_cxr_medtvt import describe_doubts
 
@@ -79,3 +80,14 @@ def test_strict_refuses_what_is_only_noted_otherwise(tmp_path):
     assert load_cxr(draw_film(), strict=True)[1] == []
     MedTVTImageProcessor(strict=True).save_pretrained(tmp_path)
     assert MedTVTImageProcessor.from_pretrained(tmp_path).strict is True
+
+
+def test_the_processor_notes_and_refuses_too():
+    processor = default_processor(tiny_tokenizer())
+    for picture, count in ((noise(), 1), (draw_film(), 0)):
+        (notes,) = processor(cxr=picture, return_alterations=True)["alterations"]
+        assert sum("does not look like" in note for note in notes) == count
+    processor.image_processor.strict = True
+    assert processor(cxr=draw_film()).pixel_values.shape == (1, 3, 224, 224)
+    with pytest.raises(ValueError, match="does not look like a frontal chest film"):
+        processor(cxr=noise())

@@ -156,6 +156,10 @@ def test_one_picture_beside_copies_and_masks():
     check(buffer.getvalue(), GREY, tolerance=3)
     for pages in ((tiff(GREY), tiff(small, subfile=1)), (tiff(small, subfile=1), tiff(WIDE))):
         assert "smaller copies" in check(chain(*pages), GREY)[0]
+    check(chain(tiff(GREY[::8, ::8].copy(), subfile=1), tiff(WIDE)), GREY)  # too small by itself
+    large = tiff(np.zeros((40, 9000), np.uint8).reshape(9000, 40), subfile=0)
+    with pytest.raises(ValueError, match="40 x 9000 pixels"):
+        load_cxr(chain(tiff(small, subfile=1), large))
     check(chain(tiff(GREY), tiff(GREY >> 7, bits=1, photometric=4, subfile=4)), GREY)
     check(chain(tiff(small, subfile=1), tiff(WIDE_COLORS, photometric=2)), SCALED_COLORS)
     for kind in ("PNG", "WEBP"):
