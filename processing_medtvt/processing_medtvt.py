@@ -12,7 +12,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Proces
 
 from .feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor
 from .feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
-from .image_processing_medtvt import load_cxr
+from .read_cxr_medtvt import read_cxr
 
 
 MODALITIES = ("ecg", "cxr", "lab")
@@ -165,6 +165,7 @@ class MedTVTProcessor(ProcessorMixin):
                 outputs.pop("patients", None)
                 for i, found in zip(present, outputs.pop("alterations")):
                     alterations[i].extend(found)
+                outputs.pop("patients", None)  # they choose reference ranges, and are no input of the model
                 for name, values in outputs.items():
                     data[name] = self._scatter(values, present, len(items))
         features = BatchFeature(
@@ -282,14 +283,16 @@ class MedTVTProcessor(ProcessorMixin):
 
     def _process_cxr(self, items: list, images_kwargs: dict) -> BatchFeature:
         min_decode_size = getattr(self.image_processor, "min_decode_size", None)
-        loaded = [load_cxr(item, min_decode_size) for item in items]
+        strict = getattr(self.image_processor, "strict", False)
+        films = [read_cxr(item, min_decode_size, strict) for item in items]
         images_kwargs.pop("return_tensors", None)
         converts = images_kwargs.get("do_convert_rgb", getattr(self.image_processor, "do_convert_rgb", False))
-        images = [image if converts else image.convert("RGB") for image, _ in loaded]
+        images = [image if converts else image.convert("RGB") for image in (film.image for film in films)]
         outputs = self.image_processor(images, return_tensors="np", **images_kwargs)
         pixel_values = outputs["pixel_values"]
-        alterations = [[*found, *self._describe_resizing(image, pixel_values.shape[-2:])] for image, found in loaded]
-        return BatchFeature({"pixel_values": pixel_values, "alterations": alterations})
+        alterations = [[*film.notes, *self._describe_resizing(film.image, pixel_values.shape[-2:])] for film in films]
+        patients = [film.patient for film in films]
+        return BatchFeature({"pixel_values": pixel_values, "alterations": alterations, "patients": patients})
 
     def _describe_resizing(self, image: Image, size: tuple[int, int]) -> list[str]:
         """What the image processor takes away from an X-ray, or does to its proportions."""

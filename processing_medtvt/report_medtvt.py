@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from .feature_extraction_medtvt_ecg import read_item, select_leads
-from .image_processing_medtvt import load_cxr
 from .lab_definitions_medtvt import flag_value, reference_range
 from .patient_medtvt import check_patient, merge_patients
 from .plot_ecg_medtvt import BOTTOM, LAYOUT, MM_PER_SECOND, RHYTHM_LEAD, ROW_HEIGHT, SECONDS, plot_ecg
+from .read_cxr_medtvt import load_cxr
 
 
 RESEARCH_USE = "Research use only: not a medical device, not for the care of patients."

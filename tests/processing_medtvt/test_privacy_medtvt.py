@@ -13,8 +13,9 @@ from medtvt_training.stages.initialize import default_processor
 from processing_medtvt import MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor, load_cxr
 from processing_medtvt.report_medtvt import read_inputs, render_figure, render_report
 
-from .test_image_processing_medtvt import GREY, write_dicom
 from tests.toy import toy_tokenizer
+
+from .film_files import GREY, write_dicom
 
 
 SECRET = "JOHN DOE 1950-01-01"
@@ -49,7 +50,18 @@ def save_tiff(path):
     film().save(path, "TIFF", description=SECRET, software=SECRET, icc_profile=SECRET.encode())
 
 
-@pytest.mark.parametrize("save", [save_jpeg, save_png, save_tiff])
+def save_other(kind):
+    def save(path):
+        exif = Image.Exif()
+        exif[0x010E] = SECRET
+        film().save(
+            path, kind, comment=SECRET, exif=exif, xmp=SECRET.encode(), append_images=[film()], save_all=kind == "MPO"
+        )
+
+    return save
+
+
+@pytest.mark.parametrize("save", [save_jpeg, save_png, save_tiff, *map(save_other, ("WEBP", "JPEG2000", "MPO"))])
 def test_pictures_bring_nothing_but_pixels(save, tmp_path):
     path = tmp_path / "film"
     save(path)

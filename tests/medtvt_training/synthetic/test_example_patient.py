@@ -11,7 +11,7 @@ from PIL import Image
 from medtvt_training.synthetic.example_patient import EXAMPLE_INDEX, EXAMPLE_SEED, write_example_patient
 from medtvt_training.synthetic.patient import draw_patient
 from processing_medtvt import LAB_DEFINITIONS, MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor
-from processing_medtvt.image_processing_medtvt import load_cxr
+from processing_medtvt.read_cxr_medtvt import load_cxr
 
 
 FILES = ["cxr.png", "ecg.dat", "ecg.hea", "lab.csv"]
