@@ -122,8 +122,11 @@ def _decode(content: bytes) -> str | None:
 def _find_heading(lines: list[str]) -> int | None:
     """The line that names two leads or more."""
     for number, line in enumerate(lines):
-        cells = line.split(_separator(line))
-        if sum(canonical_lead(_name_and_unit(cell.strip().strip("\"'"))[0]) is not None for cell in cells) >= 2:
+        try:
+            cells = next(csv.reader([line], delimiter=_separator(line)), [])
+        except csv.Error:
+            return None
+        if sum(canonical_lead(_name_and_unit(cell.strip().strip("'"))[0]) is not None for cell in cells) >= 2:
             return number
     return None
 
