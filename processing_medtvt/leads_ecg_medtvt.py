@@ -69,4 +69,12 @@ def derive_limb_lead(lead: str, sources: list[str], signals: dict[str, np.ndarra
     return weights[0] * signals[sources[0]] + weights[1] * signals[sources[1]]
 
 
-__all__ = ["LEADS_BY_KEY", "LIMB_LEADS", "STANDARD_LEADS", "canonical_lead", "derive_limb_lead", "millivolts", "shown_leads"]
+__all__ = [
+    "LEADS_BY_KEY",
+    "LIMB_LEADS",
+    "STANDARD_LEADS",
+    "canonical_lead",
+    "derive_limb_lead",
+    "millivolts",
+    "shown_leads",
+]

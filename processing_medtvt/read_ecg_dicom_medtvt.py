@@ -17,7 +17,14 @@ MAX_FILE_BYTES = 256_000_000
 DEFLATED = "1.2.840.10008.1.2.1.99"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 # Waveform Sample Interpretation and Waveform Bits Allocated; mu-law and A-law (MB, AB) hold sound
-SAMPLE_TYPES = {("SS", 16): "i2", ("US", 16): "u2", ("SB", 8): "i1", ("UB", 8): "u1", ("SL", 32): "i4", ("UL", 32): "u4"}
+SAMPLE_TYPES = {
+    ("SS", 16): "i2",
+    ("US", 16): "u2",
+    ("SB", 8): "i1",
+    ("UB", 8): "u1",
+    ("SL", 32): "i4",
+    ("UL", 32): "u4",
+}
 # The last part of a lead's code in MDC ("2:1") and SCPECG ("5.6.3-9-1")
 LEAD_CODES = {1: "I", 2: "II", 3: "V1", 4: "V2", 5: "V3", 6: "V4", 7: "V5", 8: "V6", 61: "III", 62: "aVR"}
 LEAD_CODES |= {63: "aVL", 64: "aVF"}
@@ -101,7 +108,9 @@ def _read_groups(groups: list[Any], dataset: Any, order: str, name: str) -> Reco
         leads = [_lead_name(channel, name) for channel in group.ChannelDefinitionSequence]
         known = {lead for lead in leads if canonical_lead(lead)}
         label = str(group.get("MultiplexGroupLabel") or "")
-        computed = group.get("WaveformOriginality") == "DERIVED" or re.search("MEDIAN|AVERAGE|TEMPLATE|REPRES", label, re.I)
+        computed = group.get("WaveformOriginality") == "DERIVED" or re.search(
+            "MEDIAN|AVERAGE|TEMPLATE|REPRES", label, re.I
+        )
         seconds = int(group.NumberOfWaveformSamples) / float(group.SamplingFrequency)
         candidates.append((bool(known), not computed, len(known), seconds, group, leads))
     has_leads, recorded, _, _, group, leads = max(candidates, key=lambda found: found[:4])
@@ -128,8 +137,12 @@ def _lead_name(channel: Any, name: str) -> str:
     labels = [str(source.get("CodeMeaning", "")), str(channel.get("ChannelLabel", ""))]
     named = {canonical_lead(label) for label in labels} - {None}
     if coded and named - {coded}:
-        raise _NoECG(f"{name}: a channel is lead {coded} by its code and {', '.join(sorted(map(str, named)))} by its name.")
-    return coded or next((str(canonical_lead(label)) for label in labels if canonical_lead(label)), labels[0] or labels[1])
+        raise _NoECG(
+            f"{name}: a channel is lead {coded} by its code and {', '.join(sorted(map(str, named)))} by its name."
+        )
+    return coded or next(
+        (str(canonical_lead(label)) for label in labels if canonical_lead(label)), labels[0] or labels[1]
+    )
 
 
 def _read_group(group: Any, leads: list[str], order: str, name: str) -> tuple[np.ndarray, list[str], list[str]]:
@@ -151,7 +164,12 @@ def _read_group(group: Any, leads: list[str], order: str, name: str) -> tuple[np
     values, notes, units = raw.astype(np.float64), [], []
     for row, (channel, lead) in enumerate(zip(group.ChannelDefinitionSequence, leads)):
         stored = int(channel.get("WaveformBitsStored") or kind[1])
-        if kind[0] in ("SS", "SL", "SB") and stored < kind[1] and values[row].min() >= 0 and values[row].max() >= 2 ** (stored - 1):
+        if (
+            kind[0] in ("SS", "SL", "SB")
+            and stored < kind[1]
+            and values[row].min() >= 0
+            and values[row].max() >= 2 ** (stored - 1)
+        ):
             # no sign in the bits that are stored: the highest of them is the sign
             values[row] -= (values[row] >= 2 ** (stored - 1)) * 2.0**stored
             notes.append(f"lead {canonical_lead(lead) or row + 1}: sign taken from bit {stored}, as the file declares")

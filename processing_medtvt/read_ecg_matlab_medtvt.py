@@ -54,7 +54,9 @@ def read_matlab(path: str, name: str) -> Recording:
     rate = next((scalars[key] for key in RATE_NAMES if key in scalars), None)
     patient = known_patient(scalars.get("age"), scalars.get("sex", scalars.get("gender")))
     signal = max(matrices, key=lambda matrix: matrix.size)
-    return Recording(name, signal, rate, None, None, ["MATLAB file: lead names and unit as given, not declared"], patient)
+    return Recording(
+        name, signal, rate, None, None, ["MATLAB file: lead names and unit as given, not declared"], patient
+    )
 
 
 def _leaves(values: dict[str, Any], depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:

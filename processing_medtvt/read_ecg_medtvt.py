@@ -13,7 +13,9 @@ from .recording_medtvt import Recording, complete, read_array
 from .shown_name_medtvt import shown_name
 
 
-ACCEPTED_FILES = "WFDB, DICOM waveforms, GE MUSE, Philips, HL7 aECG and Mortara XML, SCP-ECG, EDF, ISHNE, MFER, CSV, .mat"
+ACCEPTED_FILES = (
+    "WFDB, DICOM waveforms, GE MUSE, Philips, HL7 aECG and Mortara XML, SCP-ECG, EDF, ISHNE, MFER, CSV, .mat"
+)
 
 
 def depth(value: Any) -> int:

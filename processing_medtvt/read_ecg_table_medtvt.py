@@ -16,7 +16,9 @@ from .recording_medtvt import MAX_VALUES, Recording, check_size
 MAX_BYTES = 20 * MAX_VALUES
 # "V1 [uV]", "II (mV)", "aVR_mV"
 WITH_UNIT = re.compile(r"(?P<name>.*?)\s*[\[(_,/ ]\s*(?P<unit>[^\s\[\](),_/]+)\s*[\])]?")
-TIME = re.compile(r"(elapsed[\s_]*)?(t|times?|time[\s_-]?stamps?|zeit|temps|tiempo|sec(onds?)?|milliseconds?)", re.IGNORECASE)
+TIME = re.compile(
+    r"(elapsed[\s_]*)?(t|times?|time[\s_-]?stamps?|zeit|temps|tiempo|sec(onds?)?|milliseconds?)", re.IGNORECASE
+)
 SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "us": 1e-6, "\u03bcs": 1e-6}
 SECONDS |= {"millisecond": 1e-3, "milliseconds": 1e-3}
 RATES = (50, 10_000)  # Hz
@@ -85,7 +87,9 @@ def has_lead_columns(frame: Any) -> bool:
     return sum(canonical_lead(_name_and_unit(str(column))[0]) is not None for column in frame.columns) >= 2
 
 
-def _from_columns(heading: list[str], columns: list[np.ndarray | None], below: list[str] | None, name: str) -> Recording:
+def _from_columns(
+    heading: list[str], columns: list[np.ndarray | None], below: list[str] | None, name: str
+) -> Recording:
     leads, units, signals, notes, rate = [], [], [], [], None
     for i, (label, values) in enumerate(zip(heading, columns)):
         if values is None:

@@ -159,14 +159,20 @@ def _to_recording(record: Any, kind: Format, name: str) -> Recording:
     kept = [lead for lead in leads if _exact_rate(record, lead) == rate and len(lead.samples) == length]
     for lead in leads:
         if canonical_lead(lead.label) and not any(lead is one for one in kept):
-            raise ValueError(f"{name}: lead {canonical_lead(lead.label)} has another rate or length than {first.label}.")
+            raise ValueError(
+                f"{name}: lead {canonical_lead(lead.label)} has another rate or length than {first.label}."
+            )
     check_size(len(kept), length, name)
-    scaled = [lead.to_physical() if lead.is_raw and lead.resolution_unit and lead.resolution else lead for lead in kept]
+    scaled = [
+        lead.to_physical() if lead.is_raw and lead.resolution_unit and lead.resolution else lead for lead in kept
+    ]
     signal = np.stack([np.asarray(lead.samples, np.float64) for lead in scaled])
     labels, units = [lead.label for lead in scaled], ["" if lead.is_raw else lead.units for lead in scaled]
     for label, unit in zip(labels, units):
         if canonical_lead(label) and millivolts(unit) is None:
-            raise ValueError(f"{name}: the {kind.title} file declares no unit of voltage for lead {canonical_lead(label)}.")
+            raise ValueError(
+                f"{name}: the {kind.title} file declares no unit of voltage for lead {canonical_lead(label)}."
+            )
     shown = sorted({unit for label, unit in zip(labels, units) if canonical_lead(label)}) or ["no unit"]
     notes = [f"{kind.title}: {len(kept)} leads at {rate:g} Hz, scaled to {', '.join(shown)} as the file declares"]
     if record.median_beats:
@@ -195,7 +201,9 @@ def _exact_rate(record: Any, lead: Any) -> float:
         rate = declared if isinstance(declared, (int, float)) else lead.sampling_rate
     elif lead.label in found.get("exact_sampling_rates", {}):  # EDF
         rate = found["exact_sampling_rates"][lead.label]
-    elif any(lead is one for one in record.leads) and len(found.get("sampling_rates", ())) == len(record.leads):  # MFER
+    elif any(lead is one for one in record.leads) and len(found.get("sampling_rates", ())) == len(
+        record.leads
+    ):  # MFER
         rate = found["sampling_rates"][[one is lead for one in record.leads].index(True)]
     else:
         rate = lead.sampling_rate
@@ -255,8 +263,7 @@ def _check_compressed(content: bytes, name: str) -> None:
 def _unpacked_length(chunk: bytes) -> int:
     """Bytes that a chunk of LZW codes stands for."""
     bits = np.unpackbits(np.frombuffer(chunk, np.uint8))
-    bits = bits[: len(bits) // 10 * 10].reshape(-1, 10)
-    codes = bits @ (1 << np.arange(9, -1, -1))
+    codes = bits[: len(bits) // 10 * 10].reshape(-1, 10) @ (1 << np.arange(9, -1, -1))
     lengths, previous, total = [1] * 256, 0, 0
     for code in codes.tolist():
         length = lengths[code] if code < len(lengths) else previous + 1

@@ -84,7 +84,9 @@ def _check_agreement(recording: Recording, given: dict[str, Any]) -> None:
             raise ValueError(f"{recording.name}: {found}, sampling_rate= says {given['sampling_rate']!r}.")
     if recording.leads is not None and given["leads"] is not None:
         names = lead_names(given["leads"], recording.name)
-        if [canonical_lead(lead) or lead for lead in names] != [canonical_lead(lead) or lead for lead in recording.leads]:
+        if [canonical_lead(lead) or lead for lead in names] != [
+            canonical_lead(lead) or lead for lead in recording.leads
+        ]:
             found = ", ".join(shown_leads(recording.leads))
             raise ValueError(f"{recording.name}: the file names its leads {found}; leads= says otherwise.")
     if recording.units is not None and recording.leads is not None and given["unit"] is not None:
@@ -154,7 +156,7 @@ def read_array(signal: Any, name: str, sampling_rate: Any, leads: Any, unit: Any
         signal = np.ma.filled(signal.astype(np.float64), np.nan)
     recording = Recording(name, signal, None, None, None)
     if signal.ndim == 2:
-        check_size(*signal.shape, name)
+        check_size(signal.shape[0], signal.shape[1], name)
     return complete(recording, sampling_rate, leads, unit)
 
 
