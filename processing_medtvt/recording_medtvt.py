@@ -62,9 +62,11 @@ def complete(recording: Recording, sampling_rate: Any, leads: Any, unit: Any) ->
     """
     given = {"sampling_rate": sampling_rate, "leads": leads, "unit": unit}
     declared = {"sampling_rate": recording.sampling_rate, "leads": recording.leads, "unit": recording.units}
-    missing = [f"{key}=" for key in given if declared[key] is None and given[key] is None]
+    words = {"leads": "lead names", "unit": "unit", "sampling_rate": "rate"}
+    missing = [key for key in words if declared[key] is None and given[key] is None]
     if missing:
-        raise ValueError(f"{recording.name}: the file does not declare {' and '.join(missing)}; pass what is known.")
+        found, wanted = ", ".join(words[key] for key in missing), ", ".join(f"{key}=" for key in missing)
+        raise ValueError(f"{recording.name}: the file has no header with {found}; pass {wanted}.")
     _check_agreement(recording, given)
     if recording.leads is None:
         recording.leads = lead_names(leads, recording.name)
