@@ -78,7 +78,7 @@ def _explain(products: np.ndarray, leads: list[str]) -> str:
     return "names, signs or units of some are wrong"
 
 
-def find_doubts(values: np.ndarray, leads: list[str], sampling_rate: float) -> list[str]:
+def find_doubts(values: np.ndarray, leads: list[str], sampling_rate: float, electrodes: bool = True) -> list[str]:
     """
     Whether a signal looks like an ECG and, if so, like one with electrodes exchanged.
 
@@ -86,9 +86,10 @@ def find_doubts(values: np.ndarray, leads: list[str], sampling_rate: float) -> l
         values (`np.ndarray`): (leads, samples) in mV, without missing samples or padding.
         leads (`list[str]`): Names of the rows.
         sampling_rate (`float`): In Hz.
+        electrodes (`bool`): Whether to look for exchanged electrodes too; for limb leads that fit each other.
 
     Returns:
-        `list[str]`: Empty, or one note a doubt. A signal without any variation has none: it is noted elsewhere.
+        `list[str]`: Empty, or one note. A signal without any variation has none: it is noted elsewhere.
     """
     signal = _at_rate(np.asarray(values, np.float64), sampling_rate)
     live = np.ptp(signal, axis=1) > SMALL_MV
@@ -100,7 +101,7 @@ def find_doubts(values: np.ndarray, leads: list[str], sampling_rate: float) -> l
     reason = _no_beats(signal[live], beats, busy)
     if reason:
         return [f"{reason}: is this an ECG?"]
-    return _find_reversal(dict(zip(leads, signal)), beats)
+    return _find_reversal(dict(zip(leads, signal)), beats) if electrodes else []
 
 
 def _at_rate(values: np.ndarray, sampling_rate: float) -> np.ndarray:

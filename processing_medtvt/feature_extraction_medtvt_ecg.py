@@ -153,8 +153,9 @@ class MedTVTEcgFeatureExtractor(FeatureExtractionMixin):
         values = self._fit_length(signal, rate, notes)
         if check:
             length = min(values.shape[1], round(signal.shape[1] * self.sampling_rate / rate))
-            doubts += find_contradictions(recorded)
-            doubts += find_doubts(values[:, :length], self.leads, self.sampling_rate)
+            contradictions = find_contradictions(recorded)
+            doubts += contradictions
+            doubts += find_doubts(values[:, :length], self.leads, self.sampling_rate, electrodes=not contradictions)
         if strict and doubts:
             raise ValueError(f"{recording.name}: {'; '.join(doubts)}.")
         return values.astype(np.float32), notes + doubts

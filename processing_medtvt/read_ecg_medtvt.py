@@ -97,12 +97,12 @@ def read_path(
     return complete(recording, sampling_rate, leads, unit)
 
 
-def ecg_files(path: str | os.PathLike[str], name: str) -> list[str]:
+def ecg_files(path: str | os.PathLike[str], name: str, sampling_rate: Any = None) -> list[str]:
     """All files of the recording that `path` names."""
     text = os.fsdecode(path)
     head = _head(text)
     foreign = head is not None and (vendor_format(head, text) or is_dicom(head) or not _has_header(text, name))
-    return [os.path.abspath(text)] if foreign else wfdb_files(path, name)
+    return [os.path.abspath(text)] if foreign else wfdb_files(path, name, sampling_rate)
 
 
 def _head(path: str) -> bytes | None:

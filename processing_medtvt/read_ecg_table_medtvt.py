@@ -159,6 +159,11 @@ def _numbers(cells: list[str], where: str) -> np.ndarray:
     if any("," in cell for cell in cells) and not any("." in cell for cell in cells):
         cells = [cell.replace(",", ".") for cell in cells]
     try:
+        if "_" not in "".join(cells):  # float() would take 1_000
+            return np.array([float(cell) for cell in cells])
+    except ValueError:
+        pass  # cells that are no plain numbers: empty, times of day, or wrong
+    try:
         return np.array([_number(cell) for cell in cells])
     except ValueError:
         raise ValueError(f"{where} holds something that is no number.") from None

@@ -73,10 +73,11 @@ def read_wfdb(path: str | os.PathLike[str], name: str, sampling_rate: Any = None
     return recording
 
 
-def wfdb_files(path: str | os.PathLike[str], name: str) -> list[str]:
+def wfdb_files(path: str | os.PathLike[str], name: str, sampling_rate: Any = None) -> list[str]:
     """The header and the signal files of a record."""
     header = find_header(os.fsdecode(path), name)
-    return [header, *sorted(check_header(header, f"{name}: {shown_name(header)}").files.values())]
+    checked = check_header(header, f"{name}: {shown_name(header)}", sampling_rate)
+    return [header, *sorted(checked.files.values())]
 
 
 def read_wfdb_record(record: Any, name: str) -> Recording:

@@ -145,6 +145,19 @@ def write_scp(path, signal, age=70):
     path.write_bytes(struct.pack("<H", binascii.crc_hqx(content, 0xFFFF)) + content)
 
 
+def mend_scp(content):
+    """Checksums that fit a changed SCP-ECG file, so that a reader goes on to what was changed."""
+    content = bytearray(content)
+    for entry in range(22, min(len(content), 142) - 9, 10):
+        _, length, index = struct.unpack_from("<HII", content, entry)
+        if 2 < length <= len(content) and 0 < index <= len(content) - length + 1:
+            section = content[index - 1 : index - 1 + length]
+            content[index - 1 : index + 1] = struct.pack("<H", binascii.crc_hqx(bytes(section[2:]), 0xFFFF))
+    content[2:6] = struct.pack("<I", len(content))
+    content[:2] = struct.pack("<H", binascii.crc_hqx(bytes(content[2:]), 0xFFFF))
+    return bytes(content)
+
+
 def write_edf(path, signal, samples_per_record=RATE, record_seconds=1.0, names=None, unit="uV"):
     """EDF with 16-bit samples of 1 uV."""
     names = names or [f"ECG {lead}" for lead in LEADS]
@@ -158,7 +171,9 @@ def write_edf(path, signal, samples_per_record=RATE, record_seconds=1.0, names=N
     ns = len(names)
     header = fields(8, ["0"]) + fields(80, ["X F 01-JAN-1950 X", "Startdate 01-JAN-2020 X X X"])
     header += fields(8, ["01.01.20", "12.00.00", 256 * (ns + 1)]) + fields(44, ["EDF+C"])
-    header += fields(8, [records, f"{record_seconds:.6g}"]) + fields(4, [ns]) + fields(16, names) + fields(80, [""] * ns)
+    header += (
+        fields(8, [records, f"{record_seconds:.6g}"]) + fields(4, [ns]) + fields(16, names) + fields(80, [""] * ns)
+    )
     header += fields(8, [unit] * ns) + fields(8, [-32768] * ns) + fields(8, [32767] * ns)
     header += fields(8, [-32768] * ns) + fields(8, [32767] * ns) + fields(80, [""] * ns)
     header += fields(8, [samples_per_record] * ns) + fields(32, [""] * ns)
@@ -193,12 +208,29 @@ def write_mfer(path, signal):
     path.write_bytes(content + item(0x1E, np.rint(signal * 1000 / 2.5).astype("<i2").tobytes()) + b"\x80\x00")
 
 
-DICOM_NAMES = ["Lead I (Einthoven)", "Lead II", "Lead III", "Lead aVR", "Lead aVL", "aVF", *(f"ECG V{i}" for i in range(1, 7))]
+DICOM_NAMES = [
+    "Lead I (Einthoven)",
+    "Lead II",
+    "Lead III",
+    "Lead aVR",
+    "Lead aVL",
+    "aVF",
+    *(f"ECG V{i}" for i in range(1, 7)),
+]
 
 
-def write_dicom(path, signal, unit="uV", scale=2.5, stored=16, big_endian=False, padding=None, deflated=False, **groups):
+def write_dicom(
+    path, signal, unit="uV", scale=2.5, stored=16, big_endian=False, padding=None, deflated=False, **groups
+):
     """A DICOM waveform: a median beat that no reader may take, and the rhythm."""
-    dataset = FileDataset(str(path), {}, file_meta=FileMetaDataset(), preamble=bytes(128))
+    dataset = FileDataset(
+        str(path),
+        {},
+        file_meta=FileMetaDataset(),
+        preamble=bytes(128),
+        is_implicit_VR=False,
+        is_little_endian=not big_endian,
+    )
     syntax = "1.2.840.10008.1.2.2" if big_endian else "1.2.840.10008.1.2.1"
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID("1.2.840.10008.1.2.1.99" if deflated else syntax)
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.9.1.1"
