@@ -4,8 +4,6 @@
 from itertools import combinations, permutations
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
-from scipy.signal import find_peaks
 
 from .leads_ecg_medtvt import LIMB_LEADS
 
@@ -113,6 +111,9 @@ def _at_rate(values: np.ndarray, sampling_rate: float) -> np.ndarray:
 
 def _find_beats(signal: np.ndarray) -> tuple[np.ndarray, float]:
     """Samples of the steepest parts, and the share of time in which the signal is about as steep."""
+    from scipy.ndimage import uniform_filter1d
+    from scipy.signal import find_peaks
+
     speed = uniform_filter1d(np.sqrt(((signal[:, 2:] - signal[:, :-2]) ** 2).mean(axis=0)), 5)
     blocks = np.array_split(speed, max(1, speed.size // (2 * RATE)))  # 2 s hold a beat
     usual = float(np.median([block.max() for block in blocks]))
@@ -137,6 +138,8 @@ def _no_beats(signal: np.ndarray, beats: np.ndarray, busy: float) -> str | None:
     alike = (np.einsum("lbsi,li->bs", shifted, _centered(typical)) / np.maximum(size, 1e-12)).max(axis=1)
     if busy > MAX_BUSY or np.median(alike) < MIN_ALIKE:
         return "no repeated heartbeat can be made out (noise, an artifact or ventricular fibrillation)"
+    from scipy.ndimage import uniform_filter1d
+
     beat = _median_beat(signal, beats)
     size = np.abs(beat).max(axis=0)
     after = np.abs(uniform_filter1d(beat, 4, axis=1)[:, 38:]).max(axis=1)  # from 80 ms after the middle
