@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a signal is a 12-lead ECG, and whether its leads are what they are called: cheap measures, for warnings."""
 
+from functools import lru_cache
 from itertools import combinations, permutations
 
 import numpy as np
@@ -42,9 +43,15 @@ def find_contradictions(signals: dict[str, np.ndarray]) -> list[str]:
 
 def _contradiction(products: np.ndarray, leads: list[str] | tuple[str, ...]) -> float:
     """Share of the limb leads' amplitude that no heart vector explains, with the rows of `products` called `leads`."""
+    unexplained = float((_outside(tuple(leads)) * products).sum())
+    return float(np.sqrt(max(unexplained, 0) / max(float(np.trace(products)), 1e-12)))
+
+
+@lru_cache
+def _outside(leads: tuple[str, ...]) -> np.ndarray:
+    """Projection on what no heart vector gives in these limb leads."""
     plane = np.array([LIMB_LEADS[lead] for lead in leads])
-    outside = np.eye(len(leads)) - plane @ np.linalg.pinv(plane)
-    return float(np.sqrt(max(np.trace(outside @ products), 0) / max(np.trace(products), 1e-12)))
+    return np.eye(len(leads)) - plane @ np.linalg.pinv(plane)
 
 
 def _explain(products: np.ndarray, leads: list[str]) -> str:
@@ -96,10 +103,18 @@ def find_doubts(values: np.ndarray, leads: list[str], sampling_rate: float, elec
     if len(leads) > 2 and live.all() and np.ptp(signal, axis=0).max() < 1e-3 * np.ptp(signal):
         return ["all leads carry the same signal: is this a 12-lead ECG?"]
     beats, busy = _find_beats(signal[live])
-    reason = _no_beats(signal[live], beats, busy)
-    if reason:
-        return [f"{reason}: is this an ECG?"]
-    return _find_reversal(dict(zip(leads, signal)), beats) if electrodes else []
+    if _jumps(signal[live]):
+        reason = "the signal jumps between two levels"
+    elif beats.size < 2:
+        if signal.shape[1] < MIN_SECONDS_TO_JUDGE * RATE:
+            return []
+        reason = "no heartbeat can be made out"
+    else:
+        beat = _median_beat(signal, beats)
+        reason = _no_heartbeat(signal[live], beats, beat[live], busy)
+        if not reason:
+            return _find_reversal(dict(zip(leads, beat))) if electrodes else []
+    return [f"{reason}: is this an ECG?"]
 
 
 def _at_rate(values: np.ndarray, sampling_rate: float) -> np.ndarray:
@@ -122,31 +137,31 @@ def _find_beats(signal: np.ndarray) -> tuple[np.ndarray, float]:
     return beats[(beats >= 30) & (beats < signal.shape[1] - 45)], float((speed > 0.3 * usual).mean())
 
 
-def _no_beats(signal: np.ndarray, beats: np.ndarray, busy: float) -> str | None:
-    """Why what was found are no heartbeats."""
+def _jumps(signal: np.ndarray) -> bool:
+    """Whether most of the time is spent near the two ends of the range."""
     low, high = signal.min(axis=1, keepdims=True), signal.max(axis=1, keepdims=True)
     level = (signal - low) / np.maximum(high - low, SMALL_MV)
     down, up = (level < 0.15).mean(axis=1), (level > 0.85).mean(axis=1)
-    if np.median(np.minimum(down, up)) > 0.2 and np.median(down + up) > 0.8:
-        return "the signal jumps between two levels"
-    if beats.size < 2:
-        return "no heartbeat can be made out" if signal.shape[1] >= MIN_SECONDS_TO_JUDGE * RATE else None
-    inner = np.arange(-12, 13)
-    typical = np.median(_centered(signal[:, beats[:, None] + inner]), axis=1)
-    shifted = _centered(signal[:, beats[:, None, None] + np.arange(-3, 4)[:, None] + inner])
-    size = np.sqrt((shifted**2).sum(axis=(0, 3)) * (_centered(typical) ** 2).sum())
-    alike = (np.einsum("lbsi,li->bs", shifted, _centered(typical)) / np.maximum(size, 1e-12)).max(axis=1)
-    if busy > MAX_BUSY or np.median(alike) < MIN_ALIKE:
-        return "no repeated heartbeat can be made out (noise, an artifact or ventricular fibrillation)"
+    return bool(np.median(np.minimum(down, up)) > 0.2 and np.median(down + up) > 0.8)
+
+
+def _no_heartbeat(signal: np.ndarray, beats: np.ndarray, beat: np.ndarray, busy: float) -> str:
+    """Why what was found are no heartbeats; empty if they are."""
     from scipy.ndimage import uniform_filter1d
 
-    beat = _median_beat(signal, beats)
-    size = np.abs(beat).max(axis=0)
+    inner = np.arange(-12, 13)
+    typical = _centered(beat[:, 18:43])
+    shifted = _centered(signal[:, beats[:, None, None] + np.arange(-3, 4)[:, None] + inner])
+    size = np.sqrt(np.einsum("lbsi,lbsi->bs", shifted, shifted) * (typical**2).sum())
+    alike = (np.einsum("lbsi,li->bs", shifted, typical) / np.maximum(size, 1e-12)).max(axis=1)
+    if busy > MAX_BUSY or np.median(alike) < MIN_ALIKE:
+        return "no repeated heartbeat can be made out (noise, an artifact or ventricular fibrillation)"
+    height = np.abs(beat).max(axis=0)
     after = np.abs(uniform_filter1d(beat, 4, axis=1)[:, 38:]).max(axis=1)  # from 80 ms after the middle
     within = np.abs(beat[:, 27:34]).max(axis=1)
-    if (size > 0.25 * size.max()).sum() <= 2 and np.median(after / np.maximum(within, 1e-12)) < 0.04:
+    if (height > 0.25 * height.max()).sum() <= 2 and np.median(after / np.maximum(within, 1e-12)) < 0.04:
         return "there are only spikes, without the waves of a heartbeat (pacing without an answer, or an artifact)"
-    return None
+    return ""
 
 
 def _centered(windows: np.ndarray) -> np.ndarray:
@@ -156,19 +171,17 @@ def _centered(windows: np.ndarray) -> np.ndarray:
 def _median_beat(signal: np.ndarray, beats: np.ndarray) -> np.ndarray:
     """(leads, 75): 300 ms before to 450 ms after the middle of QRS, with the level before QRS as zero."""
     beat = np.median(signal[:, beats[:, None] + np.arange(-30, 45)], axis=1)
-    return beat - np.median(beat[:, 18:24], axis=1, keepdims=True)
+    return beat - beat[:, 18:24].mean(axis=1, keepdims=True)
 
 
-def _find_reversal(signals: dict[str, np.ndarray], beats: np.ndarray) -> list[str]:
+def _find_reversal(beat: dict[str, np.ndarray]) -> list[str]:
     """
     Exchanged limb electrodes by the shapes of the waves, since the limb leads still agree with each other then: I or II
     upside down against V5 and V6, or one limb lead almost flat. It is a suspicion: a left arm on the left leg shows in
     nothing.
     """
-    if beats.size < 2 or not {*LIMB_LEADS, "V5", "V6"} <= set(signals):
+    if not {*LIMB_LEADS, "V5", "V6"} <= set(beat):
         return []
-    names = list(signals)
-    beat = dict(zip(names, _median_beat(np.stack([signals[name] for name in names]), beats)))
     chest = (beat["V5"] + beat["V6"]) / 2
 
     def follows(lead: str) -> float:
