@@ -25,7 +25,7 @@ MODEL_AUTO_MAP = {
 CODE_PREFIXES = (
     *("configuration_", "modeling_", "answers_", "pipeline_", "provenance_"),
     *("processing_", "feature_extraction_", "image_processing_", "lab_", "read_", "patient_", "shown_name_"),
-    *("grey_levels_", "check_cxr_"),
+    *("grey_levels_", "check_cxr_", "recording_", "leads_ecg_", "check_ecg_"),
 )
 
 

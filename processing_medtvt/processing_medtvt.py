@@ -184,7 +184,7 @@ class MedTVTProcessor(ProcessorMixin):
                 continue
             if isinstance(value, (list, tuple)) and not (modality == "ecg" and np.ndim(_first(value)) == 1):
                 rows[modality] = list(value)
-            elif type(value).__name__ == "DataFrame":
+            elif type(value).__name__ == "DataFrame" and modality != "ecg":  # an ECG's is one recording
                 rows[modality] = [value.iloc[i] for i in range(len(value))]
             elif modality == "ecg" and getattr(value, "ndim", 2) == 3:
                 rows[modality] = list(value)

@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.io
 import yaml
 
 from medtvt_training.cli import is_refusal
@@ -32,10 +33,11 @@ from medtvt_training.mimic.tables import MimicTables
 from medtvt_training.stages.recipes import RECIPES, parse_arguments
 from modeling_medtvt import DISEASES
 from modeling_medtvt.checkpoint_folder import open_checkpoint
-from processing_medtvt import LAB_DEFINITIONS, MedTVTLabFeatureExtractor
-
-from .mutate import SECRET, mutate_bytes, mutate_cells, mutate_tree
+from processing_medtvt import LAB_DEFINITIONS, MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor
 from tests.toy import FIXTURES, write_toy_dataset
+
+from ..processing_medtvt.ecg_files import LEADS, WRITERS, draw_ecg, mend_scp
+from .mutate import SECRET, mutate_bytes, mutate_cells, mutate_numbers, mutate_tree
 
 
 @pytest.fixture
@@ -336,3 +338,40 @@ def test_recipes(fuzz, stage, tmp_path):
         return found is not False
 
     fuzz(body)
+
+
+def _write_ecg(folder, kind):
+    """A small ECG file of a kind; the path, the file to mutate, and what it does not declare."""
+    signal = draw_ecg(3)
+    stated = {"sampling_rate": 500, "leads": LEADS, "unit": "mV"}
+    if kind in WRITERS:
+        WRITERS[kind](folder / kind, signal)
+        return folder / kind, folder / kind, {"sampling_rate": 500} if kind == "table.csv" else {}
+    if kind == "struct.mat":
+        scipy.io.savemat(folder / kind, {"ECG": {"sex": "Female", "age": 48, "data": signal}}, do_compression=True)
+        return folder / kind, folder / kind, stated
+    lines = ["rec 12 500 1500", *(f"rec.dat {kind} 1000(0)/mV 16 0 0 0 0 {lead}" for lead in LEADS), "# Age: 48"]
+    (folder / "rec.hea").write_text("\n".join(lines))
+    (folder / "rec.dat").write_bytes(np.rint(signal * 1000).astype("<i2").T.tobytes())
+    return folder / "rec", folder / "rec.hea", {}
+
+
+@pytest.mark.parametrize("kind", [*WRITERS, "struct.mat", "16", "16x1"])
+def test_ecg_files(fuzz, tmp_path, kind):
+    path, file, kwargs = _write_ecg(tmp_path, kind)
+    source = file.read_bytes()
+    extractor = MedTVTEcgFeatureExtractor()
+
+    def body(random):
+        content = mutate_numbers(source, random) if random.random() < 0.5 else mutate_bytes(source, random)
+        if kind == "scp.scp" and len(content) > 22 and random.random() < 0.8:
+            content = mend_scp(content)
+        file.write_bytes(content)
+        found = read(lambda: extractor(path, **kwargs, return_alterations=True), str(path))
+        if found:
+            assert found["ecg_values"].shape == (1, 12, 1000) and np.isfinite(found["ecg_values"]).all()
+            assert np.abs(found["ecg_values"]).max() < 200  # the FFT rings
+            assert not any(SECRET in note for note in found["alterations"][0])
+        return found is not False
+
+    fuzz(body, share=0.2)

@@ -85,7 +85,9 @@ def test_kinds_of_the_same_input_agree(processor, files, ecg_array):
         np.testing.assert_allclose(other["lab_values"], from_files["lab_values"], atol=1e-6)
     array = processor(ecg=ecg_array, **META, return_tensors="np")
     nested = processor(ecg=ecg_array.tolist(), **META, return_tensors="np")
+    frame = processor(text="ECG <ecg>?", ecg=pd.DataFrame(ecg_array.T, columns=LEADS), **META, return_tensors="np")
     assert np.array_equal(nested["ecg_values"], array["ecg_values"])
+    assert np.array_equal(frame["ecg_values"], array["ecg_values"])
     np.testing.assert_allclose(array["ecg_values"], from_files["ecg_values"], atol=1e-3)
 
 

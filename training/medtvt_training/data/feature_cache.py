@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from modeling_medtvt import MedTVTForCausalLM
 from processing_medtvt import MedTVTProcessor
-from processing_medtvt.feature_extraction_medtvt_ecg import check_header, find_header
+from processing_medtvt.read_ecg_medtvt import ecg_files
 
 from ..files import read_json, write_json, write_text
 from .columns import read_column
@@ -463,9 +463,5 @@ def _feature_shapes(model: MedTVTForCausalLM, processor: MedTVTProcessor) -> dic
 
 
 def _ecg_files(path: str) -> list[Path]:
-    """The header and the signal files of a WFDB record."""
-    header = Path(find_header(path, "ecg"))
-    check_header(str(header), f"ecg: {header}")
-    lines = [line.strip() for line in header.read_text(encoding="ascii", errors="surrogateescape").splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    return [header, *(header.parent / name for name in sorted({line.split()[0] for line in lines[1:]}))]
+    """All files of a recording: of a WFDB record, the header and the signal files."""
+    return [Path(file) for file in ecg_files(path, "ecg")]
