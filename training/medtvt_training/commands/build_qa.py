@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..mimic.access import check_outside_git
-from ..mimic.codes import CODE_SETS
 
 
 STEPS = {
@@ -54,7 +53,9 @@ def _add_cohort_arguments(step: argparse.ArgumentParser) -> None:
     step.add_argument("--mimic-cxr", type=Path, help="folder of MIMIC-CXR-JPG; without it there are no X-rays")
     step.add_argument("--cxr-reports", type=Path, help="folder of MIMIC-CXR's reports (default: --mimic-cxr)")
     step.add_argument("--rules", choices=["symile", "paper"], default="symile", help="windows and selection")
-    step.add_argument("--codes", choices=CODE_SETS, default=CODE_SETS[0], help="code set of the seven diseases")
+    step.add_argument(
+        "--codes", choices=["corrected", "paper"], default="corrected", help="code set of the seven diseases"
+    )
     step.add_argument("--labels", choices=["diagnoses", "ext-icd"], default="diagnoses", help="where codes come from")
     step.add_argument("--ext-icd", type=Path, help="folder of MIMIC-IV-ECG-Ext-ICD, for --labels ext-icd")
     step.add_argument("--ext-icd-column", default="all_diag_all", help="its column of codes (default: all_diag_all)")

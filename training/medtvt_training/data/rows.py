@@ -5,6 +5,8 @@ from typing import Literal, TypedDict
 
 
 Modality = Literal["ecg", "cxr", "lab"]
+LEVELS = ("physiology", "diagnosis")
+SPLITS = ("train", "validation", "test")
 
 
 class Part(TypedDict):

@@ -9,9 +9,9 @@ from datasets import Features, List, Value
 
 from processing_medtvt import LAB_DEFINITIONS
 
+from .rows import LEVELS, SPLITS
 
-LEVELS = ("physiology", "diagnosis")
-SPLITS = ("train", "validation", "test")
+
 LAB_NAMES = tuple(lab.name for lab in LAB_DEFINITIONS)
 _MESSAGES = List(
     {
@@ -36,3 +36,6 @@ FEATURES = Features(
         "findings": List(Value("string")),
     }
 )
+
+
+__all__ = ["FEATURES", "LAB_NAMES", "LEVELS", "SPLITS"]
