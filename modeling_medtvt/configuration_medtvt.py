@@ -77,7 +77,8 @@ class MedTVTLabConfig(PreTrainedConfig):
 
 def _llama_3_2_1b() -> PreTrainedConfig:
     """Llama-3.2-1B with three more tokens, for `<ecg>`, `<cxr>` and `<lab>`."""
-    return CONFIG_MAPPING["llama"](
+    llama: Any = CONFIG_MAPPING["llama"]
+    return llama(
         vocab_size=128259,
         hidden_size=2048,
         intermediate_size=8192,
@@ -117,7 +118,7 @@ def _as_config(name: str, config: dict | PreTrainedConfig | None, default_model_
         raise ValueError(f"`{name}` is no config of type {model_type!r}: {error!r}.") from error
 
 
-def _check_positive(name: str, config: PreTrainedConfig, keys: tuple[str, ...]):
+def _check_positive(name: str, config: PreTrainedConfig, keys: tuple[str, ...]) -> None:
     """Raises ValueError for the first of these whole numbers that is below one."""
     for key in keys:
         value = getattr(config, key, None)
@@ -125,7 +126,7 @@ def _check_positive(name: str, config: PreTrainedConfig, keys: tuple[str, ...]):
             raise ValueError(f"`{name}`: `{key}` must be a whole number of at least 1, got {value!r}.")
 
 
-def _check_activation(name: str, config: PreTrainedConfig):
+def _check_activation(name: str, config: PreTrainedConfig) -> None:
     for key in ("hidden_act", "hidden_activation", "activation_function"):
         value = getattr(config, key, None)
         if isinstance(value, str) and value not in ACT2FN:
@@ -239,7 +240,7 @@ class MedTVTConfig(PreTrainedConfig):
         self._check()
         super().__post_init__(**kwargs)
 
-    def _check_parts(self):
+    def _check_parts(self) -> None:
         heads = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads")
         _check_positive("text_config", self.text_config, ("vocab_size", "hidden_size", "intermediate_size", *heads))
         if self.cxr_config.model_type == "vit":
@@ -249,7 +250,7 @@ class MedTVTConfig(PreTrainedConfig):
         for name in ("text_config", "cxr_config", "lab_config"):
             _check_activation(name, getattr(self, name))
 
-    def _check(self):
+    def _check(self) -> None:
         placeholders = self.modality_token_ids
         vocab_size = self.text_config.vocab_size
         if len(set(placeholders)) != 3 or not all(0 <= token_id < vocab_size for token_id in placeholders):

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from .checkpoint_folder import open_checkpoint
 from .output_folder import check_new_folder, new_folder
@@ -55,7 +56,7 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         for module in (sys.modules[type(model).__module__], sys.modules[type(processor).__module__]):
-            for file in sorted(Path(module.__file__).parent.glob("*.py")):
+            for file in sorted(Path(str(module.__file__)).parent.glob("*.py")):
                 if file.name.startswith(CODE_PREFIXES):
                     shutil.copyfile(file, folder / file.name)  # its content, not its mode
         _update_json(folder / "config.json", auto_map=MODEL_AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
@@ -71,7 +72,7 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
     return Path(output_dir)
 
 
-def _update_json(path: Path, **entries):
+def _update_json(path: Path, **entries: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **entries}, indent=2) + "\n")
 
 

@@ -3,8 +3,9 @@
 
 import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ class PlaceholderLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.token_ids = self.token_ids.to(scores.device)
-        return scores.index_fill(-1, self.token_ids, -torch.inf)
+        return scores.index_fill(-1, self.token_ids, -torch.inf)  # type: ignore[return-value]  # a Tensor, as all are
 
 
 class FiniteLogitsProcessor(LogitsProcessor):
@@ -104,7 +105,7 @@ class FiniteLogitsProcessor(LogitsProcessor):
         ValueError: if a logit is NaN or infinity, or none of a sequence is finite.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.is_checked = False
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -136,7 +137,7 @@ class MedTVTPreTrainedModel(PreTrainedModel):
     config_class = MedTVTConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("text", "image", "time")
+    input_modalities: Any = ("text", "image", "time")
     supports_gradient_checkpointing = True
     _no_split_modules = ["MedTVTEcgProjector", "MedTVTCxrProjector", "MedTVTLabProjector", "MedTVTPerceptionLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -151,7 +152,7 @@ class MedTVTPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.RNN):
             bound = 1 / math.sqrt(module.hidden_size)
@@ -185,9 +186,10 @@ class MedTVTPreTrainedModel(PreTrainedModel):
         """
         source = pretrained_model_name_or_path
         try:
-            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+            loaded: Any = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
         except SafetensorError as error:
             raise ValueError(f"{source}: a file of weights cannot be read. {error}") from error
+        model, info = loaded
         missing = set(info["missing_keys"])  # of an adapter, where the folder holds one: its model is checked by then
         perception = {name for name in missing if "perception." in name}
         if missing and missing == perception and source is not None:
@@ -212,7 +214,7 @@ class MedTVTPreTrainedModel(PreTrainedModel):
                 "weights are incomplete."
             )
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # the arguments between are keywords here
         self, save_directory: str | os.PathLike, save_original_format: bool = False, **kwargs: Any
     ) -> None:
         """
@@ -258,7 +260,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
         raise ValueError(f"`cxr_config` is of type {config.model_type!r}, which is no image backbone.")
 
     @torch.no_grad()
-    def _measure_cxr_features(self) -> tuple[int, int]:
+    def _measure_cxr_features(self) -> tuple[int, ...]:
         """Sequence length and width of a backbone whose config does not state them."""
         size = self._cxr_input_size()
         if self.cxr_encoder.device.type == "meta":
@@ -301,7 +303,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
         embeds, _ = self._project_modalities(values=values)
         weight.fill_(embeds.float().pow(2).mean().sqrt())
 
-    def train(self, mode: bool = True) -> "MedTVTModel":
+    def train(self, mode: bool = True) -> Self:
         """
         As in torch, but frozen encoders stay in eval mode: their batch norms must neither use nor learn the statistics
         of a batch. `from_pretrained` ends here too, which is where loaded encoders are frozen.
@@ -319,7 +321,9 @@ class MedTVTModel(MedTVTPreTrainedModel):
             features = features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
         return features
 
-    def _encode(self, encoder: nn.Module, encode, values: torch.Tensor) -> torch.Tensor:
+    def _encode(
+        self, encoder: PreTrainedModel, encode: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor
+    ) -> torch.Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoders):
             return encode(values.to(encoder.dtype))
 
@@ -398,7 +402,12 @@ class MedTVTModel(MedTVTPreTrainedModel):
             embeds, gates = self.perception(embeds, presence)
         return MedTVTModalityOutput(embeds=embeds, gates=gates, presence=presence)
 
-    def _project_modalities(self, input_ids=None, values=(None,) * 3, features=(None,) * 3):
+    def _project_modalities(
+        self,
+        input_ids: torch.Tensor | None = None,
+        values: tuple[torch.Tensor | None, ...] = (None,) * 3,
+        features: tuple[torch.Tensor | None, ...] = (None,) * 3,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, 3, k, d) embeddings before the perception layer, and (batch, 3) presence."""
         inputs = [value if feature is None else feature for value, feature in zip(values, features)]
         for i, (value, feature) in enumerate(zip(values, features)):
@@ -426,7 +435,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
         embeds = self._project_rows(inputs, features, encoders, projectors, presence)
         return embeds, presence
 
-    def _check_features(self, features):
+    def _check_features(self, features: Sequence[torch.Tensor | None]) -> None:
         expected = (
             (None, self.config.ecg_config.hidden_size),
             (self.config.cxr_sequence_length, self.config.cxr_hidden_size),
@@ -440,13 +449,20 @@ class MedTVTModel(MedTVTPreTrainedModel):
                     f"`{name}` must be (batch, {length or 'time steps'}, {size}), got {tuple(tensor.shape)}."
                 )
 
-    def _project_rows(self, inputs, features, encoders, projectors, presence) -> torch.Tensor:
+    def _project_rows(
+        self,
+        inputs: Sequence[torch.Tensor | None],
+        features: Sequence[torch.Tensor | None],
+        encoders: Sequence[Callable[[torch.Tensor], torch.Tensor]],
+        projectors: Sequence[Any],
+        presence: torch.Tensor,
+    ) -> torch.Tensor:
         """(batch, 3, k, d): each modality's projected embeddings, zero in rows that lack it."""
         shape = (len(presence), self.config.num_modality_tokens, self.config.text_config.hidden_size)
-        embeds = [None] * 3
+        embeds: list[torch.Tensor | None] = [None] * 3
         for i, (tensor, encode, project) in enumerate(zip(inputs, encoders, projectors)):
             rows = presence[:, i].nonzero().flatten()
-            if len(rows):
+            if tensor is not None and len(rows):
                 whole = len(rows) == len(tensor)  # most batches are uniform and need no index
                 selected = tensor if whole else tensor[rows.to(tensor.device)]
                 selected = selected if features[i] is not None else encode(selected)
@@ -456,6 +472,36 @@ class MedTVTModel(MedTVTPreTrainedModel):
         found = [tokens for tokens in embeds if tokens is not None]
         like = found[0] if found else torch.empty(0, device=presence.device, dtype=self.dtype)
         return torch.stack([like.new_zeros(shape) if t is None else t.to(like.device, like.dtype) for t in embeds], 1)
+
+    def _embed(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.Tensor | None,
+        modality_embeds: torch.Tensor | None,
+        **modality_inputs: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, length, d) with the modalities in their places, and the gates (batch, k, 3) where they ran."""
+        has_inputs = any(value is not None for value in modality_inputs.values())
+        if has_inputs and modality_embeds is not None:
+            raise ValueError("`modality_embeds` stands in place of every other modality input; pass one or the other.")
+        if input_ids is None and (has_inputs or modality_embeds is not None):
+            raise ValueError("Modality inputs need `input_ids`, whose placeholders say where they go.")
+        gates = None
+        if has_inputs:
+            modalities = self.get_modality_embeds(input_ids, **modality_inputs)
+            modality_embeds, gates = modalities.embeds, modalities.gates
+        elif input_ids is not None and input_ids.shape[1] > 1 and not torch.compiler.is_compiling():
+            # decoding steps never hold a placeholder, and a check would make the device wait for each of them
+            self._check_placeholders(input_ids, [modality_embeds is not None] * 3)
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if modality_embeds is not None and input_ids is not None:
+            expected = (len(input_ids), 3, self.config.num_modality_tokens, inputs_embeds.shape[-1])
+            if tuple(modality_embeds.shape) != expected:
+                raise ValueError(f"`modality_embeds` must be {expected}, got {tuple(modality_embeds.shape)}.")
+            modality_embeds = modality_embeds.to(inputs_embeds.device, inputs_embeds.dtype)
+            inputs_embeds = self._merge(input_ids.to(inputs_embeds.device), inputs_embeds, modality_embeds)
+        return inputs_embeds, gates
 
     def _merge(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, modality_embeds: torch.Tensor
@@ -469,20 +515,20 @@ class MedTVTModel(MedTVTPreTrainedModel):
         return torch.where(masks.any(0).unsqueeze(-1), tokens, inputs_embeds)
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # `TransformersKwargs` has `position_ids` too
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         ecg_values: torch.FloatTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         lab_values: torch.FloatTensor | None = None,
         ecg_features: torch.FloatTensor | None = None,
         cxr_features: torch.FloatTensor | None = None,
         lab_features: torch.FloatTensor | None = None,
-        modality_embeds: torch.FloatTensor | None = None,
+        modality_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MedTVTModelOutputWithPast:
@@ -499,32 +545,13 @@ class MedTVTModel(MedTVTPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
-        modality_inputs = {
+        inputs_embeds, gates = self._embed(
+            input_ids,
+            inputs_embeds,
+            modality_embeds,
             **{"ecg_values": ecg_values, "pixel_values": pixel_values, "lab_values": lab_values},
             **{"ecg_features": ecg_features, "cxr_features": cxr_features, "lab_features": lab_features},
-        }
-        has_inputs = any(value is not None for value in modality_inputs.values())
-        if has_inputs and modality_embeds is not None:
-            raise ValueError("`modality_embeds` stands in place of every other modality input; pass one or the other.")
-        if input_ids is None and (has_inputs or modality_embeds is not None):
-            raise ValueError("Modality inputs need `input_ids`, whose placeholders say where they go.")
-
-        gates = None
-        if has_inputs:
-            modalities = self.get_modality_embeds(input_ids, **modality_inputs)
-            modality_embeds, gates = modalities.embeds, modalities.gates
-        elif input_ids is not None and input_ids.shape[1] > 1 and not torch.compiler.is_compiling():
-            # decoding steps never hold a placeholder, and a check would make the device wait for each of them
-            self._check_placeholders(input_ids, [modality_embeds is not None] * 3)
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        if modality_embeds is not None:
-            expected = (len(input_ids), 3, self.config.num_modality_tokens, inputs_embeds.shape[-1])
-            if tuple(modality_embeds.shape) != expected:
-                raise ValueError(f"`modality_embeds` must be {expected}, got {tuple(modality_embeds.shape)}.")
-            modality_embeds = modality_embeds.to(inputs_embeds.device, inputs_embeds.dtype)
-            inputs_embeds = self._merge(input_ids.to(inputs_embeds.device), inputs_embeds, modality_embeds)
-
+        )
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -578,20 +605,20 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         return self.model.get_modality_embeds(*args, **kwargs)
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # `TransformersKwargs` has `position_ids` too
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         ecg_values: torch.FloatTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         lab_values: torch.FloatTensor | None = None,
         ecg_features: torch.FloatTensor | None = None,
         cxr_features: torch.FloatTensor | None = None,
         lab_features: torch.FloatTensor | None = None,
-        modality_embeds: torch.FloatTensor | None = None,
+        modality_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
@@ -645,7 +672,7 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         rows = targets != -100
         hidden_states, targets = hidden_states[rows], targets[rows]
 
-        def sum_chunk(hidden_states, targets):
+        def sum_chunk(hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return nn.functional.cross_entropy(self.lm_head(hidden_states).float(), targets, reduction="sum")
 
         chunks = zip(hidden_states.split(LOSS_CHUNK), targets.split(LOSS_CHUNK))
@@ -654,7 +681,7 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch)
 
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]  # what lies between is passed on as keywords
         self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
     ) -> Any:
         """
@@ -692,7 +719,7 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         no_placeholders = PlaceholderLogitsProcessor(self.config.modality_token_ids)
         given = kwargs.get("logits_processor") or []
         kwargs["logits_processor"] = LogitsProcessorList([FiniteLogitsProcessor(), no_placeholders, *given])
-        return super().generate(inputs, generation_config=generation_config, **kwargs)
+        return super().generate(inputs, generation_config=generation_config, **kwargs)  # type: ignore[misc]  # a protocol of more
 
     def generate_batch(self, inputs: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         """Continuous batching, for prompts of text alone: it passes token ids and nothing else to the model."""
@@ -705,7 +732,7 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
             )
         return super().generate_batch(inputs, *args, **kwargs)
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]  # what lies between is passed on as keywords
         self,
         input_ids: torch.LongTensor,
         inputs_embeds: torch.Tensor | None = None,
@@ -713,7 +740,7 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        model_inputs = super().prepare_inputs_for_generation(
+        model_inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]  # a protocol of more
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         # once in the cache, they are not needed again

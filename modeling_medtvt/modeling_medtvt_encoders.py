@@ -33,7 +33,7 @@ class MedTVTEcgConvLayer(nn.Sequential):
         stride: int = 1,
         activation: bool = True,
     ):
-        layers = [
+        layers: list[nn.Module] = [
             nn.Conv1d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
             nn.BatchNorm1d(out_channels, eps=config.batch_norm_eps),
         ]
@@ -96,7 +96,7 @@ class MedTVTEcgEncoder(MedTVTEncoderPreTrainedModel):
         self.post_init()
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Conv1d):
             # He's rule keeps the signal's scale through a hundred layers of ReLU; a fixed std would not
@@ -173,6 +173,8 @@ class MedTVTCxrProjector(nn.Module):
 
     def __init__(self, config: MedTVTConfig):
         super().__init__()
+        if config.cxr_sequence_length is None or config.cxr_hidden_size is None:
+            raise ValueError("`cxr_sequence_length` and `cxr_hidden_size` are missing from the config.")
         self.pooling = nn.Conv1d(config.cxr_sequence_length, config.num_modality_tokens, 1)
         self.linear = nn.Linear(config.cxr_hidden_size, config.text_config.hidden_size)
         self.blocks = nn.Sequential(*(MedTVTDenseBlock(config) for _ in range(config.projector_depth)))

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processor of MedTVT-R1: text, ECG, chest X-ray and laboratory panel in, model inputs out."""
 
+import os
 import re
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs
 
@@ -45,16 +47,22 @@ class MedTVTProcessor(ProcessorMixin):
             template of any backbone will do.
     """
 
+    # set by `ProcessorMixin`
+    ecg_feature_extractor: MedTVTEcgFeatureExtractor
+    lab_feature_extractor: MedTVTLabFeatureExtractor
+    image_processor: Any
+    tokenizer: Any
+
     default_chat_template = PLAIN_CHAT_TEMPLATE
 
     def __init__(
         self,
-        ecg_feature_extractor: Any,
+        ecg_feature_extractor: MedTVTEcgFeatureExtractor,
         image_processor: Any,
-        lab_feature_extractor: Any,
+        lab_feature_extractor: MedTVTLabFeatureExtractor,
         tokenizer: Any,
         num_modality_tokens: int = 1,
-        chat_template: str | None = None,
+        chat_template: str | dict[str, str] | None = None,
     ):
         missing = [f"<{m}>" for m in MODALITIES if len(tokenizer.encode(f"<{m}>", add_special_tokens=False)) != 1]
         if missing:
@@ -78,7 +86,12 @@ class MedTVTProcessor(ProcessorMixin):
         return ProcessorMixin.get_possibly_dynamic_module(module_name)
 
     @classmethod
-    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+    def _get_arguments_from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        processor_dict: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
         if "ecg_feature_extractor" not in (processor_dict or {}):
             raise ValueError(
                 f"{pretrained_model_name_or_path} holds no MedTVT processor (a processor_config.json with an "
@@ -133,26 +146,22 @@ class MedTVTProcessor(ProcessorMixin):
             raise TypeError(f"Unknown keyword(s) {', '.join(sorted(unknown))} for {type(self).__name__}.")
         texts = [text] if isinstance(text, str) else text
         rows = self._align(texts, {"ecg": ecg, "cxr": cxr, "lab": lab}, single=isinstance(text, str))
-        merged = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        keywords: Any = ProcessingKwargs
+        merged = self._merge_kwargs(keywords, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
 
         if (texts is None and not rows) or texts == []:
             raise ValueError("Nothing to process: pass at least one of `text`, `ecg`, `cxr` and `lab`.")
         num_samples = len(texts) if texts is not None else len(next(iter(rows.values())))
-        data, alterations = {}, [[] for _ in range(num_samples)]
+        data: dict[str, Any] = {}
+        alterations: list[list[str]] = [[] for _ in range(num_samples)]
         if texts is not None:
             self._check_placeholders(texts, rows)
             data.update(self._tokenize(texts, merged["text_kwargs"]))
-        extract = {
-            "ecg": lambda items: self.ecg_feature_extractor(
-                items, sampling_rate=sampling_rate, leads=leads, unit=unit, return_alterations=True
-            ),
-            "cxr": lambda items: self._process_cxr(items, merged["images_kwargs"]),
-            "lab": lambda items: self.lab_feature_extractor(items, return_alterations=True),
-        }
+        ecg_kwargs = {"sampling_rate": sampling_rate, "leads": leads, "unit": unit}
         for modality, items in rows.items():
             present = [i for i, item in enumerate(items) if item is not None]
             if present:
-                outputs = extract[modality]([items[i] for i in present])
+                outputs = self._extract(modality, [items[i] for i in present], ecg_kwargs, merged["images_kwargs"])
                 for i, found in zip(present, outputs.pop("alterations")):
                     alterations[i].extend(found)
                 for name, values in outputs.items():
@@ -194,7 +203,7 @@ class MedTVTProcessor(ProcessorMixin):
         return rows
 
     @staticmethod
-    def _check_placeholders(texts: list[str], rows: dict[str, list]):
+    def _check_placeholders(texts: list[str], rows: dict[str, list]) -> None:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"`text` must be a string or a list of strings, entry {i} is {type(text).__name__}.")
@@ -260,6 +269,16 @@ class MedTVTProcessor(ProcessorMixin):
         """Ids of `<ecg>`, `<cxr>` and `<lab>`."""
         return tuple(self.tokenizer.convert_tokens_to_ids(f"<{modality}>") for modality in MODALITIES)
 
+    def _extract(
+        self, modality: str, items: list, ecg_kwargs: dict[str, Any], images_kwargs: dict[str, Any]
+    ) -> BatchFeature:
+        """The tensors of a modality's inputs, none of which is None, and `alterations`."""
+        if modality == "ecg":
+            return self.ecg_feature_extractor(items, **ecg_kwargs, return_alterations=True)
+        if modality == "cxr":
+            return self._process_cxr(items, images_kwargs)
+        return self.lab_feature_extractor(items, return_alterations=True)
+
     def _process_cxr(self, items: list, images_kwargs: dict) -> BatchFeature:
         min_decode_size = getattr(self.image_processor, "min_decode_size", None)
         loaded = [load_cxr(item, min_decode_size) for item in items]
@@ -271,7 +290,7 @@ class MedTVTProcessor(ProcessorMixin):
         alterations = [[*found, *self._describe_resizing(image, pixel_values.shape[-2:])] for image, found in loaded]
         return BatchFeature({"pixel_values": pixel_values, "alterations": alterations})
 
-    def _describe_resizing(self, image, size: tuple[int, int]) -> list[str]:
+    def _describe_resizing(self, image: Image, size: tuple[int, int]) -> list[str]:
         """What the image processor takes away from an X-ray, or does to its proportions."""
         shortest_edge = dict(self.image_processor.size).get("shortest_edge")
         if shortest_edge is None:
@@ -285,7 +304,7 @@ class MedTVTProcessor(ProcessorMixin):
         return [f"cxr: the central crop keeps {kept:.0%} of the picture"] if kept < 0.995 else []
 
     @staticmethod
-    def _scatter(values, present: list[int], num_rows: int) -> np.ndarray:
+    def _scatter(values: Any, present: list[int], num_rows: int) -> np.ndarray:
         values = np.asarray(values, dtype=np.float32)
         if len(present) == num_rows:
             return values
@@ -293,7 +312,7 @@ class MedTVTProcessor(ProcessorMixin):
         scattered[present] = values
         return scattered
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]  # further arguments are keywords
         self,
         conversation: Any,
         chat_template: str | None = None,
@@ -306,18 +325,19 @@ class MedTVTProcessor(ProcessorMixin):
         stands; with `tokenize=True` its input is processed too. Keys of a part that hold None are ignored.
         """
         if isinstance(conversation, str) or not conversation:
-            found = "none" if not conversation else f"a {type(conversation).__name__}"
-            raise ValueError(f"A conversation is a list of messages, at least one; got {found}.")
+            given = "none" if not conversation else f"a {type(conversation).__name__}"
+            raise ValueError(f"A conversation is a list of messages, at least one; got {given}.")
         is_batched = isinstance(conversation[0], (list, tuple))
-        flattened, inputs = [], {modality: [] for modality in MODALITIES}
+        flattened: list[list[dict[str, Any]]] = []
+        inputs: dict[str, list[Any]] = {modality: [] for modality in MODALITIES}
         for messages in conversation if is_batched else [conversation]:
-            found = {}
+            found: dict[str, Any] = {}
             flattened.append([{**message, "content": _flatten(message.get("content"), found)} for message in messages])
             for modality in MODALITIES:
                 inputs[modality].append(found.get(modality))
         if kwargs.get("tokenize"):
-            given = {m: items for m, items in inputs.items() if any(item is not None for item in items)}
-            processor_kwargs = {**given, **(processor_kwargs or {})}
+            present = {m: items for m, items in inputs.items() if any(item is not None for item in items)}
+            processor_kwargs = {**present, **(processor_kwargs or {})}
         return super().apply_chat_template(
             flattened if is_batched else flattened[0],
             chat_template=chat_template,
@@ -326,13 +346,13 @@ class MedTVTProcessor(ProcessorMixin):
         )
 
 
-def _first(value):
+def _first(value: list | tuple) -> Any:
     """What tells a list of ECGs from one ECG as nested lists: the latter begins with a row of numbers."""
     first = value[0] if len(value) else None
     return first if isinstance(first, (list, tuple, np.ndarray)) else None
 
 
-def _flatten(content, found: dict) -> str:
+def _flatten(content: str | list[dict[str, Any]] | None, found: dict[str, Any]) -> str:
     """Text of a message's content, placeholders for its modality parts; their inputs are added to `found`."""
     if content is None or isinstance(content, str):
         return content or ""
