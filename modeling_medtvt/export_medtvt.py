@@ -25,6 +25,7 @@ MODEL_AUTO_MAP = {
 CODE_PREFIXES = (
     *("configuration_", "modeling_", "answers_", "pipeline_"),
     *("processing_", "feature_extraction_", "image_processing_", "lab_definitions_", "shown_name_"),
+    "patient_",
 )
 
 

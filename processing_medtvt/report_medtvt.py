@@ -15,6 +15,7 @@ from PIL import Image
 from .feature_extraction_medtvt_ecg import read_item, select_leads
 from .image_processing_medtvt import load_cxr
 from .lab_definitions_medtvt import flag_value
+from .patient_medtvt import Patient
 from .plot_ecg_medtvt import BOTTOM, LAYOUT, MM_PER_SECOND, RHYTHM_LEAD, ROW_HEIGHT, SECONDS, plot_ecg
 
 
@@ -75,6 +76,7 @@ def read_inputs(
     sampling_rate: float | None = None,
     leads: Sequence[str] | None = None,
     unit: str | None = None,
+    patient: Patient | None = None,
 ) -> DrawnInputs:
     """
     Reads a patient's inputs once more, for the eye.
@@ -82,12 +84,13 @@ def read_inputs(
     Args:
         processor ([`MedTVTProcessor`]): The one that prepared them for the model.
         ecg, cxr, lab, sampling_rate, leads, unit (*optional*): One input each, as the processor takes it.
+        patient ([`Patient`], *optional*): Whose reference ranges the labs are held against; those of adults without it.
 
     Raises:
         ValueError: as the processor does.
     """
     drawn_ecg = None if ecg is None else _read_ecg(processor.ecg_feature_extractor, ecg, sampling_rate, leads, unit)
-    rows, absent = (None, []) if lab is None else _read_labs(processor.lab_feature_extractor, lab)
+    rows, absent = (None, []) if lab is None else _read_labs(processor.lab_feature_extractor, lab, patient)
     pictures = None
     if cxr is not None:
         original = load_cxr(cxr)[0].convert("RGB")
@@ -127,7 +130,7 @@ def _as_picture(pixels, image_processor):
     return Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8).transpose(1, 2, 0))
 
 
-def _read_labs(extractor, lab):
+def _read_labs(extractor: Any, lab: Any, patient: Patient | None) -> tuple[list[LabRow], list[str]]:
     values, _, _, _ = extractor._read(lab)
     numbers = extractor(lab)["lab_values"][0]
     percentiles, present = np.split(numbers, 2)
@@ -284,6 +287,13 @@ def mark_modalities(text: str, lab_names: Iterable[str] = ()) -> list[tuple[str,
     return marked
 
 
+def describe_patient(patient: Mapping[str, Any] | None) -> str:
+    """Age and sex in words."""
+    age, sex = (patient or {}).get("age"), (patient or {}).get("sex")
+    age = "age not known" if age is None else f"{age:g} years"
+    return f"{age}, {'sex not known' if sex is None else {'F': 'female', 'M': 'male'}[sex]}"
+
+
 def _escape(value) -> str:
     return html.escape(str(value), quote=True)
 
@@ -407,7 +417,7 @@ def render_report(
     prints at its true size, 25 mm/s and 10 mm/mV.
 
     Args:
-        result (`dict`): One result of the pipeline.
+        result (`dict`): One result of the pipeline. Its `patient` chooses the reference ranges that labs are held against.
         processor ([`MedTVTProcessor`]): The pipeline's, which reads the inputs again.
         ecg, cxr, lab, sampling_rate, leads, unit (*optional*): The inputs of that result.
         about (`dict[str, str]`, *optional*): What else to say of the model, such as its name; versions are added.
@@ -421,11 +431,13 @@ def render_report(
     missing = {"diseases", "reasoning", "contributions", "warnings", "generated_text"} - set(result)
     if missing:
         raise ValueError(f"`result` must be one result of the pipeline; it has no {', '.join(sorted(missing))}.")
-    inputs = read_inputs(processor, ecg, cxr, lab, sampling_rate, leads, unit)
+    patient = result.get("patient")
+    inputs = read_inputs(processor, ecg, cxr, lab, sampling_rate, leads, unit, patient)
     extractor = processor.lab_feature_extractor
     named = [disease["label"] for disease in result["diseases"] if disease["named"]]
     summary = f"Named: {', '.join(named)}." if named else "None of the seven diseases is named."
-    sections = [f"<p class=lead>{_escape(summary)}</p>", _section("Diseases", _diseases(result["diseases"]))]
+    sections = [f"<p class=lead>{_escape(summary)}</p>", f"<p>Patient: {_escape(describe_patient(patient))}.</p>"]
+    sections += [_section("Diseases", _diseases(result["diseases"]))]
     sections.append(_section("Reasoning", _reasoning(result, extractor.lab_names)))
     if inputs.ecg is not None:
         caption = "ECG as recorded, 25 mm/s, 10 mm/mV. Holes are gaps of the recording."

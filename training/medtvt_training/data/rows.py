@@ -41,3 +41,11 @@ class QARow(TypedDict):
     lab: dict[str, float | None]
     diseases: list[str]
     findings: list[str] | None
+
+
+class Reject(TypedDict):
+    """A line of the rejects file: the row, its file where that is to blame, and why."""
+
+    id: str
+    path: str | None
+    reason: str
