@@ -257,6 +257,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             add_special_tokens=not (bos and prompt.startswith(bos)),
             return_tensors="pt",
             return_alterations=True,
+            return_patients=True,
         )
         warnings, patient = features.pop("alterations")[0], features.pop("patients")[0]
         # one row a sample for each modality, so that patients with different modalities share a batch

@@ -112,6 +112,7 @@ class MedTVTProcessor(ProcessorMixin):
         return_tensors: str | None = None,
         return_alterations: bool = False,
         patient: Any = None,
+        return_patients: bool = False,
         strict: bool = False,
         images: Any = None,
         videos: Any = None,
@@ -127,10 +128,12 @@ class MedTVTProcessor(ProcessorMixin):
             sampling_rate, leads, unit (*optional*): What an ECG given as an array does not state itself.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
             return_alterations (`bool`): Whether to add `alterations`, a list for each prompt of what was altered or
-                imputed in its inputs, and `patients`, a dict for each prompt of the `age` and `sex` that are known.
+                imputed in its inputs.
             patient (`dict`, *optional*): Age and sex, see [`check_patient`], where the inputs do not state them or are
                 wrong; a list with one entry a prompt where `text` is a list. They choose reference ranges and never enter
                 the model.
+            return_patients (`bool`): Whether to add `patients`, a dict for each prompt with `age` and `sex`, None where
+                unknown.
             strict (`bool`): Whether to refuse what is otherwise only warned of: an input that may be no ECG or no frontal
                 chest film, or inputs that state different patients.
             **kwargs: Keywords of the tokenizer, or `text_kwargs` and `images_kwargs`.
@@ -187,6 +190,7 @@ class MedTVTProcessor(ProcessorMixin):
             raise ValueError(f"Refused as `strict` asks. {contradictions[0]}.")
         if return_alterations:
             features["alterations"] = [[*found, *notes] for found, (_, notes) in zip(alterations, known)]
+        if return_patients:
             features["patients"] = [merged_patient for merged_patient, _ in known]
         return features
 
