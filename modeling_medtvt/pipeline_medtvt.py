@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from transformers import GenerationConfig, Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
-from .answers_medtvt import DISEASES, parse_answer
+from .answers_medtvt import DISEASES, ParsedAnswer, parse_answer
 
 
 MODALITIES = ("ecg", "cxr", "lab")
@@ -112,10 +112,16 @@ class MedicalDiagnosisPipeline(Pipeline):
     Research use only: not a medical device.
     """
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    # set by `Pipeline`
+    model: Any
+    processor: Any
+    tokenizer: Any
+
+    # the base class has None there
+    _load_processor = True  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
     _pipeline_calls_generate = False
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -165,7 +171,7 @@ class MedicalDiagnosisPipeline(Pipeline):
         preprocess_kwargs = {"question": question, "on_error": on_error, "strict": strict}
         return {k: v for k, v in preprocess_kwargs.items() if v is not None}, generate_kwargs, {}
 
-    def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]  # all others are keywords
         r"""
         Args:
             inputs (`dict`, or a list, generator or dataset of dicts, *optional*): Patients, each with the keys `ecg`,
@@ -211,7 +217,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             return super().__call__(NumberedPatients(inputs), **kwargs)
         return super().__call__(({"index": i, "item": item} for i, item in enumerate(inputs)), **kwargs)
 
-    def preprocess(
+    def preprocess(  # type: ignore[override]  # parameters by name
         self, numbered: Mapping[str, Any], question: str | None = None, on_error: str = "raise", strict: bool = False
     ) -> PreparedPatient:
         error = None
@@ -226,9 +232,10 @@ class MedicalDiagnosisPipeline(Pipeline):
             error = f"{where}{caught}"
             # something stands in its place, or the batch would have a hole
             features = self._process({"question": " "}, None, strict)
-        return {**features, "error": error}
+        features["error"] = error
+        return features
 
-    def _process(self, item: Any, question: str | None, strict: bool) -> dict[str, Any]:
+    def _process(self, item: Any, question: str | None, strict: bool) -> PreparedPatient:
         if not isinstance(item, Mapping):
             raise TypeError(
                 f"A patient is a dict with the keys {', '.join(INPUT_KEYS[:4])}, got {type(item).__name__}."
@@ -259,10 +266,18 @@ class MedicalDiagnosisPipeline(Pipeline):
             return_alterations=True,
             return_patients=True,
         )
-        warnings, patient = features.pop("alterations")[0], features.pop("patients")[0]
         # one row a sample for each modality, so that patients with different modalities share a batch
-        blanks = {name: self._blank(name) for name in TENSOR_NAMES if name not in features}
-        return {**features, **blanks, "patient": patient, "warnings": warnings}
+        ecg, cxr, lab = (features[name] if name in features else self._blank(name) for name in TENSOR_NAMES)
+        return {
+            "input_ids": features["input_ids"],
+            "attention_mask": features["attention_mask"],
+            "ecg_values": ecg,
+            "pixel_values": cxr,
+            "lab_values": lab,
+            "patient": features["patients"][0],
+            "warnings": features["alterations"][0],
+            "error": None,
+        }
 
     @staticmethod
     def _prompt(modalities: list[str], question: str | None) -> str:
@@ -285,11 +300,16 @@ class MedicalDiagnosisPipeline(Pipeline):
         image = Image.new("RGB", (64, 64))
         return torch.zeros_like(self.processor.image_processor([image], return_tensors="pt")["pixel_values"])
 
-    def _forward(
+    def _forward(  # type: ignore[override]  # parameters by name
         self, model_inputs: PreparedPatient, num_samples: int = 1, **generate_kwargs: Any
     ) -> GeneratedAnswers:
         input_ids, attention_mask = model_inputs["input_ids"], model_inputs["attention_mask"]
-        modalities = self.model.get_modality_embeds(input_ids, **{name: model_inputs[name] for name in TENSOR_NAMES})
+        modalities = self.model.get_modality_embeds(
+            input_ids,
+            ecg_values=model_inputs["ecg_values"],
+            pixel_values=model_inputs["pixel_values"],
+            lab_values=model_inputs["lab_values"],
+        )
         self._check_finite(modalities.embeds)
         if num_samples > 1:
             if generate_kwargs.get("do_sample") is False:
@@ -331,7 +351,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             f"processor gives NaN or infinity, or numbers leave the range of {self.model.dtype}: load it in torch.float32."
         )
 
-    def postprocess(self, model_outputs: GeneratedAnswers) -> dict[str, Any]:
+    def postprocess(self, model_outputs: GeneratedAnswers) -> dict[str, Any]:  # type: ignore[override]  # typed
         if model_outputs["error"] is not None:
             return {"error": model_outputs["error"]}
         texts = self.processor.batch_decode(model_outputs["new_tokens"][0], skip_special_tokens=True)
@@ -369,7 +389,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             warnings.append("model: trained on imaginary patients only, the answer says nothing about a real one")
         return warnings
 
-    def _warnings(self, answers, new_tokens) -> list[str]:
+    def _warnings(self, answers: Sequence[ParsedAnswer], new_tokens: torch.Tensor) -> list[str]:
         warnings = []
         unparsed = sum(answer.answer is None for answer in answers)
         if unparsed:

@@ -304,7 +304,7 @@ class MedTVTProcessor(ProcessorMixin):
         self, modality: str, items: list, ecg_kwargs: dict[str, Any], images_kwargs: dict[str, Any], strict: bool
     ) -> BatchFeature:
         """The tensors of a modality's inputs, none of which is None, `alterations`, and `patients` where they are stated."""
-        strictly = {"strict": True} if strict else {}
+        strictly: dict[str, Any] = {"strict": True} if strict else {}
         if modality == "ecg":
             return self.ecg_feature_extractor(items, **ecg_kwargs, **strictly, return_alterations=True)
         if modality == "cxr":
@@ -313,7 +313,7 @@ class MedTVTProcessor(ProcessorMixin):
 
     def _process_cxr(self, items: list, images_kwargs: dict, strict: bool = False) -> BatchFeature:
         min_decode_size = getattr(self.image_processor, "min_decode_size", None)
-        strictly = {"strict": True} if strict else {}
+        strictly: dict[str, Any] = {"strict": True} if strict else {}
         loaded = [load_cxr(item, min_decode_size, **strictly) for item in items]
         images_kwargs.pop("return_tensors", None)
         converts = images_kwargs.get("do_convert_rgb", getattr(self.image_processor, "do_convert_rgb", False))

@@ -115,7 +115,8 @@ def _run_one(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", set
     from ..inference.result import format_result
 
     inputs = {"ecg": args.ecg, "cxr": args.cxr, "lab": args.lab}
-    stated, others = _ecg_options(args), []
+    stated = _ecg_options(args)
+    others: list[str] = []
     if args.patient:
         from ..inference.patient_files import find_patient_files
 

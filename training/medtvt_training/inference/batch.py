@@ -108,7 +108,7 @@ class Batch:
             raise ValueError(f"{self.out} exists without {self.header_file.name}, so nobody knows of what; move it.")
         keep_header(self.header, self.header_file)
         for number, record in enumerate(records, start=1):
-            patient = patients.get(record.get("id")) if isinstance(record, dict) else None
+            patient = patients.get(str(record.get("id"))) if isinstance(record, dict) else None
             if patient is None or record.get("row") != patient.fingerprint:
                 raise ValueError(
                     f"{self.out}, line {number}: the patient is not in the table, or their row has changed since; choose "
