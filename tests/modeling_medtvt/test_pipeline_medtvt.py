@@ -255,12 +255,12 @@ def test_bad_input_gets_one_clear_error(diagnose, patient, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_one_bad_item_is_named_or_skipped(diagnose, patient, batch_size):
-    patients = [patient, {"lab": {"Natrium": 1}}, {"cxr": patient["cxr"]}, {"ecg": "nowhere"}, {"question": 3}]
-    with pytest.raises(ValueError, match="Item 1: .*Natrium"):
+    patients = [patient, {"lab": {"Sodium": 1}}, {"cxr": patient["cxr"]}, {"ecg": "nowhere"}, {"question": 3}]
+    with pytest.raises(ValueError, match="Item 1: .*Sodium"):
         diagnose(patients, batch_size=batch_size, max_new_tokens=2)
     results = diagnose(patients, batch_size=batch_size, max_new_tokens=2, on_error="skip")
     assert [set(result) == KEYS for result in results] == [True, False, True, False, False]
-    assert "Item 1" in results[1]["error"] and "Natrium" in results[1]["error"] and "nowhere" in results[3]["error"]
+    assert "Item 1" in results[1]["error"] and "Sodium" in results[1]["error"] and "nowhere" in results[3]["error"]
 
 
 @pytest.mark.parametrize("known", [{"age": 71, "sex": "F"}, {"age": 17.5}, {"sex": "male"}])
@@ -328,7 +328,8 @@ def test_a_weight_that_is_no_number_is_named(checkpoint, diagnose, weight):
 
 def test_inputs_that_become_no_numbers_are_not_blamed_on_the_weights(checkpoint, monkeypatch):
     diagnose = pipeline("medical-diagnosis", model=str(checkpoint))
-    monkeypatch.setattr(diagnose.processor.image_processor, "rescale_factor", float("nan"))
+    no_numbers = staticmethod(lambda values, *_: np.full_like(np.asarray(values, dtype=np.float32), np.nan))
+    monkeypatch.setattr(type(diagnose.processor), "_scatter", no_numbers)
     with pytest.raises(ValueError, match="not finite, though its weights are"):
         diagnose(cxr=np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8), max_new_tokens=2)
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import shutil
 
 import numpy as np
 import pytest
 from transformers import AutoProcessor
 
+from medtvt_training.cli import main
 from medtvt_training.inference import patient_files
 from medtvt_training.inference.patient_files import find_patient_files
 from medtvt_training.synthetic.example_patient import write_example_patient
@@ -54,19 +56,22 @@ def test_files_are_told_by_their_content(folder, processor):
     (folder / "lab.csv").rename(folder / "blood.txt")
     (folder / "notes.txt").write_text("Came in with a cough.\n")
     (folder / ".DS_Store").write_bytes(b"\0\1")
-    files, others = find_patient_files(folder, processor)
+    files, notes = find_patient_files(folder, processor)
     assert files == {
         "ecg": str(folder / "ecg.hea"), "cxr": str(folder / "films" / "study-1"), "lab": str(folder / "blood.txt")
     }  # fmt: skip
-    assert others == ["notes.txt"]
+    assert notes == ["folder: notes.txt left out: it is neither ECG nor X-ray nor labs"]
 
 
 def test_a_film_and_what_is_none_in_dicom(folder, processor):
     (folder / "cxr.png").unlink()
     write_dicom(folder / "a.dcm", "CR")
     write_dicom(folder / "b.dcm", "CT")
-    files, others = find_patient_files(folder, processor)
-    assert files["cxr"] == str(folder / "a.dcm") and others == ["b.dcm"]
+    (folder / "lab.csv").write_text("name,value\nSodium,140,mEq/L\n")
+    files, notes = find_patient_files(folder, processor)
+    assert files["cxr"] == str(folder / "a.dcm") and set(files) == {"ecg", "cxr"}
+    assert len(notes) == 2 and "b.dcm left out" in notes[0] and "CT" in notes[0]
+    assert "lab.csv left out" in notes[1] and "row 2" in notes[1]
 
 
 def test_more_than_one_of_a_kind_is_refused_unless_one_is_chosen(folder, processor):
@@ -85,8 +90,22 @@ def test_folders_that_hold_no_patient(folder, processor, tmp_path, monkeypatch):
         find_patient_files(tmp_path / "empty", processor)
     (tmp_path / "empty" / "notes.txt").write_text("Nothing.")
     (tmp_path / "empty" / "film.png").symlink_to(folder / "cxr.png")  # it leads out of the folder
-    with pytest.raises(ValueError, match=r"It holds notes.txt\."):
+    with pytest.raises(ValueError, match="notes.txt left out"):
         find_patient_files(tmp_path / "empty", processor)
     monkeypatch.setattr(patient_files, "MAX_FILES", 2)
     with pytest.raises(ValueError, match="use --batch"):
         find_patient_files(folder, processor)
+
+
+def test_the_command_takes_a_folder(folder, checkpoint, capsys):
+    (folder / "notes.txt").write_text("Came in with a cough.\n")
+    words = ["diagnose", "--model", str(checkpoint), "--patient", str(folder), "--max-new-tokens", "3"]
+    assert main([*words, "--age", "71", "--sex", "female", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["patient"] == {"age": 71.0, "sex": "F"}
+    assert any(warning.startswith("folder: notes.txt left out") for warning in result["warnings"])
+    assert all(value is not None for value in result["contributions"].values())
+    assert main([*words, "--strict"]) == 2
+    assert "Refused as --strict asks. folder: notes.txt" in capsys.readouterr().err
+    assert main([*words, "--sampling-rate", "250"]) == 2  # its header states its own
+    assert "sampling_rate" in capsys.readouterr().err

@@ -31,6 +31,8 @@ from medtvt_training.mimic.cxr_reports import read_report
         ("Heart size is stable; the lungs are clear.", "The lungs are clear."),
         ("The heart is unchanged and the lungs are clear.", ""),
         ("The effusion persists.", ""),
+        ("The effusion is similar.", ""),
+        ("The heart is stably enlarged.", "The heart is enlarged."),
     ],
 )
 def test_reports_lose_what_one_film_cannot_show(sentence, kept):

@@ -116,20 +116,21 @@ def _run_one(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", set
 
     inputs = {"ecg": args.ecg, "cxr": args.cxr, "lab": args.lab}
     stated = _ecg_options(args)
-    others: list[str] = []
+    notes: list[str] = []
     if args.patient:
         from ..inference.patient_files import find_patient_files
 
-        found, others = find_patient_files(args.patient, diagnose.processor, inputs, **stated)
+        found, notes = find_patient_files(args.patient, diagnose.processor, inputs, **stated)
         inputs.update(found)
+        if args.strict and notes:
+            raise ValueError(f"Refused as --strict asks. {' '.join(notes)}")
     if stated and inputs["ecg"] is None:
         raise ValueError("--sampling-rate, --leads and --unit belong to an ECG, and there is none.")
     if args.seed is not None:
         set_seed(args.seed)
     patient = {"age": args.age, "sex": args.sex}
     result = diagnose(**inputs, **stated, patient=patient, **settings)
-    if others:
-        result["warnings"].append(f"folder: left out as neither ECG nor X-ray nor labs: {', '.join(others)}")
+    result["warnings"] += notes
     print(json.dumps({**result, "notice": RESEARCH_USE}, indent=2) if args.json else format_result(result))
     if args.report:
         occlusion = None

@@ -2,7 +2,8 @@
 """Which file of a patient's folder is the ECG, which the X-ray and which the labs."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +13,18 @@ from processing_medtvt.shown_name_medtvt import shown_name
 
 MAX_FILES = 200
 KINDS = {"ecg": "ECGs", "cxr": "X-rays", "lab": "laboratory panels"}
+SUFFIXES = {
+    "ecg": (".hea", ".mat", ".xml", ".scp", ".edf", ".ecg"),
+    "lab": (".csv", ".tsv", ".json"),
+    "cxr": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"),
+}
 
 
 class PatientFiles(NamedTuple):
-    """The file of each kind that was found, and the names of those that are of none."""
+    """The file of each kind that was found, and a note for each that is of none."""
 
     found: dict[str, str]
-    others: list[str]
+    notes: list[str]
 
 
 def find_patient_files(
@@ -46,11 +52,11 @@ def find_patient_files(
         raise ValueError(f"{shown_name(folder)} is no folder.")
     known = {kind: value for kind, value in (given or {}).items() if value is not None}
     found: dict[str, list[Path]] = {kind: [] for kind in KINDS}
-    others = []
+    notes = []
     for file in _list_files(folder):
-        kind = _tell_kind(file, processor, ecg_keywords)
+        kind, reason = _tell_kind(file, processor, ecg_keywords)
         if kind is None:
-            others.append(shown_name(file.relative_to(folder)))
+            notes.append(f"folder: {shown_name(file.relative_to(folder))} left out: {reason}")
         else:
             found[kind].append(file)
     for kind, files in found.items():
@@ -61,9 +67,11 @@ def find_patient_files(
             )
     chosen = {kind: str(files[0]) for kind, files in found.items() if files and kind not in known}
     if not chosen and not known:
-        listed = f" It holds {', '.join(others)}." if others else " It is empty."
-        raise ValueError(f"{shown_name(folder)} holds neither an ECG nor an X-ray nor labs that can be read.{listed}")
-    return PatientFiles(chosen, others)
+        raise ValueError(
+            f"{shown_name(folder)} holds neither an ECG nor an X-ray nor labs that can be read. "
+            + (" ".join(notes) or "It is empty.")
+        )
+    return PatientFiles(chosen, notes)
 
 
 def _list_files(folder: Path) -> list[Path]:
@@ -92,20 +100,35 @@ def _signal_files(header: Path) -> set[Path]:
     return {header.with_name(Path(word).name) for word in words[1:]}
 
 
-def _tell_kind(file: Path, processor: MedTVTProcessor, ecg_keywords: Mapping[str, Any]) -> str | None:
+def _tell_kind(file: Path, processor: MedTVTProcessor, ecg_keywords: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The kind of a file, or None and why it is none."""
+    readers: dict[str, Callable[[str], Any]] = {
+        "ecg": partial(_read_ecg, processor, ecg_keywords),
+        "lab": partial(_read_labs, processor),
+        "cxr": load_cxr,
+    }
+    refusals = {}
+    for kind, read in readers.items():
+        try:
+            read(str(file))
+            return kind, ""
+        except (ValueError, TypeError, OSError) as error:
+            refusals[kind] = str(error)
+    # which reader's reason to give, the name may say: nothing else hangs on it
+    meant = next((kind for kind, suffixes in SUFFIXES.items() if file.suffix.lower() in suffixes), None)
+    return None, refusals[meant] if meant else "it is neither ECG nor X-ray nor labs"
+
+
+def _read_ecg(processor: MedTVTProcessor, ecg_keywords: Mapping[str, Any], path: str) -> None:
     try:
-        processor.ecg_feature_extractor(str(file), **ecg_keywords)
-        return "ecg"
-    except (ValueError, TypeError, OSError):
-        pass
-    try:
-        labs = processor.lab_feature_extractor(str(file))["lab_values"][0]
-        if labs[len(labs) // 2 :].any():  # at least one lab that the model knows
-            return "lab"
-    except (ValueError, TypeError, OSError):
-        pass
-    try:
-        load_cxr(str(file))
-        return "cxr"
-    except (ValueError, TypeError, OSError):
-        return None
+        processor.ecg_feature_extractor(path)
+    except ValueError:
+        if not ecg_keywords:
+            raise
+        processor.ecg_feature_extractor(path, **ecg_keywords)
+
+
+def _read_labs(processor: MedTVTProcessor, path: str) -> None:
+    labs = processor.lab_feature_extractor(path)["lab_values"][0]
+    if not labs[len(labs) // 2 :].any():
+        raise ValueError(f"{shown_name(path)} holds no lab that the model knows.")

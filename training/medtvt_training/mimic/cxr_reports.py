@@ -107,8 +107,8 @@ _ASIDE = re.compile(rf",\s*{_ADVERB}{_SAME}{_TAIL},", re.IGNORECASE)
 # Where one of these is left, the sentence is about another time, another film or a person
 _DROPPED = re.compile(
     rf"_{{2,}}|\b(?:{_SAME}|again|still|prior|previous\w*|compar\w+|interval\w*|new|newly|improv\w+|worsen\w+"
-    r"|increased? (?:since|from)|decreased? (?:since|from)|(?:has|have|had) (?:\w+ly |now |since |not )*(?:been|\w+ed)"
-    r"|change[sd]?|persist(?:s|ed)?|former\w*|earlier|recent\w*|progress\w+|resol\w+|no longer"
+    r"|increased? (?:since|from)|decreased? (?:since|from)|(?:has|have|had) (?:\w+ly |now |since |not )*(?:been|had|\w+ed)"
+    r"|change[sd]?|similar(?:ly)?|persist(?:s|ed)?|former\w*|earlier|recent\w*|progress\w+|resol\w+|no longer"
     r"|history|status post|s/p|known|discussed|telephone\w*|phone[d]?|paged?|notified|communicat\w+|dr\.?|findings were"
     r"|recommend\w*|follow-?up|clinical correlation|request\w*|year-old|yo|patient's name|study of|today)\b"
     r"|\bas before\b|\bin (?:comparison|contrast)\b|\bsince the\b"
