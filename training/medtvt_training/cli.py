@@ -22,7 +22,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command("demo", "draw an example patient and run a model on it, or on your own files"),
-    "diagnose": Command("diagnose", "run a model on one patient's files, any subset of ECG, X-ray and labs"),
+    "diagnose": Command("diagnose", "run a model on one patient's files, or on a table of patients"),
     "init": Command("init", "write a fresh model folder, tiny or from pretrained parts"),
     "convert": Command("convert", "turn a checkpoint of the authors into a folder"),
     "synthesize": Command(
@@ -54,6 +54,8 @@ examples:
   medtvt init --tiny my-model                           a small random model to build on
   medtvt diagnose --model my-model --ecg record.hea --cxr chest.png --lab labs.csv
   medtvt diagnose --model my-model --lab labs.csv --num-samples 8 --json
+  medtvt diagnose --patient patients/0042 --report 0042.html         files told apart by their content
+  medtvt diagnose --batch patients.csv --out answers.jsonl --csv answers.csv
   medtvt init --text DIR --cxr DIR --ecg F --lab F --out my-model    a model from pretrained parts
   medtvt convert --checkpoint F --params params.json --tokenizer tokenizer.model --lab-means F --out medtvt-r1
   medtvt export --model my-model --out for-the-hub
