@@ -34,6 +34,7 @@ from .convert_medtvt_tokenizer import (
 )
 from .modeling_medtvt import PLACEHOLDERS, MedTVTForCausalLM
 from .output_folder import check_new_folder, new_folder
+from .provenance_medtvt import Provenance
 
 
 logger = logging.get_logger(__name__)
@@ -221,9 +222,7 @@ def _indices(state_dict: dict[str, torch.Tensor], pattern: str) -> list[int]:
     return sorted({int(match[1]) for match in matches if match})
 
 
-def build_config(
-    state_dict: dict[str, torch.Tensor], params: dict, base_vocab_size: int, is_flat: bool = False
-) -> MedTVTConfig:
+def build_config(state_dict: dict[str, torch.Tensor], params: dict, base_vocab_size: int) -> MedTVTConfig:
     """
     Reads the architecture off the tensors' shapes and, where they are silent, off `params.json`.
 
@@ -232,7 +231,6 @@ def build_config(
         params (`dict`): See [`read_params`]. Its `n_kv_heads` and `use_scaled_rope` are ignored, as by the authors:
             the key-value heads follow from `wk`, and RoPE is never scaled.
         base_vocab_size (`int`): Ranks of the tokenizer file; the special tokens sit behind them.
-        is_flat (`bool`): Whether the file is a bare state dict, as RFT writes it.
 
     Raises:
         ValueError: a tensor is missing, or the tensors contradict each other, `params` or the tokenizer.
@@ -248,7 +246,6 @@ def build_config(
             f"`params.json` says vocab_size {params['vocab_size']}, the checkpoint's embedding has {vocab_size} rows."
         )
     use_perception = any(name.startswith(("DynamicWeighting.", "CyclicCrossModal")) for name in state_dict)
-    stage: Any = ("rft" if is_flat else "sft") if use_perception else "pt"
     token_ids: dict[str, Any] = {
         f"{token[1:-1]}_token_id": base_vocab_size + SPECIAL_TOKENS.index(token) for token in PLACEHOLDERS
     }
@@ -267,8 +264,6 @@ def build_config(
         use_perception=use_perception,
         num_perception_heads=PERCEPTION_HEADS,
         fusion_scale=FUSION_SCALE,
-        stage=stage,
-        training_data=[{"stage": stage, "name": "MedTVT-QA", "access": "credentialed"}],  # built from MIMIC
         architectures=["MedTVTForCausalLM"],
         dtype="float32",
     )
@@ -564,13 +559,16 @@ def convert_checkpoint(
     sizes = read_params(params)
     fast_tokenizer = convert_tokenizer(tokenizer)
     state_dict, is_flat = read_checkpoint(checkpoint)
-    config = build_config(state_dict, sizes, fast_tokenizer.bos_token_id, is_flat)
+    config = build_config(state_dict, sizes, fast_tokenizer.bos_token_id)
     if require_perception and not config.use_perception:
         raise ValueError(
             f"Checkpoint {checkpoint}: has no perception layer (`DynamicWeighting.*`, `CyclicCrossModalAttention.*`), "
             "so it is a PT file; an SFT or RFT file is needed."
         )
     processor = build_processor(config, fast_tokenizer, lab_means)
+    stage = ("rft" if is_flat else "sft") if config.use_perception else "pt"
+    # built from MIMIC
+    provenance = Provenance(stage, [{"stage": stage, "name": "MedTVT-QA", "access": "credentialed"}])
     plan = _plan(state_dict, config, keep_lora)
     _warn_of_duplicates(state_dict)
 
@@ -580,9 +578,11 @@ def convert_checkpoint(
         base_folder.mkdir(exist_ok=True)
         _write_weights(plan.recipes, plan.reference, state_dict, base_folder)
         config.save_pretrained(base_folder)
+        provenance.save_pretrained(folder)
         build_generation_config(fast_tokenizer).save_pretrained(base_folder)
         processor.save_pretrained(base_folder)
         if keep_lora:
             _write_adapter(plan.adapter, plan.rank, state_dict, folder, Path(output_dir).absolute() / BASE_FOLDER)
+            provenance.save_pretrained(base_folder)
             processor.save_pretrained(folder)
     return plan.dropped

@@ -23,7 +23,7 @@ MODEL_AUTO_MAP = {
 }
 # Files of the two packages that a folder needs: models and processors, not converters or this export
 CODE_PREFIXES = (
-    *("configuration_", "modeling_", "answers_", "pipeline_"),
+    *("configuration_", "modeling_", "answers_", "pipeline_", "provenance_"),
     *("processing_", "feature_extraction_", "image_processing_", "lab_definitions_", "shown_name_"),
     "patient_",
 )

@@ -382,9 +382,10 @@ class MedicalDiagnosisPipeline(Pipeline):
     def _limits(self) -> list[str]:
         """What the weights are worth, which a reader must know first."""
         warnings = []
-        if self.model.config.stage is None:
+        provenance = self.model.provenance
+        if provenance.stage is None:
             warnings.append("model: the weights are untrained, the answer means nothing")
-        data = self.model.config.training_data or []
+        data = provenance.training_data
         if data and all(entry["access"] == "synthetic" for entry in data):
             warnings.append("model: trained on imaginary patients only, the answer says nothing about a real one")
         return warnings

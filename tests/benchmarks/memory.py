@@ -49,7 +49,7 @@ def run_sft(side: str, size: str, device: str):
         model = build(size, device)
         batch = {**make_batch(model.config, LENGTHS, device), **encode(model, make_values(len(LENGTHS), device))}
         step = Step(model, ["perception"], device)
-        model.config.chunked_loss = side == "chunked"
+        model.chunked_loss = side == "chunked"
     for _ in range(2):
         step(batch)
 

@@ -70,9 +70,9 @@ def make_steps(size: str, device: str, lengths: tuple[int, ...]) -> dict:
     step, bare_step = Step(model, ["perception"], device), Step(build_bare(size, device), None, device)
 
     def chunked():
-        model.config.chunked_loss = True
+        model.chunked_loss = True
         step({**batch, **features})
-        model.config.chunked_loss = False
+        model.chunked_loss = False
 
     return {
         "features": lambda: step({**batch, **features}),

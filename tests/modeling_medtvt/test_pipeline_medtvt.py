@@ -62,7 +62,7 @@ def test_keywords_give_one_dict(diagnose, patient):
 @pytest.mark.parametrize("other", ["synthetic", "credentialed"])
 def test_weights_that_saw_no_patient_say_so(diagnose, patient, other, monkeypatch):
     entries = [{"stage": "pt", "name": "a", "access": "synthetic"}, {"stage": "sft", "name": "b", "access": other}]
-    monkeypatch.setattr(diagnose.model.config, "training_data", entries)
+    monkeypatch.setattr(diagnose.model.provenance, "training_data", entries)
     warnings = diagnose(lab=patient["lab"], max_new_tokens=2)["warnings"]
     assert any("imaginary patients only" in warning for warning in warnings) == (other == "synthetic")
 

@@ -276,7 +276,8 @@ def test_a_foreign_folder(toy, tmp_path, model, processor):
 
 
 def test_only_frozen_encoders(tmp_path, tokenizer, processor):
-    model = build_model(tokenizer, freeze_encoders=False)
+    model = build_model(tokenizer)
+    model.model.lab_encoder.requires_grad_(True)
     with pytest.raises(ValueError, match="frozen"):
         FeatureCache(tmp_path / "cache", model, processor)
 

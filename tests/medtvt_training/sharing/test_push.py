@@ -124,7 +124,7 @@ def test_one_commit_that_opens(hub, folder, tmp_path, caplog):
     assert "synthetic" in str(ModelCard.load(arrived / "README.md")) or "drawn" in str(
         ModelCard.load(arrived / "README.md")
     )
-    assert json.loads((arrived / "config.json").read_text())["training_data"] == [SYNTHETIC]
+    assert json.loads((arrived / "provenance.json").read_text())["training_data"] == [SYNTHETIC]
     diagnose = pipeline("medical-diagnosis", model=str(arrived), trust_remote_code=True)
     assert diagnose(lab={"Sodium": 140}, max_new_tokens=2)["contributions"]["lab"] > 0
 

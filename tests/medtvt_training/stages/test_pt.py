@@ -94,10 +94,11 @@ def test_what_trains_and_what_is_frozen(tuning, trained, pretrain_toy, checkpoin
 def test_the_result_is_a_plain_folder(tuning, trained, pretrain_toy):
     final = trained(tuning, pretrain_toy) / "final"
     model = AutoModelForCausalLM.from_pretrained(final)
-    assert model.config.stage == "pt" and model.model.perception is None
+    assert model.provenance.stage == "pt" and model.model.perception is None
     assert model.config.use_cache
     # a folder that is not a drawn cohort counts as patients' data
-    assert [(entry["stage"], entry["access"]) for entry in model.config.training_data] == [("pt", "credentialed")]
+    data = model.provenance.training_data
+    assert [(entry["stage"], entry["access"]) for entry in data] == [("pt", "credentialed")]
     assert type(AutoProcessor.from_pretrained(final)).__name__ == "MedTVTProcessor"
     assert not (final / "adapter_config.json").exists() and not (final / "training_args.bin").exists()
 

@@ -80,7 +80,7 @@ def finished(request, run, tmp_path_factory):
 def test_a_run_ends_in_a_plain_folder_with_samples(finished, checkpoint):
     out, _ = finished
     model = AutoModelForCausalLM.from_pretrained(out / "final")
-    assert model.config.stage == "rft"
+    assert model.provenance.stage == "rft"
     AutoProcessor.from_pretrained(out / "final")
     before = AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}

@@ -103,7 +103,7 @@ def _ecg_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _about(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline") -> dict[str, str]:
     name = Path(args.model).resolve().name  # not its place on a disk
-    return {"Model": name, "Training stage": diagnose.model.config.stage or "none: untrained"}
+    return {"Model": name, "Training stage": diagnose.model.provenance.stage or "none: untrained"}
 
 
 def _run_one(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", settings: dict[str, Any]) -> None:

@@ -67,8 +67,8 @@ class FeatureCache:
     def __init__(
         self, folder: str | os.PathLike, model: MedTVTForCausalLM, processor: MedTVTProcessor, dtype: str = "float32"
     ) -> None:
-        if not model.config.freeze_encoders:
-            raise ValueError("Only the outputs of frozen encoders can be cached; `config.freeze_encoders` is False.")
+        if not model.model.has_frozen_encoders:
+            raise ValueError("Only the outputs of frozen encoders can be cached: `model.model.freeze_encoders()`.")
         if dtype not in ("float32", "float16"):
             raise ValueError(f'`dtype` must be "float32" or "float16"; got {dtype!r}.')
         self.folder = Path(folder).absolute()

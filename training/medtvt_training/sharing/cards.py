@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
-from modeling_medtvt import DISEASES, MedTVTConfig
+from modeling_medtvt import DISEASES, MedTVTConfig, Provenance
 
 from ..data.provenance import read_access, training_data_entry
 from ..files import read_json
@@ -76,6 +76,7 @@ def model_card(
         raise ValueError(f"{folder} holds a model of type {config.get('model_type')!r}, not a MedTVT model.")
     is_adapter = (folder / "adapter_config.json").is_file()
     access = read_access(folder)
+    provenance = Provenance.from_pretrained(folder)
     repo = repo or folder.resolve().name
     results = None if metrics is None else _read_metrics(metrics, folder, config)
     data = ModelCardData(
@@ -84,15 +85,15 @@ def model_card(
         license="apache-2.0" if access in ("none", "synthetic") else "other",
         license_name=None if access in ("none", "synthetic") else f"{access}-data",
         tags=TAGS,
-        datasets=list(dict.fromkeys(entry["name"] for entry in config.get("training_data") or [])) or None,
+        datasets=list(dict.fromkeys(entry["name"] for entry in provenance.training_data)) or None,
         model_name=repo.split("/")[-1] if results else None,
-        eval_results=_eval_results(results, config) if results else None,
+        eval_results=_eval_results(results, provenance) if results else None,
     )
     fields = {
         "name": repo.split("/")[-1],
         "repo": repo,
-        "stage": config.get("stage") or "none",
-        "training_data": _describe_training_data(config, access),
+        "stage": provenance.stage or "none",
+        "training_data": _describe_training_data(provenance, access),
         "evaluation": _describe_evaluation(results, metrics, peers or {}),
         "licence": _describe_licence(access),
     }
@@ -197,11 +198,11 @@ def _describe_parts(folder: Path) -> list[tuple[str, str]]:
         ("lab encoder", f"MLP, {config.lab_config.hidden_size} wide"),
         ("perception layer", "on" if config.use_perception else "off"),
         ("tokens a modality", str(config.num_modality_tokens)),
-        ("stage", config.stage or "none: untrained"),
+        ("stage", Provenance.from_pretrained(folder).stage or "none: untrained"),
     ]
 
 
-def _describe_training_data(config: Mapping, access: str) -> str:
+def _describe_training_data(provenance: Provenance, access: str) -> str:
     if access == "none":
         return "None: the weights are random. No data of any patient went into them."
     if access == "unknown":
@@ -209,7 +210,7 @@ def _describe_training_data(config: Mapping, access: str) -> str:
     lines = ["| stage | data | access |", "|---|---|---|"]
     lines += [
         f"| {entry.get('stage')} | {entry.get('name')} | {ACCESS_NOTES[entry['access']]} |"
-        for entry in config["training_data"]
+        for entry in provenance.training_data
     ]
     return "\n".join(lines)
 
@@ -242,8 +243,8 @@ def _read_metrics(path: str | os.PathLike, folder: Path, config: Mapping) -> dic
     return results
 
 
-def _eval_results(results: Mapping, config: Mapping) -> list[EvalResult]:
-    entries = config.get("training_data") or [{"name": "MedTVT-QA"}]
+def _eval_results(results: Mapping, provenance: Provenance) -> list[EvalResult]:
+    entries = provenance.training_data or [{"name": "MedTVT-QA"}]
     found = []
     for mode, name, title in HEADLINES:
         value = results.get(mode, {}).get(name)

@@ -27,7 +27,10 @@ DATA_SUFFIXES = (
     *(".hea", ".dat", ".mat", ".edf", ".dcm", ".dicom", ".nii", ".gz", ".zip", ".tar"),
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2"),
 )
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "config.json", "generation_config.json")
+ADAPTER_FILES = (
+    *("adapter_config.json", "adapter_model.safetensors"),
+    *("config.json", "generation_config.json", "provenance.json"),
+)
 
 
 class TagError(OSError):
@@ -97,7 +100,7 @@ def push(
 
 
 def _refusal(folder: Path, repo_id: str, access: str) -> str:
-    said = "its config does not say on what data" if access == "unknown" else "on data under credentialed access"
+    said = "it does not say on what data" if access == "unknown" else "on data under credentialed access"
     return (
         f"{folder} was trained {said}, and {repo_id} would be public. Push with --private, or, if the data's terms "
         "allow it, with --allow-credentialed-public."

@@ -69,9 +69,10 @@ class SaveConfigCallback(TrainerCallback):
 
 
 def save_configs(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """config.json and generation_config.json of a model, with or without an adapter."""
+    """config.json, generation_config.json and provenance.json of a model, with or without an adapter."""
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
+    model.provenance.save_pretrained(folder)
 
 
 class FiniteLossCallback(TrainerCallback):

@@ -119,7 +119,7 @@ def train_encoders(arguments: EncoderArguments, training: TrainingArguments) -> 
                 arguments.max_rejected,
                 checkpoints[modality],
             )
-    record_training_data(model.config, "encoders", arguments.data or Path(arguments.labels).parent)
+    record_training_data(model, "encoders", arguments.data or Path(arguments.labels).parent)
     if training.should_save:
         with explain_write_errors(output_dir), new_folder(output_dir / "final") as folder:
             model.save_pretrained(folder)
@@ -171,7 +171,6 @@ def train_encoder(
     """
     findings = frequent_findings(modality, labelled["train"], min_positives)
     Path(training.output_dir).mkdir(parents=True, exist_ok=True)
-    freeze, model.config.freeze_encoders = model.config.freeze_encoders, False  # `get_*_features` reads it
     try:
         with tempfile.TemporaryDirectory(prefix=".inputs-", dir=training.output_dir) as folder:
             workers = training.dataloader_num_workers
@@ -195,8 +194,7 @@ def train_encoder(
             trainer.train(resume_from_checkpoint=checkpoint)
             logits, labels, _ = trainer.predict(datasets["validation"])
     finally:
-        model.config.freeze_encoders = freeze
-        model.to("cpu").train(model.training)  # freezes the encoders again
+        model.to("cpu").model.freeze_encoders()
     auroc = _auroc(logits, labels)
     return {
         "auroc": {name: auroc[i] for i, name in enumerate(findings)},

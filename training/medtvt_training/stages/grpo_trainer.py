@@ -238,8 +238,10 @@ def _check_model(model: MedTVTForCausalLM | PeftModel, peft_config: PeftConfig |
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, MedTVTForCausalLM):
         raise ValueError(f"`model` must be a MedTVTForCausalLM or a PeftModel around one, got {type(base).__name__}.")
-    if not base.config.freeze_encoders:
-        raise ValueError("`freeze_encoders` is off in the model's config, but RFT shares the encoders' outputs.")
+    if not base.model.has_frozen_encoders:
+        raise ValueError(
+            "Encoders of `model` are trainable, but RFT shares their outputs: `model.model.freeze_encoders()`."
+        )
     if isinstance(model, PeftModel) and "default" not in model.peft_config:
         raise ValueError(
             f"The adapter of `model` must be called 'default', got {', '.join(model.peft_config)}: trl copies that one "

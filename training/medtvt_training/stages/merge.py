@@ -8,7 +8,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from transformers import AutoProcessor, GenerationConfig
 
-from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
+from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM, Provenance
 from modeling_medtvt.output_folder import check_new_folder, new_folder
 
 
@@ -44,6 +44,7 @@ def merge_adapter(
     with torch.no_grad():
         merged = PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
     merged.generation_config = GenerationConfig.from_pretrained(adapter)
+    merged.provenance = Provenance.from_pretrained(adapter)
     with new_folder(output_dir) as folder:
         merged.save_pretrained(folder)
         AutoProcessor.from_pretrained(model).save_pretrained(folder)

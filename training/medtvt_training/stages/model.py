@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import BitsAndBytesConfig
 
-from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
+from modeling_medtvt import MedTVTForCausalLM
 from modeling_medtvt.checkpoint_folder import open_checkpoint, read_config
 from processing_medtvt import MedTVTProcessor
 
@@ -67,14 +67,14 @@ def load_model(
     model, processor = open_checkpoint(source, config=config, dtype=getattr(torch, arguments.dtype), **quantization)
     if not quantization:
         model.to(device)
-    model.config.stage = stage
-    model.config.chunked_loss = arguments.chunked_loss
+    model.provenance.stage = stage
+    model.chunked_loss = arguments.chunked_loss
     return model, processor, is_drawn
 
 
-def record_training_data(config: MedTVTConfig, stage: str, data_dir: str) -> None:
+def record_training_data(model: MedTVTForCausalLM, stage: str, data_dir: str) -> None:
     """Adds a stage's dataset to what the weights were trained on; the list travels with them."""
-    config.training_data = [*(config.training_data or []), training_data_entry(stage, data_dir)]
+    model.provenance.training_data.append(training_data_entry(stage, data_dir))
 
 
 def lora_config(stage: str, arguments: ModelArguments) -> LoraConfig:

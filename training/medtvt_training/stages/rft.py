@@ -61,7 +61,7 @@ def reinforce(
     model, processor, is_drawn = load_model("rft", model_arguments, training.device)
     if is_drawn:
         raise ValueError(f"{model_arguments.model} has no perception layer: RFT starts from SFT's result.")
-    record_training_data(model.config, "rft", data_arguments.data)
+    record_training_data(model, "rft", data_arguments.data)
     model.to(training.device)
     names = ["train"] if training.eval_strategy == "no" else ["train", "validation"]
     splits = {name: _keep_diseased(load_rows("rft", name, data_arguments, processor), name) for name in names}

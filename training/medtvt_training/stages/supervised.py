@@ -48,7 +48,7 @@ def train_stage(
     set_seed(training.seed)
     model, processor, is_drawn = load_model(stage, model_arguments, training.device)
     splits = {split: load_rows(stage, split, data_arguments, processor) for split in ("train", "validation")}
-    record_training_data(model.config, stage, data_arguments.data)
+    record_training_data(model, stage, data_arguments.data)
     if is_drawn:
         calibrate_perception(model, processor, splits["train"])
     cache = None
