@@ -187,7 +187,7 @@ class MedTVTProcessor(ProcessorMixin):
         )
         known = [merge_patients(*stated) for stated in patients]
         if strict and (contradictions := [note for _, notes in known for note in notes]):
-            raise ValueError(f"Refused as `strict` asks. {contradictions[0]}.")
+            raise ValueError(f"Refused as `strict` asks. {contradictions[0].split(';')[0]}.")
         if return_alterations:
             features["alterations"] = [[*found, *notes] for found, (_, notes) in zip(alterations, known)]
         if return_patients:
