@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from transformers.dynamic_module_utils import get_relative_import_files
+
 from .checkpoint_folder import open_checkpoint
 from .output_folder import check_new_folder, new_folder
-from .pipeline_medtvt import CUSTOM_PIPELINES
+from .pipeline_medtvt import CUSTOM_PIPELINES, MedicalDiagnosisPipeline
 
 
 MODEL_AUTO_MAP = {
@@ -21,12 +23,6 @@ MODEL_AUTO_MAP = {
     "AutoModelForMultimodalLM": "modeling_medtvt.MedTVTForCausalLM",
     "AutoProcessor": "processing_medtvt.MedTVTProcessor",
 }
-# Files of the two packages that a folder needs: models and processors, not converters or this export
-CODE_PREFIXES = (
-    *("configuration_", "modeling_", "answers_", "pipeline_", "provenance_"),
-    *("processing_", "feature_extraction_", "image_processing_", "lab_", "read_", "patient_", "shown_name_"),
-    *("grey_levels_", "check_cxr_", "recording_", "leads_ecg_", "check_ecg_"),
-)
 
 
 def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
@@ -56,10 +52,10 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
     with new_folder(output_dir) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        for module in (sys.modules[type(model).__module__], sys.modules[type(processor).__module__]):
-            for file in sorted(Path(str(module.__file__)).parent.glob("*.py")):
-                if file.name.startswith(CODE_PREFIXES):
-                    shutil.copyfile(file, folder / file.name)  # its content, not its mode
+        for kind in (type(model), MedicalDiagnosisPipeline, type(processor)):
+            file = str(sys.modules[kind.__module__].__file__)
+            for path in (file, *get_relative_import_files(file)):
+                shutil.copyfile(path, folder / Path(path).name)  # its content, not its mode
         _update_json(folder / "config.json", auto_map=MODEL_AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
         processor_file = folder / "processor_config.json"
         image_processor = json.loads(processor_file.read_text())["image_processor"]

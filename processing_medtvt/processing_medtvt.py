@@ -12,6 +12,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Proces
 
 from .feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor
 from .feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
+from .patient_medtvt import Patient, check_patient, merge_patients
 from .read_cxr_medtvt import read_cxr
 
 
@@ -110,6 +111,9 @@ class MedTVTProcessor(ProcessorMixin):
         unit: str | None = None,
         return_tensors: str | None = None,
         return_alterations: bool = False,
+        patient: Any = None,
+        return_patients: bool = False,
+        strict: bool = False,
         images: Any = None,
         videos: Any = None,
         audio: Any = None,
@@ -125,6 +129,13 @@ class MedTVTProcessor(ProcessorMixin):
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
             return_alterations (`bool`): Whether to add `alterations`, a list for each prompt of what was altered or
                 imputed in its inputs.
+            patient (`dict`, *optional*): Age and sex, see [`check_patient`], where the inputs do not state them or are
+                wrong; a list with one entry a prompt where `text` is a list. They choose reference ranges and never enter
+                the model.
+            return_patients (`bool`): Whether to add `patients`, a dict for each prompt with `age` and `sex`, None where
+                unknown.
+            strict (`bool`): Whether to refuse what is otherwise only warned of: an input that may be no ECG or no frontal
+                chest film, or inputs that state different patients.
             **kwargs: Keywords of the tokenizer, or `text_kwargs` and `images_kwargs`.
 
         Returns:
@@ -154,6 +165,7 @@ class MedTVTProcessor(ProcessorMixin):
         num_samples = len(texts) if texts is not None else len(next(iter(rows.values())))
         data: dict[str, Any] = {}
         alterations: list[list[str]] = [[] for _ in range(num_samples)]
+        patients = self._align_patients(patient, num_samples, single=texts is None or isinstance(text, str))
         if texts is not None:
             self._check_placeholders(texts, rows)
             data.update(self._tokenize(texts, merged["text_kwargs"]))
@@ -161,19 +173,36 @@ class MedTVTProcessor(ProcessorMixin):
         for modality, items in rows.items():
             present = [i for i, item in enumerate(items) if item is not None]
             if present:
-                outputs = self._extract(modality, [items[i] for i in present], ecg_kwargs, merged["images_kwargs"])
-                outputs.pop("patients", None)
+                outputs = self._extract(
+                    modality, [items[i] for i in present], ecg_kwargs, merged["images_kwargs"], strict
+                )
                 for i, found in zip(present, outputs.pop("alterations")):
                     alterations[i].extend(found)
-                outputs.pop("patients", None)  # they choose reference ranges, and are no input of the model
+                for i, stated in zip(present, outputs.pop("patients", [])):
+                    patients[i].append(stated)
                 for name, values in outputs.items():
                     data[name] = self._scatter(values, present, len(items))
         features = BatchFeature(
             data, tensor_type=return_tensors, skip_tensor_conversion=["text_replacement_offsets", "alterations"]
         )
+        known = [merge_patients(*stated) for stated in patients]
+        if strict and (contradictions := [note for _, notes in known for note in notes]):
+            raise ValueError(f"Refused as `strict` asks. {contradictions[0].split(';')[0]}.")
         if return_alterations:
-            features["alterations"] = alterations
+            features["alterations"] = [[*found, *notes] for found, (_, notes) in zip(alterations, known)]
+        if return_patients:
+            features["patients"] = [merged_patient for merged_patient, _ in known]
         return features
+
+    @staticmethod
+    def _align_patients(patient: Any, num_samples: int, single: bool) -> list[list[Patient]]:
+        """For each sample what is known of its patient, what the caller says first."""
+        given = [patient] * num_samples if patient is None or (single and num_samples == 1) else patient
+        if not isinstance(given, (list, tuple)) or len(given) != num_samples:
+            raise ValueError(
+                f"`patient` must be a list of {num_samples} dicts, one each (None where nothing is known)."
+            )
+        return [[check_patient(entry)] for entry in given]
 
     @staticmethod
     def _align(texts: list[str] | None, inputs: dict, single: bool) -> dict[str, list]:
@@ -272,18 +301,19 @@ class MedTVTProcessor(ProcessorMixin):
         return tuple(self.tokenizer.convert_tokens_to_ids(f"<{modality}>") for modality in MODALITIES)
 
     def _extract(
-        self, modality: str, items: list, ecg_kwargs: dict[str, Any], images_kwargs: dict[str, Any]
+        self, modality: str, items: list, ecg_kwargs: dict[str, Any], images_kwargs: dict[str, Any], strict: bool
     ) -> BatchFeature:
-        """The tensors of a modality's inputs, none of which is None, and `alterations`."""
+        """The tensors of a modality's inputs, none of which is None, `alterations`, and `patients` where they are stated."""
+        strictly: dict[str, Any] = {"strict": True} if strict else {}
         if modality == "ecg":
-            return self.ecg_feature_extractor(items, **ecg_kwargs, return_alterations=True)
+            return self.ecg_feature_extractor(items, **ecg_kwargs, **strictly, return_alterations=True)
         if modality == "cxr":
-            return self._process_cxr(items, images_kwargs)
+            return self._process_cxr(items, images_kwargs, **strictly)
         return self.lab_feature_extractor(items, return_alterations=True)
 
-    def _process_cxr(self, items: list, images_kwargs: dict) -> BatchFeature:
+    def _process_cxr(self, items: list, images_kwargs: dict, strict: bool = False) -> BatchFeature:
         min_decode_size = getattr(self.image_processor, "min_decode_size", None)
-        strict = getattr(self.image_processor, "strict", False)
+        strict = strict or getattr(self.image_processor, "strict", False)
         films = [read_cxr(item, min_decode_size, strict) for item in items]
         images_kwargs.pop("return_tensors", None)
         converts = images_kwargs.get("do_convert_rgb", getattr(self.image_processor, "do_convert_rgb", False))

@@ -34,10 +34,10 @@ from medtvt_training.stages.recipes import RECIPES, parse_arguments
 from modeling_medtvt import DISEASES
 from modeling_medtvt.checkpoint_folder import open_checkpoint
 from processing_medtvt import LAB_DEFINITIONS, MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor
-from tests.toy import FIXTURES, write_toy_dataset
 
 from ..processing_medtvt.ecg_files import LEADS, WRITERS, draw_ecg, mend_scp
 from .mutate import SECRET, mutate_bytes, mutate_cells, mutate_numbers, mutate_tree
+from tests.toy import FIXTURES, write_toy_dataset
 
 
 @pytest.fixture

@@ -103,3 +103,41 @@ for command in (["demo"], ["init", "--tiny", "model"], ["diagnose", "--lab", "de
 def test_the_core_needs_no_extra(tmp_path):
     result = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+HELP_OF_ALL = """
+import contextlib, io, sys
+from medtvt_training import cli
+pages = [[name] for name in cli.COMMANDS if name != "build-qa"] + [["build-qa", "all"]]
+for words in pages:
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+        cli.main([*words, "--help"])
+    assert "usage: medtvt " + " ".join(words) in page.getvalue(), words
+    slow = {"torch", "transformers", "numpy", "datasets", "huggingface_hub", "modeling_medtvt"} & set(sys.modules)
+    assert not slow, (words, slow)
+"""
+
+
+def test_help_imports_nothing_slow():
+    result = subprocess.run([sys.executable, "-c", HELP_OF_ALL], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_help_names_what_the_packages_know(capsys):
+    from medtvt_training.evaluation.ablation import VARIANTS
+    from medtvt_training.evaluation.metrics import RESAMPLES
+    from medtvt_training.evaluation.paper_tables import TABLES
+    from medtvt_training.mimic.codes import CODE_SETS
+    from medtvt_training.synthetic.causes import SETTINGS
+
+    def read(*words):
+        with pytest.raises(SystemExit):
+            cli.main([*words, "--help"])
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "{" + ",".join(CODE_SETS) + "}" in read("build-qa", "cohort")
+    assert "{" + ",".join(sorted(SETTINGS)) + "}" in read("synthesize")
+    assert all(name in read("ablate").replace("- ", "-") for name in VARIANTS)
+    evaluate = read("evaluate")
+    assert f"(default: {RESAMPLES})" in evaluate and "{" + ",".join(map(str, TABLES)) + "}" in evaluate

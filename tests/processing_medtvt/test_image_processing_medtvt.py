@@ -14,9 +14,8 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 
 from processing_medtvt import MedTVTImageProcessor, load_cxr
 
-from tests.toy import FIXTURES
-
 from .film_files import GREY
+from tests.toy import FIXTURES
 
 
 PARITY = FIXTURES / "parity" / "preprocessing"

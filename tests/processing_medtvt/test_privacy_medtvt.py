@@ -13,9 +13,8 @@ from medtvt_training.stages.initialize import default_processor
 from processing_medtvt import MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor, load_cxr
 from processing_medtvt.report_medtvt import read_inputs, render_figure, render_report
 
-from tests.toy import toy_tokenizer
-
 from .film_files import GREY, write_dicom
+from tests.toy import toy_tokenizer
 
 
 SECRET = "JOHN DOE 1950-01-01"

@@ -22,7 +22,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command("demo", "run a model on a synthetic example patient, or on your own files"),
-    "diagnose": Command("diagnose", "run a model on one patient's files, any subset of ECG, X-ray and labs"),
+    "diagnose": Command("diagnose", "run a model on one patient's files, or on a table of patients"),
     "labs": Command("labs", "print the labs that the model knows: units, names, codes, reference ranges"),
     "init": Command("init", "create a model, tiny or from pretrained parts"),
     "convert": Command("convert", "convert a checkpoint of the authors"),
@@ -56,6 +56,8 @@ examples:
   medtvt init --tiny my-model                           a small random model to build on
   medtvt diagnose --model my-model --ecg record.hea --cxr chest.png --lab labs.csv
   medtvt diagnose --model my-model --lab labs.csv --num-samples 8 --json
+  medtvt diagnose --patient patients/0042 --report 0042.html         files told apart by their content
+  medtvt diagnose --batch patients.csv --out answers.jsonl --csv answers.csv
   medtvt init --text DIR --cxr DIR --ecg F --lab F --out my-model    a model from pretrained parts
   medtvt convert --checkpoint F --params params.json --tokenizer tokenizer.model --lab-means F --out medtvt-r1
   medtvt export --model my-model --out for-the-hub

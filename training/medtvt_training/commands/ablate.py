@@ -4,8 +4,7 @@
 import argparse
 import dataclasses
 
-from ..evaluation.ablation import VARIANTS, Ablation, run_ablation
-from ..stages.recipes import packaged_recipes
+from ..stages.arguments import packaged_recipes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variants",
         nargs="+",
         metavar="NAME",
-        default=list(VARIANTS),
-        help=f"some of {', '.join(VARIANTS)} (default: all); `full`, with which they are compared, is always there",
+        help="some of no-pt, no-rft, no-cmha, no-cao, neither, pt-without-ecg, pt-without-cxr, pt-without-lab, k1, k4 "
+        "(default: all); `full`, with which they are compared, is always there",
     )
     parser.add_argument("--without-rft", action="store_true", help="skip RFT, which takes longest, in all variants")
     parser.add_argument("--max-steps", type=int, help="maximum training steps of each stage; validation is skipped")
@@ -33,5 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt ablate`."""
+    from ..evaluation.ablation import VARIANTS, Ablation, run_ablation
+
     settings = {field.name: getattr(args, field.name) for field in dataclasses.fields(Ablation)}
-    print(run_ablation(Ablation(**settings), args.variants))
+    print(run_ablation(Ablation(**settings), args.variants or list(VARIANTS)))

@@ -3,15 +3,12 @@
 
 import argparse
 
-from ..evaluation.baseline import GRADIENT_BOOSTING, list_peers, run_baseline
 from .evaluation_options import add_record_options, add_scoring_options, check_required, records_of, scoring_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `medtvt baseline`."""
-    parser.add_argument(
-        "--model", help=f"a model of the paper by its name, a Hub id, a folder, or {GRADIENT_BOOSTING!r}"
-    )
+    parser.add_argument("--model", help="a model of the paper by its name, a Hub id, a folder, or 'gradient-boosting'")
     parser.add_argument("--list", action="store_true", help="print the models that the paper compares with")
     parser.add_argument(
         "--encoders", help="with gradient-boosting: use the encoder outputs of this checkpoint as features"
@@ -28,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt baseline`."""
+    from ..evaluation.baseline import list_peers, run_baseline
+
     if args.list:
         print(list_peers())
         return

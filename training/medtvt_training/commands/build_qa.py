@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ..mimic.access import check_outside_git
-from ..mimic.codes import CODE_SETS
 
 
 STEPS = {
@@ -56,7 +55,9 @@ def _add_cohort_arguments(step: argparse.ArgumentParser) -> None:
     step.add_argument(
         "--rules", choices=["symile", "paper"], default="symile", help="time windows and selection rules"
     )
-    step.add_argument("--codes", choices=CODE_SETS, default=CODE_SETS[0], help="code set of the seven diseases")
+    step.add_argument(
+        "--codes", choices=["corrected", "paper"], default="corrected", help="code set of the seven diseases"
+    )
     step.add_argument(
         "--labels", choices=["diagnoses", "ext-icd"], default="diagnoses", help="source of the diagnosis codes"
     )

@@ -5,7 +5,6 @@ import argparse
 from pathlib import Path
 
 from ..files import write_text
-from ..sharing.cards import dataset_card, model_card
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt card`."""
+    from ..sharing.cards import dataset_card, model_card
+
     if args.data:
         if args.metrics or args.peers or args.notes:
             raise ValueError("--metrics, --peers and --notes belong to a model, not to a dataset.")

@@ -4,8 +4,6 @@
 import argparse
 from pathlib import Path
 
-from modeling_medtvt.convert_medtvt_weights_to_hf import BASE_FOLDER, convert_checkpoint
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `medtvt convert`."""
@@ -24,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt convert`."""
+    from modeling_medtvt.convert_medtvt_weights_to_hf import BASE_FOLDER, convert_checkpoint
+
     dropped = convert_checkpoint(
         args.checkpoint,
         args.params,

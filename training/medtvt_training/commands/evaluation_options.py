@@ -2,11 +2,13 @@
 """Options that the commands of evaluation share."""
 
 import argparse
+from typing import TYPE_CHECKING
 
-from ..data.schema import LEVELS, SPLITS
-from ..evaluation.metrics import RESAMPLES
-from ..evaluation.run import Records, Scoring
-from ..evaluation.score import TextResources
+from ..data.rows import LEVELS, SPLITS
+
+
+if TYPE_CHECKING:
+    from ..evaluation.run import Records, Scoring
 
 
 def add_record_options(parser: argparse.ArgumentParser) -> None:
@@ -32,17 +34,22 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wordnet", help="nltk_data folder that contains WordNet, for METEOR")
     parser.add_argument("--bert-score-encoder", help="folder of the encoder (roberta-large) for BERTScore")
     parser.add_argument("--bert-score-layer", type=int, help="layer of that encoder (default: 17, for roberta-large)")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help=f"bootstrap resamples (default: {RESAMPLES})")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling and bootstrap (default: 0)")
 
 
-def records_of(args: argparse.Namespace) -> Records:
+def records_of(args: argparse.Namespace) -> "Records":
     """The records that the options select."""
+    from ..evaluation.run import Records
+
     return Records(args.data, args.level, args.split, args.ecg_root, args.cxr_root, args.limit)
 
 
-def scoring_of(args: argparse.Namespace) -> Scoring:
+def scoring_of(args: argparse.Namespace) -> "Scoring":
     """The settings of the metrics that the options give."""
+    from ..evaluation.run import Scoring
+    from ..evaluation.score import TextResources
+
     resources = TextResources(args.wordnet, args.bert_score_encoder, args.bert_score_layer)
     return Scoring(resources, args.resamples, args.seed)
 

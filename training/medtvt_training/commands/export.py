@@ -3,8 +3,6 @@
 
 import argparse
 
-from modeling_medtvt import export_for_hub
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `medtvt export`."""
@@ -14,5 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt export`."""
+    from modeling_medtvt import export_for_hub
+
     export_for_hub(args.model, args.out)
     print(f"{args.out}: opens with `trust_remote_code=True`, also where the package is installed.")

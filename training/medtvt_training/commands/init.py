@@ -3,8 +3,6 @@
 
 import argparse
 
-from ..stages.initialize import init_from_parts, init_tiny
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `medtvt init`."""
@@ -21,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt init`."""
+    from ..stages.initialize import init_from_parts, init_tiny
+
     parts = {"text": args.text, "cxr": args.cxr, "ecg": args.ecg, "lab": args.lab}
     if args.tiny:
         if given := [f"--{name}" for name, part in parts.items() if part]:

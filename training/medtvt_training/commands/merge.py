@@ -3,8 +3,6 @@
 
 import argparse
 
-from ..stages.merge import merge_adapter
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `medtvt merge`."""
@@ -15,5 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt merge`."""
+    from ..stages.merge import merge_adapter
+
     merge_adapter(args.adapter, args.out, args.model)
     print(f"{args.out}: the model with its adapter folded in.")

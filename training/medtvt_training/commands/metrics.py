@@ -4,9 +4,6 @@
 import argparse
 from pathlib import Path
 
-from ..evaluation.predictions import read_authors_predictions, read_predictions
-from ..evaluation.report import render_comparison
-from ..evaluation.score import compare_records, score_records, write_results
 from ..files import write_json, write_text
 from .evaluation_options import add_scoring_options, scoring_of
 
@@ -24,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt metrics`."""
+    from ..evaluation.predictions import read_authors_predictions, read_predictions
+    from ..evaluation.report import render_comparison
+    from ..evaluation.score import compare_records, score_records, write_results
 
     def read(path: str) -> list[dict]:
         return read_authors_predictions(path, args.references) if args.references else read_predictions(path)

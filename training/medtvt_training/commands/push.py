@@ -3,8 +3,6 @@
 
 import argparse
 
-from ..sharing.push import push
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `medtvt push`."""
@@ -26,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt push`."""
+    from ..sharing.push import push
+
     push(
         args.model,
         args.repo,

@@ -4,7 +4,7 @@
 import argparse
 import dataclasses
 
-from ..stages.recipes import OWN_ARGUMENTS, packaged_recipes
+from ..stages.arguments import OWN_ARGUMENTS, packaged_recipes
 
 
 def add_stage_options(parser: argparse.ArgumentParser, stage: str) -> None:

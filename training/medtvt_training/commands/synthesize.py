@@ -5,7 +5,6 @@ import argparse
 from pathlib import Path
 
 from ..files import write_json, write_text
-from ..synthetic.causes import SETTINGS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="output folder; with --report or --preview it may exist")
     parser.add_argument(
         "--setting",
-        choices=list(SETTINGS),
+        choices=["clear", "realistic"],
         help="how often causes produce signs; realistic: as often as published (default: clear)",
     )
     parser.add_argument("--first", type=int, default=0, help="index of the first patient (default: 0)")

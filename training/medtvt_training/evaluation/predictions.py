@@ -10,7 +10,7 @@ from typing import Any
 from modeling_medtvt import DISEASES, parse_answer
 
 from ..data.conversation import MODALITIES, message_text
-from ..files import JsonlLog, read_json, read_jsonl, write_json
+from ..files import JsonlLog, keep_header, read_json, read_jsonl
 
 
 PREDICTIONS_FILE, HEADER_FILE, REJECTS_FILE = "predictions.jsonl", "run.json", "rejects.jsonl"
@@ -181,17 +181,7 @@ class PredictionWriter:
         self.path, header_file = self.folder / PREDICTIONS_FILE, self.folder / HEADER_FILE
         if self.path.exists() and not header_file.exists():
             raise ValueError(f"{self.path} exists without {HEADER_FILE}, so nobody knows of what; remove or move it.")
-        if header_file.exists():
-            before = read_json(header_file)
-            if not isinstance(before, dict):
-                raise ValueError(f"{header_file} is no header of a run; choose another folder, or remove it.")
-            if differing := sorted(key for key in {*before, *header} if before.get(key) != header.get(key)):
-                raise ValueError(
-                    f"{self.folder} holds predictions of another run ({', '.join(differing)} differ); choose another "
-                    "folder, or remove it."
-                )
-        else:
-            write_json(header, header_file)
+        keep_header(header, header_file)
         self._log = JsonlLog(self.path)
         self.done = {record["id"] for record in self._log.records}
         self._rejects = open(self.folder / REJECTS_FILE, "w", encoding="utf-8")

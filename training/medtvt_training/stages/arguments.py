@@ -2,6 +2,7 @@
 """Arguments of the training stages."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 LORA_TARGETS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -139,3 +140,19 @@ class EncoderArguments:
         default=0.01, metadata={"help": "Share of inputs that may be unreadable before the run is refused."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the last whole checkpoint of each encoder."})
+
+
+RECIPES = Path(__file__).parent / "recipes"
+# Stage to the name of its command and of its recipe's file
+RECIPE_NAMES = {"encoders": "encoders", "pt": "pretrain", "sft": "finetune", "rft": "reinforce"}
+OWN_ARGUMENTS = {
+    "encoders": (EncoderArguments,),
+    "pt": (ModelArguments, DataArguments),
+    "sft": (ModelArguments, DataArguments, FinetuneArguments),
+    "rft": (ModelArguments, DataArguments, ReinforceArguments),
+}
+
+
+def packaged_recipes(stage: str) -> list[str]:
+    """Names of the packaged recipes of a stage."""
+    return sorted(path.parent.name for path in RECIPES.glob(f"*/{RECIPE_NAMES[stage]}.yaml"))
