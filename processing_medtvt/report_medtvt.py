@@ -441,7 +441,8 @@ def render_report(
     extractor = processor.lab_feature_extractor
     named = [disease["label"] for disease in result["diseases"] if disease["named"]]
     summary = f"Named: {', '.join(named)}." if named else "None of the seven diseases is named."
-    sections = [f"<p class=lead>{_escape(summary)}</p>", f"<p>Patient: {_escape(describe_patient(result.get("patient")))}.</p>"]
+    patient = describe_patient(result.get("patient"))
+    sections = [f"<p class=lead>{_escape(summary)}</p>", f"<p>Patient: {_escape(patient)}.</p>"]
     sections += [_section("Diseases", _diseases(result["diseases"]))]
     sections.append(_section("Reasoning", _reasoning(result, extractor.lab_names)))
     if inputs.ecg is not None:

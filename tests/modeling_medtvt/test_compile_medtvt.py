@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from ..conftest import SUBSETS, assert_close, build_inputs, build_model
 from .test_modeling_medtvt import ALL, RAW, with_labels
+from tests.toy import SUBSETS, assert_close, build_inputs, build_model
 
 
 @pytest.fixture(autouse=True)

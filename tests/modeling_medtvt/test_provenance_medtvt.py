@@ -7,8 +7,8 @@ from peft import LoraConfig, get_peft_model
 
 from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM, Provenance
 
-from ..conftest import build_model
 from .test_modeling_medtvt import LORA_TARGETS
+from tests.toy import build_model
 
 
 ENTRY = {"stage": "sft", "name": "cohort", "access": "synthetic"}

@@ -4,8 +4,8 @@
 import pytest
 import torch
 
-from ..conftest import SUBSETS, assert_close, build_inputs, build_model
 from .test_modeling_medtvt import ALL, RAW, count_rows, with_labels
+from tests.toy import SUBSETS, assert_close, build_inputs, build_model
 
 
 @pytest.fixture(params=[1, 3], ids=["k=1", "k=3"])

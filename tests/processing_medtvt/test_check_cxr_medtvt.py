@@ -7,8 +7,8 @@ from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
 from processing_medtvt import MedTVTImageProcessor, load_cxr
 from processing_medtvt.check_cxr_medtvt import describe_doubts
 
-from ..conftest import FIXTURES
 from .film_files import draw_film
+from tests.toy import FIXTURES
 
 
 FILMS = sorted(FIXTURES.glob("cxr/*/*"))

@@ -8,8 +8,8 @@ import pytest
 
 from processing_medtvt import MedTVTEcgFeatureExtractor
 
-from ..conftest import FIXTURES
 from .ecg_files import LEADS, LIMB, RATE, draw_ecg
+from tests.toy import FIXTURES
 
 
 EXTRACTOR = MedTVTEcgFeatureExtractor()

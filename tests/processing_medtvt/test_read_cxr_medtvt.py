@@ -12,8 +12,8 @@ from PIL import Image
 
 from processing_medtvt import load_cxr
 
-from ..conftest import FIXTURES
 from .film_files import GREY, write_dicom
+from tests.toy import FIXTURES
 
 
 IMAGE = Image.fromarray(GREY)

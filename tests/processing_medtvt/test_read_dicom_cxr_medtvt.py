@@ -10,8 +10,8 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 from processing_medtvt import load_cxr
 from processing_medtvt.read_cxr_medtvt import read_cxr
 
-from ..conftest import FIXTURES
 from .film_files import GREY, write_dicom
+from tests.toy import FIXTURES
 
 
 # 12-bit values that scaling by their range turns into GREY again; the lowest of all comes from a corner

@@ -16,9 +16,9 @@ from processing_medtvt import MedTVTEcgFeatureExtractor, read_ecg_matlab_medtvt
 from processing_medtvt.leads_ecg_medtvt import canonical_lead
 from processing_medtvt.read_ecg_medtvt import ecg_files, read_path
 
-from ..conftest import FIXTURES
 from . import ecg_files as draw
 from .ecg_files import LEADS, RATE, WRITERS, draw_ecg
+from tests.toy import FIXTURES
 
 
 MV = {"sampling_rate": RATE, "leads": LEADS, "unit": "mV"}

@@ -12,8 +12,8 @@ from PIL import Image, TiffImagePlugin
 from processing_medtvt import load_cxr
 from processing_medtvt.read_cxr_medtvt import read_cxr
 
-from ..conftest import FIXTURES
 from .film_files import GREY, chain, png, tiff
+from tests.toy import FIXTURES
 
 
 # 12-bit values that scaling by their range turns into GREY again

@@ -12,7 +12,7 @@ from medtvt_training.stages.launch import check_launch
 from medtvt_training.stages.recipes import parse_arguments
 from medtvt_training.stages.run import run_stage
 
-from ..toy_dataset import write_toy_dataset
+from tests.toy import write_toy_dataset
 
 
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}

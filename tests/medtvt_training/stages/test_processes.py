@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from medtvt_training.stages.recipes import RECIPES
 from medtvt_training.stages.run import run_stage
 
-from ..toy_dataset import write_toy_dataset
 from .launched import draw_completions
+from tests.toy import write_toy_dataset
 
 
 STEPS = 3
