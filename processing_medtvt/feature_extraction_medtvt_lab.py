@@ -338,8 +338,8 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
                 continue
             wrong = _find_implausible(lab, values)
             if wrong is not None:
-                row = int(rows[wrong])
-                where = readings.places[row].get(position, f"{names[row]}: {lab.name}")
+                sample = int(rows[wrong])
+                where = readings.places[sample].get(position, f"{names[sample]}: {lab.name}")
                 raise ValueError(f"{where}: {_explain_implausible(lab, values[wrong])}")
             given[rows, position] = percentiles
             by_reference[rows] = self.percentile_source == "reference_intervals"
