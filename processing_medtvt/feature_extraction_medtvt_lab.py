@@ -336,7 +336,11 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
                 for row in rows:
                     notes[row].append(f"lab: {lab.name} has no {table}, treated as absent")
                 continue
-            _check_plausible(lab, values, rows, names)
+            wrong = _find_implausible(lab, values)
+            if wrong is not None:
+                sample = int(rows[wrong])
+                where = readings.places[sample].get(position, f"{names[sample]}: {lab.name}")
+                raise ValueError(f"{where}: {_explain_implausible(lab, values[wrong])}")
             given[rows, position] = percentiles
             by_reference[rows] = self.percentile_source == "reference_intervals"
         for row in np.flatnonzero(by_reference):
@@ -361,25 +365,25 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         values = measured[~np.isnan(measured)]
         if len(values) and lab.plausible_low is not None:
             # Single wild values stay in, as in Symile's fit; a wrong median means a wrong unit.
-            _check_plausible(lab, np.median(values, keepdims=True), [0], ["fit table, median"])
+            median = np.median(values, keepdims=True)
+            if _find_implausible(lab, median) is not None:
+                raise ValueError(f"fit table, median: {lab.name}: {_explain_implausible(lab, median[0])}")
         return values
 
 
-def _check_plausible(
-    lab: LabDefinition, values: np.ndarray, rows: Sequence[int] | np.ndarray, names: list[str]
-) -> None:
-    low, high = lab.plausible_low, lab.plausible_high
-    if low is None or high is None:
-        return
-    wrong = np.flatnonzero((values < low) | (values > high))
-    if len(wrong):
-        value, unit = values[wrong[0]], lab.unit or ""
-        fitting = [other for other, factor in lab.units.items() if factor != 1 and low <= value / factor <= high]
-        hint = f" Is it in {fitting[0]}? Then pass (value, {fitting[0]!r})." if fitting else ""
-        raise ValueError(
-            f"{names[rows[wrong[0]]]}: {lab.name}: the value is not physiologically possible; accepted are {low:g} to "
-            f"{high:g} {unit}.{hint}"
-        )
+def _find_implausible(lab: LabDefinition, values: np.ndarray) -> int | None:
+    """The first value that is physiologically impossible."""
+    if lab.plausible_low is None or lab.plausible_high is None:
+        return None
+    wrong = np.flatnonzero((values < lab.plausible_low) | (values > lab.plausible_high))
+    return int(wrong[0]) if len(wrong) else None
+
+
+def _explain_implausible(lab: LabDefinition, value: float) -> str:
+    low, high = lab.plausible_low or 0, lab.plausible_high or 0
+    fitting = [other for other, factor in lab.units.items() if factor != 1 and low <= value / factor <= high]
+    hint = f" Is it in {fitting[0]}? Then pass (value, {fitting[0]!r})." if fitting else ""
+    return f"the value is not physiologically possible; accepted are {low:g} to {high:g} {lab.unit or ''}.{hint}"
 
 
 __all__ = ["MedTVTLabFeatureExtractor"]

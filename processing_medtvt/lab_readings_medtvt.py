@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .lab_definitions_medtvt import LabDefinition
-from .lab_names_medtvt import LabNames, Meaning
+from .lab_names_medtvt import LabNames, Meaning, normalize_name
 from .lab_panel_medtvt import LabEntry, LabPanel, is_absent, read_number, split_cell
 from .lab_synonyms_medtvt import COUNTERPARTS, UREA_UNITS
 from .lab_units_medtvt import normalize_unit
@@ -30,6 +30,7 @@ class Readings(NamedTuple):
         names (`list[str]`): What errors call each sample.
         notes (`list[list[str]]`): What was left out, converted or decided, a list a sample.
         patients (`list[Patient]`): What each sample's source states of the patient.
+        places (`list[dict[int, str]]`): What errors call single values, by the position of the lab, a dict a sample.
     """
 
     measured: np.ndarray
@@ -38,6 +39,7 @@ class Readings(NamedTuple):
     names: list[str]
     notes: list[list[str]]
     patients: list[Patient]
+    places: list[dict[int, str]]
 
     @classmethod
     def concatenate(cls, parts: Sequence["Readings"]) -> "Readings":
@@ -49,6 +51,7 @@ class Readings(NamedTuple):
             [name for part in parts for name in part.names],
             [notes for part in parts for notes in part.notes],
             [patient for part in parts for patient in part.patients],
+            [places for part in parts for places in part.places],
         )
 
 
@@ -97,6 +100,7 @@ class LabReader:
             if len(found) > 1 and entry.time is not None:
                 repeated.append(f"{self.labs[position].name} ({len(found)} values)")
             place = _place(where, entry, self.labs[position])
+            readings.places[0][position] = place
             self._store(readings, 0, unit, entry.value, entry.comparator, place)
             if meaning.remark:
                 notes.append(f"lab: {self.labs[position].name} is {meaning.remark}")
@@ -156,7 +160,8 @@ class LabReader:
         measured, given = np.full((2, len(names), len(self.labs)), np.nan)
         unitless = np.zeros(measured.shape, dtype=bool)
         patients = [patient or Patient(age=None, sex=None) for _ in names]
-        return Readings(measured, given, unitless, names, [list(notes) for _ in names], patients)
+        places: list[dict[int, str]] = [{} for _ in names]
+        return Readings(measured, given, unitless, names, [list(notes) for _ in names], patients, places)
 
     def _locate(
         self, entries: list[LabEntry], where: str, unknown: str, notes: list[str]
@@ -343,7 +348,10 @@ class LabReader:
 
 
 def _place(where: str, entry: LabEntry, lab: LabDefinition) -> str:
-    return ": ".join(filter(None, (where, entry.place, lab.name)))
+    name = lab.name
+    if not entry.place and normalize_name(entry.name) != normalize_name(name):
+        name = f"{name} (given as {str(entry.name)!r})"
+    return ": ".join(filter(None, (where, entry.place, name)))
 
 
 def _absent(column: np.ndarray) -> np.ndarray:

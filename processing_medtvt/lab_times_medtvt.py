@@ -34,6 +34,8 @@ def _ranks(times: list[float | None]) -> list[int]:
 def read_time(text: str, day_first: bool = False) -> float | None:
     """A date, with a time of day or without, in seconds; None if it is none. Without a time zone, UTC."""
     text = text.strip()
+    if not any(c.isdigit() for c in text) or text.isdigit():
+        return None
     day_month = ("%d/%m/%Y", "%d/%m/%y", "%d-%m-%Y") if day_first else ("%m/%d/%Y", "%m/%d/%y", "%m-%d-%Y")
     formats = [
         f"{date}{time}"

@@ -11,6 +11,7 @@ grams per liter of hemoglobin and giga (10^9) per liter of platelets. The lab de
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 
 
 _VOLUMES = {"l": 0, "dl": -1, "100ml": -1, "cl": -2, "ml": -3, "ul": -6, "nl": -9, "pl": -12}
@@ -65,6 +66,7 @@ _CUBIC_MILLIMETER = re.compile(r"(?<=/)(?:mm\^?\*?3|cumm|cmm|mmcu|mmc|mmk)(?![a-
 _POWER_OF_TEN = re.compile(r"^[x×*]?10(?:\^|\*\*?|e\+?|x|exp)?(3|4|5|6|9|10|11|12)(?=/|ul|cell|$)")
 
 
+@lru_cache(maxsize=1024)
 def normalize_unit(unit: str) -> str:
     """
     One spelling per unit: lower case without spaces and brackets, u for micro and mc, /ul for cubic millimeters, 10^3/ul for

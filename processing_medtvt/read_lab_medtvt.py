@@ -102,15 +102,12 @@ def read_lab(path: str | os.PathLike) -> LabPanel:
     _check_one_patient(body, roles, name)
     patient = _read_patient(body, roles, name)
     notes = [f"lab: {start} lines above the header of {shown_name(path)} not read"] if start else []
-    dated = [
-        index for index, cell in enumerate(header.cells) if any(read_time(cell, d) is not None for d in (False, True))
-    ]
-    if start is None and dated and "name" in roles:
-        entries = _read_dated(header, body, roles, dated, name, notes)
-    elif start is None:
-        entries = _read_wide(header, body, roles, name, notes)
-    else:
+    if start is not None:
         entries = _read_long(body, roles, name, notes)
+    elif "name" in roles and (dated := _find_dates(header.cells)):
+        entries = _read_dated(header, body, roles, dated, name, notes)
+    else:
+        entries = _read_wide(header, body, roles, name, notes)
     return LabPanel(entries, notes, patient)
 
 
@@ -322,6 +319,11 @@ def _read_wide(header: Row, body: list[Row], roles: dict[str, int], name: str, n
         raise ValueError(f"{name}: no columns with labs; expected a row a value, headed name,value,unit or alike.")
     notes.extend(style.notes)
     return entries
+
+
+def _find_dates(header: list[str]) -> list[int]:
+    """The columns that are headed by a date."""
+    return [i for i, cell in enumerate(header) if any(read_time(cell, order) is not None for order in (False, True))]
 
 
 def _read_dated(

@@ -201,7 +201,7 @@ BAD_INPUT = [
     (pd.DataFrame({"Creatinine": [True]}), "is not a number"), ({"Creatinine": "1,2"}, "has a comma"),
     ({"Creatinine": float("inf")}, "inf is not a finite"), ({"Creatinine": "-inf"}, "-inf is not a finite number"),
     (pd.DataFrame({"Creatinine": [1, np.inf]}), r"lab\[1\]: Creatinine: inf is not a finite"),
-    ({"Creatinine": 10**400}, "too large"), ({"Creatinine": (1, 2)}, "unit must be text"),
+    ({"Creatinine": 10**400}, "too large"), ({"Natrium": 1}, "lab: Sodium .given as 'Natrium'.: the value is not physio"), ({"Creatinine": (1, 2)}, "unit must be text"),
     ({"Creatinine": (1, "mm Hg")}, "unit 'mm Hg' is not accepted.*mg/dL, umol/L, percentile"),
     ({"Phosphate": (2, "mEq/L")}, "'mEq/L' is not accepted"), ({"PT": (85, "%")}, "unit '%' is not accepted"), ({"Creatinine": (1, "mg/dL", 3)}, "not a pair"),
     ({"Creatinine": {"value": 1, "uom": "mg/dL"}}, "may have 'unit'; found .'uom', 'value'"),

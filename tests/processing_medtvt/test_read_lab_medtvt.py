@@ -137,7 +137,7 @@ REFUSED = [
     (f"name,value\n{SECRET},4\n", "no lab among its 1 entries; unknown lab in row 2. Accepted"),
     ("name,value\nCRP,4\n", "unknown lab in row 2, CRP. Accepted"), ("name,value\n,4\n", "row 2: a value without the name"),
     (f"{SECRET},b\n1,2\n", "no lab among its 2 entries; unknown lab in column 1"), ("name,value,fluid\nK,4,urine\n", "no labs of blood"),
-    ('test,result\nK,"4" mmol\n', "not a readable CSV file"), ("name,value\nK,4\n" * 200000, "too large"), ("name,value\nK;4\n", "row 2 has 1 cells"), ("name,value,unit\nCreatinine,90,mg/dL\n", "row|possible"),
+    ('test,result\nK,"4" mmol\n', "not a readable CSV file"), ("name,value\nK,4\n" * 200000, "too large"), ("name,value\nK;4\n", "row 2 has 1 cells"), ("name,value,unit\nCreatinine,90,mg/dL\n", "row 2: Creatinine: the value is not physio"),
 ]
 # fmt: on
 
