@@ -7,8 +7,8 @@ from PIL import Image
 
 from medtvt_training.synthetic.cxr import draw_cxr, draw_outlines, write_cxr
 from medtvt_training.synthetic.signs import FilmSigns
-from processing_medtvt.read_cxr_medtvt import load_cxr
 from processing_medtvt.measure_cxr_medtvt import measure_cxr
+from processing_medtvt.read_cxr_medtvt import load_cxr
 
 
 HEALTHY = FilmSigns(male=True, view="PA", ctr=0.45)
