@@ -25,7 +25,7 @@ class MedTVTImageProcessor(PilBackend):
     chest film.
 
     Raises:
-        ValueError: if the mean, the deviation or the rescale factor gives no numbers, or a side is not in 1..4096.
+        ValueError: if the mean or the deviation gives no numbers, or a side is not in 1..4096.
     """
 
     resample = PILImageResampling.BILINEAR
@@ -76,7 +76,7 @@ class MedTVTImageProcessor(PilBackend):
         return image[..., top : top + size.height, left : left + size.width]
 
 
-NUMBERS = ("image_mean", "image_std", "rescale_factor")
+NUMBERS = ("image_mean", "image_std")
 SIZES = ("size", "crop_size", "min_decode_size")
 
 
@@ -84,7 +84,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
     for name in NUMBERS:
         given = settings.get(name)
         values = np.atleast_1d(np.asarray(0.5 if given is None else given, dtype=float))
-        zero_is_bad = name != "image_mean"
+        zero_is_bad = name == "image_std"
         if not np.isfinite(values).all() or (zero_is_bad and (values == 0).any()):
             raise ValueError(f"`{name}` must be finite numbers{' other than 0' * zero_is_bad}, got {values}.")
     for name in SIZES:

@@ -117,12 +117,10 @@ def test_a_normalization_that_gives_no_numbers_is_refused(values):
         {"size": {"shortest_edge": 10**6}, "do_center_crop": True},
         {"crop_size": {"height": 224, "width": -1}},
         {"min_decode_size": 10**6},
-        {"rescale_factor": float("nan")},
-        {"rescale_factor": 0.0},
     ],
     ids=str,
 )
-def test_sizes_and_factors_that_give_no_picture_are_refused(values):
+def test_sizes_that_give_no_picture_are_refused(values):
     name = next(iter(values))
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         MedTVTImageProcessor(**values)
