@@ -7,7 +7,6 @@ A [`toy_tokenizer`] learns from the fixed text below, so that no test depends on
 
 import os
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,6 @@ TEXT = (
 # Tokenizer and models
 
 
-@cache
 def toy_tokenizer() -> PreTrainedTokenizerFast:
     """The tiny tokenizer's settings, with a vocabulary learned from `TEXT`."""
     return tiny_tokenizer().train_new_from_iterator(TEXT, vocab_size=1280, show_progress=False)
