@@ -62,6 +62,10 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
         if image_processor["image_processor_type"].startswith("MedTVT"):
             image_processor["auto_map"] = {"AutoImageProcessor": "image_processing_medtvt.MedTVTImageProcessor"}
         _update_json(
+            folder / "preprocessor_config.json",
+            auto_map={"AutoFeatureExtractor": "feature_extraction_medtvt_ecg.MedTVTEcgFeatureExtractor"},
+        )
+        _update_json(
             processor_file,
             auto_map={"AutoProcessor": MODEL_AUTO_MAP["AutoProcessor"]},
             image_processor=image_processor,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import load_image
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs
 
 from .feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor
@@ -30,6 +31,15 @@ PLAIN_CHAT_TEMPLATE = (
     "{% endif %}"
     "{% endfor %}"
 )
+
+
+class MedTVTProcessorKwargs(ProcessingKwargs, total=False):
+    """Keywords of [`MedTVTProcessor`] beside those of its tokenizer and its image processor."""
+
+    sampling_rate: float | None
+    leads: list[str] | None
+    unit: str | None
+    return_alterations: bool
 
 
 class MedTVTProcessor(ProcessorMixin):
@@ -55,6 +65,7 @@ class MedTVTProcessor(ProcessorMixin):
     tokenizer: Any
 
     default_chat_template = PLAIN_CHAT_TEMPLATE
+    valid_processor_kwargs = MedTVTProcessorKwargs
 
     def __init__(
         self,
@@ -77,6 +88,16 @@ class MedTVTProcessor(ProcessorMixin):
         super().__init__(
             ecg_feature_extractor, image_processor, lab_feature_extractor, tokenizer, chat_template=chat_template
         )
+
+    def __repr__(self) -> str:
+        # not the parts' own: their tables and vocabularies are long
+        parts = ", ".join(f"{name}={type(getattr(self, name)).__name__}" for name in self.get_attributes())
+        return f"{type(self).__name__}({parts}, num_modality_tokens={self.num_modality_tokens})"
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """As in transformers, and the file from which `AutoFeatureExtractor` makes the ECG's extractor."""
+        self.ecg_feature_extractor.save_pretrained(save_directory)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @staticmethod
     def get_possibly_dynamic_module(module_name: str) -> Any:
@@ -125,6 +146,8 @@ class MedTVTProcessor(ProcessorMixin):
             ecg, cxr, lab (*optional*): One input where `text` is a string; a list with one entry a prompt, None where
                 the prompt lacks the modality, where `text` is a list. See [`MedTVTEcgFeatureExtractor`], [`load_cxr`]
                 and [`MedTVTLabFeatureExtractor`] for what each accepts.
+            images (*optional*): The X-rays, in place of `cxr`, as transformers names pictures: also as a list of one a
+                prompt.
             sampling_rate, leads, unit (*optional*): What an ECG given as an array does not state itself.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
             return_alterations (`bool`): Whether to add `alterations`, a list for each prompt of what was altered or
@@ -146,21 +169,20 @@ class MedTVTProcessor(ProcessorMixin):
         Raises:
             ValueError: if an input cannot be used, a modality comes without its placeholder, a placeholder without its
                 modality, or a placeholder twice.
+            TypeError: if there is no such keyword.
         """
-        if not (images is None and videos is None and audio is None):
+        if not (videos is None and audio is None):
             raise ValueError(
-                "This processor takes `ecg`, `cxr` and `lab`; pass a chest X-ray as `cxr`, not as `images`."
+                "This processor takes `ecg`, `cxr` (or `images`) and `lab`, and neither videos nor audio."
             )
-        unknown = set(kwargs) - set(TextKwargs.__annotations__) - set(ImagesKwargs.__annotations__)
-        unknown -= {"text_kwargs", "images_kwargs", "common_kwargs", "return_text_replacement_offsets"}
-        if unknown:
-            raise TypeError(f"Unknown keyword(s) {', '.join(sorted(unknown))} for {type(self).__name__}.")
+        self._check_keywords(kwargs)
+        cxr = _take_images(images, cxr)
         texts = [text] if isinstance(text, str) else text
         rows = self._align(texts, {"ecg": ecg, "cxr": cxr, "lab": lab}, single=isinstance(text, str))
-        keywords: Any = ProcessingKwargs
+        keywords: Any = MedTVTProcessorKwargs
         merged = self._merge_kwargs(keywords, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
 
-        if (texts is None and not rows) or texts == []:
+        if texts == [] or (texts is None and all(item is None for items in rows.values() for item in items)):
             raise ValueError("Nothing to process: pass at least one of `text`, `ecg`, `cxr` and `lab`.")
         num_samples = len(texts) if texts is not None else len(next(iter(rows.values())))
         data: dict[str, Any] = {}
@@ -193,6 +215,19 @@ class MedTVTProcessor(ProcessorMixin):
         if return_patients:
             features["patients"] = [merged_patient for merged_patient, _ in known]
         return features
+
+    def _check_keywords(self, kwargs: dict[str, Any]) -> None:
+        image_processor = getattr(self.image_processor, "valid_kwargs", None)
+        known = {
+            "text_kwargs": {*TextKwargs.__annotations__, "return_text_replacement_offsets"},
+            "images_kwargs": {*ImagesKwargs.__annotations__, *getattr(image_processor, "__annotations__", {})},
+        }
+        known["common_kwargs"] = known["text_kwargs"] | known["images_kwargs"]
+        unknown = set(kwargs) - set(known) - known["common_kwargs"]
+        for name, allowed in known.items():
+            unknown |= {f"{name}[{key!r}]" for key in set(kwargs.get(name) or {}) - allowed}
+        if unknown:
+            raise TypeError(f"Unknown keyword(s) {', '.join(sorted(unknown))} for {type(self).__name__}.")
 
     @staticmethod
     def _align_patients(patient: Any, num_samples: int, single: bool) -> list[list[Patient]]:
@@ -355,7 +390,8 @@ class MedTVTProcessor(ProcessorMixin):
     ) -> Any:
         r"""
         As in transformers, with the content parts `{"type": "ecg", "ecg": ...}`, `{"type": "cxr", "cxr": ...}`,
-        `{"type": "lab", "lab": ...}` and `{"type": "text", "text": ...}`. Each part becomes its placeholder where it
+        `{"type": "lab", "lab": ...}` and `{"type": "text", "text": ...}`; a part of type `image`, with `image`, `path`,
+        `url` or `base64` as in transformers, is the X-ray too. Each part becomes its placeholder where it
         stands; with `tokenize=True` its input is processed too. Keys of a part that hold None are ignored.
         """
         if isinstance(conversation, str) or not conversation:
@@ -370,6 +406,7 @@ class MedTVTProcessor(ProcessorMixin):
             for modality in MODALITIES:
                 inputs[modality].append(found.get(modality))
         if kwargs.get("tokenize"):
+            inputs["cxr"] = [load_image(item) if _is_remote(item) else item for item in inputs["cxr"]]
             present = {m: items for m, items in inputs.items() if any(item is not None for item in items)}
             processor_kwargs = {**present, **(processor_kwargs or {})}
         return super().apply_chat_template(
@@ -386,6 +423,32 @@ def _first(value: list | tuple) -> Any:
     return first if isinstance(first, (list, tuple, np.ndarray)) else None
 
 
+def _take_images(images: Any, cxr: Any) -> Any:
+    """X-rays, by whichever of the two names they were passed: `images` may have a list for each prompt."""
+    if images is None:
+        return cxr
+    if cxr is not None:
+        raise ValueError("Pass the chest X-ray as `cxr` or as `images`, not both.")
+    if not (isinstance(images, (list, tuple)) and any(isinstance(image, (list, tuple)) for image in images)):
+        return images
+    rows = [row if isinstance(row, (list, tuple)) else [row] for row in images]
+    for i, row in enumerate(rows):
+        if len(row) > 1:
+            raise ValueError(f"Prompt {i} has {len(row)} `images`; a prompt has at most one chest X-ray.")
+    return [row[0] if row else None for row in rows]
+
+
+def _picture(part: dict[str, Any]) -> Any:
+    """The X-ray of a message part as transformers writes pictures."""
+    if part.get("base64") is not None:
+        return f"data:image/png;base64,{part['base64']}"
+    return next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
+
+
+def _is_remote(item: Any) -> bool:
+    return isinstance(item, str) and item.startswith(("http://", "https://", "data:image/"))
+
+
 def _flatten(content: str | list[dict[str, Any]] | None, found: dict[str, Any]) -> str:
     """Text of a message's content, placeholders for its modality parts; their inputs are added to `found`."""
     if content is None or isinstance(content, str):
@@ -395,13 +458,16 @@ def _flatten(content: str | list[dict[str, Any]] | None, found: dict[str, Any]) 
         kind = part.get("type")
         if kind == "text":
             pieces.append(part.get("text") or "")
-        elif kind in MODALITIES:
-            if kind in found:
-                raise ValueError(f"The conversation has several `{kind}` parts; it can have one of each modality.")
-            found[kind] = part.get(kind)
-            pieces.append(f"<{kind}>")
+        elif kind in (*MODALITIES, "image"):
+            modality = "cxr" if kind == "image" else kind
+            if modality in found:
+                raise ValueError(f"The conversation has several `{modality}` parts; it can have one of each modality.")
+            found[modality] = _picture(part) if kind == "image" else part.get(kind)
+            pieces.append(f"<{modality}>")
         else:
-            raise ValueError(f"Unknown content part {kind!r}; accepted are 'text', 'ecg', 'cxr' and 'lab'.")
+            raise ValueError(
+                f"Unknown content part {kind!r}; accepted are 'text', 'ecg', 'cxr' (or 'image') and 'lab'."
+            )
     return "".join(pieces)
 
 
