@@ -19,8 +19,7 @@ from .leads_ecg_medtvt import (
     shown_leads,
 )
 from .read_ecg_medtvt import depth, read_item, read_path
-from .read_ecg_wfdb_medtvt import MAX_SAMPLING_RATE, MAX_SECONDS, check_timing
-from .recording_medtvt import Recording
+from .recording_medtvt import MAX_SAMPLING_RATE, MAX_SECONDS, Recording, check_timing
 
 
 IMPOSSIBLE_MV, LARGE_MV = 100, 10

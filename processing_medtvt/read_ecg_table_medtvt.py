@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .leads_ecg_medtvt import canonical_lead, millivolts
-from .recording_medtvt import MAX_VALUES, Recording, check_size
+from .recording_medtvt import MAX_SAMPLING_RATE, MAX_VALUES, MIN_SAMPLING_RATE, Recording, check_size
 
 
 MAX_BYTES = 20 * MAX_VALUES
@@ -21,7 +21,6 @@ TIME = re.compile(
 )
 SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "us": 1e-6, "\u03bcs": 1e-6}
 SECONDS |= {"millisecond": 1e-3, "milliseconds": 1e-3}
-RATES = (50, 10_000)  # Hz
 
 
 def is_table(head: bytes) -> bool:
@@ -190,11 +189,12 @@ def _rate(times: np.ndarray, unit: str | None, name: str) -> tuple[float, str]:
     declared = SECONDS.get((unit or "").casefold())
     for factor, word in ((1.0, "seconds"), (1e-3, "milliseconds"), (1e-6, "microseconds")):
         rate = 1 / (step * factor)
-        if factor == declared or (declared is None and RATES[0] <= rate <= RATES[1]):
+        if factor == declared or (declared is None and MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE):
             rate = round(rate) if abs(rate - round(rate)) < 1e-3 * rate else rate
             assumed = "" if declared else f", taken as {word}"
             return rate, f"{rate:g} Hz by the table's times{assumed}"
-    raise ValueError(f"{name}: the times of the table give no rate of an ECG ({RATES[0]} to {RATES[1]} Hz).")
+    limits = f"{MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} Hz"
+    raise ValueError(f"{name}: the times of the table give no rate of an ECG ({limits}).")
 
 
 __all__ = ["has_lead_columns", "is_table", "read_frame", "read_table"]

@@ -13,12 +13,9 @@ from typing import Any
 import numpy as np
 
 from .patient_medtvt import Patient
-from .recording_medtvt import Recording, check_size, known_patient, read_array
+from .recording_medtvt import Recording, check_size, check_timing, known_patient, read_array
 from .shown_name_medtvt import shown_name
 
-
-MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 50, 10_000  # Hz
-MIN_SECONDS, MAX_SECONDS = 2.5, 3600
 
 MAX_HEADER_BYTES = 1_000_000
 MAX_SIGNALS = 64
@@ -203,21 +200,6 @@ def check_header(header: str, name: str, sampling_rate: Any = None) -> Header:
     return Header(header, rate, n_samples, signals, files, patient, lines, is_plain)
 
 
-def check_timing(sampling_rate: Any, n_samples: int, name: str) -> float:
-    """Sampling rate as a float, after refusing absurd rates and durations."""
-    try:
-        rate = float(sampling_rate)
-    except (TypeError, ValueError, OverflowError):
-        rate = math.nan
-    if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
-        limits = f"{MIN_SAMPLING_RATE} and {MAX_SAMPLING_RATE} Hz"
-        raise ValueError(f"{name}: sampling rate {sampling_rate!r} is not a number between {limits}.")
-    if not MIN_SECONDS <= n_samples / rate <= MAX_SECONDS:
-        found = f"{n_samples} samples at {rate:g} Hz last {n_samples / rate:.3g} s"
-        raise ValueError(f"{name}: {found}; accepted are {MIN_SECONDS} to {MAX_SECONDS} s.")
-    return rate
-
-
 def _match_signals(lines: list[str], name: str) -> list[re.Match[str]]:
     """What `SIGNAL_LINE` finds in each of the header's signal lines."""
     found = []
@@ -296,4 +278,4 @@ def _patient_of(comments: list[str]) -> Patient:
     return known_patient(found.get("age"), found.get("sex") or found.get("gender"))
 
 
-__all__ = ["check_header", "check_timing", "find_header", "read_wfdb", "read_wfdb_record", "wfdb_files"]
+__all__ = ["check_header", "find_header", "read_wfdb", "read_wfdb_record", "wfdb_files"]

@@ -11,6 +11,8 @@ from .leads_ecg_medtvt import canonical_lead, millivolts, shown_leads
 from .patient_medtvt import Patient
 
 
+MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 50, 10_000  # Hz
+MIN_SECONDS, MAX_SECONDS = 2.5, 3600
 # Signals times samples: an hour of twelve leads at 500 Hz has 21.6 million.
 MAX_VALUES = 25_000_000
 MAX_AGE = 130
@@ -139,6 +141,21 @@ def check_size(n_signals: int, n_samples: int, name: str) -> None:
         )
 
 
+def check_timing(sampling_rate: Any, n_samples: int, name: str) -> float:
+    """Sampling rate as a float, after refusing absurd rates and durations."""
+    try:
+        rate = float(sampling_rate)
+    except (TypeError, ValueError, OverflowError):
+        rate = math.nan
+    if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
+        limits = f"{MIN_SAMPLING_RATE} and {MAX_SAMPLING_RATE} Hz"
+        raise ValueError(f"{name}: sampling rate {sampling_rate!r} is not a number between {limits}.")
+    if not MIN_SECONDS <= n_samples / rate <= MAX_SECONDS:
+        found = f"{n_samples} samples at {rate:g} Hz last {n_samples / rate:.3g} s"
+        raise ValueError(f"{name}: {found}; accepted are {MIN_SECONDS} to {MAX_SECONDS} s.")
+    return rate
+
+
 def read_array(signal: Any, name: str, sampling_rate: Any, leads: Any, unit: Any) -> Recording:
     """Array with stated metadata; masked samples are missing samples."""
     if hasattr(signal, "detach"):
@@ -168,4 +185,4 @@ def _numbers_of_frame(frame: Any) -> Any:
     return frame.to_numpy(dtype=np.float64, na_value=np.nan) if kinds <= set("iuf") else frame.to_numpy()
 
 
-__all__ = ["MAX_VALUES", "Recording", "check_size", "complete", "known_patient", "read_array"]
+__all__ = ["MAX_VALUES", "Recording", "check_size", "check_timing", "complete", "known_patient", "read_array"]

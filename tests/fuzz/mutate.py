@@ -67,9 +67,10 @@ NUMBERS = [
 
 
 def mutate_numbers(content: bytes, random: random.Random) -> bytes:
-    """One to three of the numbers in the first 4,000 bytes, written out or binary, replaced by others."""
+    """One to three numbers replaced by others: written out (in markup anywhere, else in the first 4,000 bytes) or binary."""
     for _ in range(random.randint(1, 3)):
-        written = list(re.finditer(rb"\d+(\.\d+)?", content[:4000]))
+        head = content if content.startswith(b"<") else content[:4000]
+        written = list(re.finditer(rb"(?<![\w+/])\d+(\.\d+)?(?![\w+/=])", head))  # not those in Base64
         if written and random.random() < 0.7:
             found = random.choice(written)
             content = content[: found.start()] + random.choice(NUMBERS).encode() + content[found.end() :]
