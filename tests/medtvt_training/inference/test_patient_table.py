@@ -75,3 +75,8 @@ def test_a_rate_that_is_no_number_is_the_rows_problem(tmp_path):
     patients = read_patient_table(write(tmp_path, "id,ecg,sampling_rate\n1,a,fast\n2,b,250\n"))
     assert [patient.problem for patient in patients] == ["ecg: sampling_rate must be a number, in Hz.", None]
     assert patients[0].path == "a"
+
+
+def test_a_path_that_is_none_is_the_rows_problem(tmp_path):
+    patients = read_patient_table(write(tmp_path, "id,ecg\n1,a\0b\n2,b\n"))
+    assert [patient.problem for patient in patients] == ["ecg: the path is none.", None]

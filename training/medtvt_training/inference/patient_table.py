@@ -106,7 +106,10 @@ def _make_patient(cells: dict[str, str], folder: Path) -> TablePatient:
     for name in PATHS:
         if name not in inputs:
             continue
-        resolved = (folder / inputs[name]).resolve()
+        try:
+            resolved = (folder / inputs[name]).resolve()
+        except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a null byte
+            return TablePatient(cells["id"], row, {}, f"{name}: the path is none.", cells[name])
         if not resolved.is_relative_to(folder):
             reason = f"{name}: the path leads out of {folder}; choose a folder that holds all files with --root."
             return TablePatient(cells["id"], row, {}, reason, cells[name])
