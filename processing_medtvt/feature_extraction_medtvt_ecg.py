@@ -28,7 +28,7 @@ IMPOSSIBLE_MV, LARGE_MV = 100, 10
 class MedTVTEcgFeatureExtractor(FeatureExtractionMixin):
     r"""
     Turns ECG recordings into the input of the MedTVT-R1 ECG encoder: leads chosen by name, mV, resampled with
-    `scipy.signal.resample` over the whole record, first `duration` seconds, no filter and no normalisation. This is
+    `scipy.signal.resample` over the whole record, first `duration` seconds, no filter and no normalization. This is
     the authors' preprocessing (which assumes 500 Hz, 10 s and MIMIC's lead order) with every assumption checked.
 
     Args:

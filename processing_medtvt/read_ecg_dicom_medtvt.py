@@ -62,16 +62,12 @@ def read_dicom_ecg(path: str, name: str) -> Recording:
             if not groups:
                 modality = re.sub(r"[^A-Z]", "", str(dataset.get("Modality", "")))[:4]
                 kind = f"of modality {modality} " if modality else ""
-                raise _NoECG(f"{name}: the DICOM file {kind}holds no waveform; an ECG is a DICOM waveform.")
+                raise ValueError(f"{name}: the DICOM file {kind}holds no waveform; an ECG is a DICOM waveform.")
             return _read_groups(groups, dataset, ">" if syntax == BIG_ENDIAN else "<", name)
-        except _NoECG as err:
-            raise ValueError(str(err)) from None
         except Exception as err:  # pydicom raises whatever the damage triggers; its text quotes the file
+            if str(err).startswith(f"{name}: "):  # a refusal in our own words
+                raise ValueError(str(err)) from None
             raise ValueError(f"{name}: the DICOM file is damaged ({type(err).__name__}).") from err
-
-
-class _NoECG(ValueError):
-    """A refusal in our own words."""
 
 
 def _import_pydicom(name: str) -> Any:
@@ -98,7 +94,7 @@ def _check_deflated(pydicom: Any, path: str, name: str) -> None:
                 total += len(unpack.decompress(block, 1_000_000))
                 block = unpack.unconsumed_tail
                 if total > MAX_FILE_BYTES:
-                    raise _NoECG(f"{name}: the deflated DICOM file unpacks to more than {MAX_FILE_BYTES} bytes.")
+                    raise ValueError(f"{name}: the deflated DICOM file unpacks to more than {MAX_FILE_BYTES} bytes.")
 
 
 def _read_groups(groups: list[Any], dataset: Any, order: str, name: str) -> Recording:
@@ -115,7 +111,7 @@ def _read_groups(groups: list[Any], dataset: Any, order: str, name: str) -> Reco
         candidates.append((bool(known), not computed, len(known), seconds, group, leads))
     has_leads, recorded, _, _, group, leads = max(candidates, key=lambda found: found[:4])
     if not has_leads:
-        raise _NoECG(f"{name}: the DICOM waveform has no ECG lead among its {len(leads)} channels.")
+        raise ValueError(f"{name}: the DICOM waveform has no ECG lead among its {len(leads)} channels.")
     signal, units, notes = _read_group(group, leads, order, name)
     rate = float(group.SamplingFrequency)
     shown = ", ".join(sorted({unit for lead, unit in zip(leads, units) if canonical_lead(lead)}))
@@ -137,7 +133,7 @@ def _lead_name(channel: Any, name: str) -> str:
     labels = [str(source.get("CodeMeaning", "")), str(channel.get("ChannelLabel", ""))]
     named = {canonical_lead(label) for label in labels} - {None}
     if coded and named - {coded}:
-        raise _NoECG(
+        raise ValueError(
             f"{name}: a channel is lead {coded} by its code and {', '.join(sorted(map(str, named)))} by its name."
         )
     return coded or next(
@@ -150,14 +146,16 @@ def _read_group(group: Any, leads: list[str], order: str, name: str) -> tuple[np
     channels, samples = int(group.NumberOfWaveformChannels), int(group.NumberOfWaveformSamples)
     kind = (str(group.WaveformSampleInterpretation), int(group.WaveformBitsAllocated))
     if kind not in SAMPLE_TYPES:
-        raise _NoECG(f"{name}: DICOM waveforms of {kind[1]} bits {kind[0]} are not read; {list(SAMPLE_TYPES)} are.")
+        raise ValueError(
+            f"{name}: DICOM waveforms of {kind[1]} bits {kind[0]} are not read; {list(SAMPLE_TYPES)} are."
+        )
     if channels != len(leads):
-        raise _NoECG(f"{name}: the DICOM waveform has {channels} channels and describes {len(leads)}.")
+        raise ValueError(f"{name}: the DICOM waveform has {channels} channels and describes {len(leads)}.")
     check_size(channels, samples, name)
     dtype, data = np.dtype(order + SAMPLE_TYPES[kind]), group.WaveformData
     if len(data) < channels * samples * dtype.itemsize:
         found = f"{len(data)} bytes of {channels * samples * dtype.itemsize}"
-        raise _NoECG(f"{name}: the DICOM waveform is cut short: {found}.")
+        raise ValueError(f"{name}: the DICOM waveform is cut short: {found}.")
     raw = np.frombuffer(data, dtype, channels * samples).reshape(samples, channels).T
     padding = group.get("WaveformPaddingValue")
     missing = raw == _padding(padding, dtype) if padding is not None else np.zeros(raw.shape, bool)
@@ -176,7 +174,9 @@ def _read_group(group: Any, leads: list[str], order: str, name: str) -> tuple[np
         unit_code = (channel.get("ChannelSensitivityUnitsSequence") or [{}])[0]
         unit = str(unit_code.get("CodeValue", ""))
         if canonical_lead(lead) and (channel.get("ChannelSensitivity") is None or millivolts(unit) is None):
-            raise _NoECG(f"{name}: the DICOM waveform declares no sensitivity in a unit of voltage for lead {lead}.")
+            raise ValueError(
+                f"{name}: the DICOM waveform declares no sensitivity in a unit of voltage for lead {lead}."
+            )
         values[row] *= float(channel.get("ChannelSensitivity") or 1) * float(
             channel.get("ChannelSensitivityCorrectionFactor") or 1
         )

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.io
 
-from processing_medtvt import MedTVTEcgFeatureExtractor, read_ecg_matlab_medtvt
+from processing_medtvt import MedTVTEcgFeatureExtractor, read_ecg_matlab_medtvt, recording_medtvt
 from processing_medtvt.leads_ecg_medtvt import canonical_lead
 from processing_medtvt.read_ecg_medtvt import ecg_files, read_path
 
@@ -105,6 +105,13 @@ def test_dicom_is_decoded_as_it_declares(tmp_path, options, tolerance, note):
 def test_dicom_refusals(tmp_path):
     draw.write_dicom(tmp_path / "x", SIGNAL, unit="")
     with pytest.raises(ValueError, match="declares no sensitivity in a unit of voltage"):
+        extract(tmp_path / "x")
+    draw.write_dicom(tmp_path / "x", SIGNAL)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(ValueError, match="60000 values; at most 50000 are read"),
+    ):
+        patch.setattr(recording_medtvt, "MAX_VALUES", 50_000)
         extract(tmp_path / "x")
     draw.write_dicom(tmp_path / "x", SIGNAL, last=0)
     with pytest.raises(ValueError, match="of modality ECG holds no waveform"):
