@@ -117,14 +117,17 @@ class MedTVTDataCollator:
         Tokens of each row as modality dropout leaves it in this epoch, for batches of similar length: those of the column
         `length`, times the share of its `characters` that stay (see [`measure_rows`]).
         """
-        ids = read_column(dataset, "id")
+        ids = read_column(dataset, "id").combine_chunks()
         lengths = read_column(dataset, "length").to_numpy()
         if not self.modality_dropout:
             return lengths.tolist()
-        masks = _modality_masks(read_column(dataset, "modalities"))
+        column = read_column(dataset, "modalities").combine_chunks()
+        codes = pc.index_in(column.flatten(), pa.array(MODALITIES)).to_numpy()
+        ends = pc.list_value_length(column).to_numpy().cumsum()
+        masks = np.bincount(pc.list_parent_indices(column), weights=1 << codes, minlength=len(ids)).astype(np.int64)
         kept = masks.copy()
         for i in (masks & (masks - 1)).nonzero()[0]:  # of two or more
-            modalities = [name for bit, name in enumerate(MODALITIES) if masks[i] >> bit & 1]
+            modalities = [MODALITIES[code] for code in codes[ends[i - 1] if i else 0 : ends[i]]]
             kept[i] -= sum(1 << MODALITIES.index(name) for name in self._draw_withheld(ids[i].as_py(), modalities))
         characters = _stack_lists(read_column(dataset, "characters"), 1 << len(MODALITIES))
         rows = np.arange(len(lengths))
@@ -188,14 +191,6 @@ def _num_characters(row: QARow) -> int:
         for part in message["content"]
         if part["type"] == "text"
     )
-
-
-def _modality_masks(modalities: pa.ChunkedArray) -> np.ndarray:
-    """(rows,) one bit a modality, in the package's order."""
-    column = modalities.combine_chunks()
-    bits = np.array([1 << MODALITIES.index(name) for name in column.flatten().to_pylist()], dtype=np.int64)
-    parents = pc.list_parent_indices(column).to_numpy()
-    return np.bincount(parents, weights=bits, minlength=len(column)).astype(np.int64)
 
 
 def _stack_lists(lists: pa.ChunkedArray, length: int) -> np.ndarray:

@@ -34,7 +34,7 @@ from processing_medtvt import MedTVTProcessor
 from processing_medtvt.read_ecg_medtvt import ecg_files
 
 from ..files import read_json, write_json, write_text
-from .columns import read_column
+from .columns import hash_ids, read_column
 from .conversation import MODALITIES
 from .inputs import read_values
 from .rejects import Reject, check_rejects, drop_rejects, make_reject
@@ -168,10 +168,8 @@ class FeatureCache:
         return rejects
 
     def _built_key(self, dataset: Dataset) -> str:
-        ids = read_column(dataset, "id").combine_chunks()
-        rows = hashlib.sha256("\n".join(ids.to_pylist()).encode(errors="surrogatepass")).hexdigest()
         roots = [dataset[0][modality] for modality in ("ecg", "cxr")] if len(dataset) else []
-        return _hash([rows, roots, [store.folder.name for store in self._stores.values()]])[:16]
+        return _hash([hash_ids(dataset), roots, [store.folder.name for store in self._stores.values()]])[:16]
 
     def _list_built(self, key: str, first: int, end: int) -> list[Reject] | None:
         """The rejects of rows that were gone through, by however many processes; None if some were not."""

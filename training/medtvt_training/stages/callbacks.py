@@ -73,9 +73,9 @@ class SaveConfigCallback(TrainerCallback):
 
 def save_configs(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     """config.json, generation_config.json and provenance.json of a model, with or without an adapter."""
-    model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    model.provenance.save_pretrained(folder)
+    parts: Any = model  # a PeftModel passes on what it has not itself
+    for part in (parts.config, parts.generation_config, parts.provenance):
+        part.save_pretrained(folder)
 
 
 class FiniteLossCallback(TrainerCallback):

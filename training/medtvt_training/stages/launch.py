@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What torchrun or accelerate set up for a run: whether the stages support it, and what this model adds to it."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import strtobool
 
-from ..data.columns import list_column
+from ..data.columns import hash_ids
 
 
 def check_launch(training: TrainingArguments) -> None:
@@ -80,10 +79,7 @@ def check_same_rows(splits: dict[str, Dataset]) -> None:
     Raises:
         ValueError: on every process, if one of them has read other rows than the first.
     """
-    mine = {}
-    for name, dataset in splits.items():
-        ids = hashlib.sha256("\n".join(list_column(dataset, "id")).encode(errors="surrogatepass"))
-        mine[name] = (len(dataset), ids.hexdigest()[:12])
+    mine = {name: (len(dataset), hash_ids(dataset)) for name, dataset in splits.items()}
     everyone = gather_object([mine])
     for rank, found in enumerate(everyone):
         for name, (count, digest) in found.items():
