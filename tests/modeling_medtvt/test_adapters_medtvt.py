@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 
-from ..conftest import SUBSETS, assert_close, build_inputs, build_model
 from .test_modeling_medtvt import ALL, LORA_TARGETS, RAW, with_labels
+from tests.toy import SUBSETS, assert_close, build_inputs, build_model
 
 
 VIRTUAL_TOKENS = 4

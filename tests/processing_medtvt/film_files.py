@@ -125,7 +125,11 @@ def write_dicom(path: Any, values: np.ndarray = GREY, **header: Any) -> Any:
     syntax = pydicom.uid.UID(header.pop("TransferSyntaxUID", pydicom.uid.ExplicitVRLittleEndian))
     dataset.file_meta.TransferSyntaxUID = syntax
     bits = values.dtype.itemsize * 8
-    defaults = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1", "SOPInstanceUID": "1.2.3", "PatientName": "Secret^Name"}
+    defaults: dict[str, Any] = {
+        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1",
+        "SOPInstanceUID": "1.2.3",
+        "PatientName": "Secret^Name",
+    }
     defaults |= {"Modality": "CR", "BodyPartExamined": "CHEST", "ViewPosition": "PA", "SamplesPerPixel": 1}
     defaults |= {"Rows": values.shape[0], "Columns": values.shape[1], "PhotometricInterpretation": "MONOCHROME2"}
     defaults |= {"BitsAllocated": bits, "BitsStored": bits, "HighBit": header.get("BitsStored", bits) - 1}

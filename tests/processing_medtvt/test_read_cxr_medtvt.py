@@ -3,6 +3,7 @@ import io
 import struct
 import sys
 import zlib
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -38,7 +39,7 @@ def test_lossless_files_agree(tmp_path, kind):
     assert alterations == []
 
 
-SAME = [GREY, GREY[..., None], GREY[None], np.stack([GREY] * 3), np.dstack([GREY] * 3)]
+SAME: list[Any] = [GREY, GREY[..., None], GREY[None], np.stack([GREY] * 3), np.dstack([GREY] * 3)]
 SAME += [np.dstack([GREY] * 3 + [np.full_like(GREY, 255)]), GREY / 255, GREY.astype("u2"), GREY.astype("f4")]
 SAME += [torch.from_numpy(GREY), torch.from_numpy(GREY / 255).requires_grad_(), torch.tensor(GREY).bfloat16()]
 SAME += [IMAGE, IMAGE.convert("CMYK"), IMAGE.convert("I")]

@@ -6,6 +6,7 @@ import shutil
 import struct
 import sys
 import zlib
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from .ecg_files import LEADS, RATE, WRITERS, draw_ecg
 from tests.toy import FIXTURES
 
 
-MV = {"sampling_rate": RATE, "leads": LEADS, "unit": "mV"}
+MV: dict[str, Any] = {"sampling_rate": RATE, "leads": LEADS, "unit": "mV"}
 EXTRACTOR = MedTVTEcgFeatureExtractor()
 SIGNAL = draw_ecg()
 EXPECTED = EXTRACTOR(SIGNAL, **MV)["ecg_values"][0]

@@ -3,12 +3,11 @@
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from processing_medtvt import LAB_DEFINITIONS
-from processing_medtvt.lab_definitions_medtvt import LabDefinition, reference_range
-from processing_medtvt.lab_names_medtvt import list_names
-from processing_medtvt.patient_medtvt import Patient
+
+if TYPE_CHECKING:
+    from processing_medtvt.lab_definitions_medtvt import LabDefinition
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,15 +19,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt labs`."""
+    from processing_medtvt import LAB_DEFINITIONS
+
     labs = [describe_lab(lab) for lab in LAB_DEFINITIONS]
     print(json.dumps(labs, indent=2, ensure_ascii=False) if args.json else "\n\n".join(map(format_lab, labs)))
 
 
-def describe_lab(lab: LabDefinition) -> dict[str, Any]:
+def describe_lab(lab: "LabDefinition") -> dict[str, Any]:
     """
     One lab as a dict: `name`, `unit` (the lab's own), `units` (accepted, each with how many of it are one of the own unit),
     `aliases`, `loinc`, `itemids` (MIMIC's), and `reference` with `unisex`, `F` and `M`, each [low, high] or None.
     """
+    from processing_medtvt.lab_definitions_medtvt import reference_range
+    from processing_medtvt.lab_names_medtvt import list_names
+    from processing_medtvt.patient_medtvt import Patient
+
     names = list_names(lab)
     ranges = {"unisex": reference_range(lab)}
     ranges |= {sex: reference_range(lab, Patient(age=None, sex=sex)) for sex in ("F", "M")}

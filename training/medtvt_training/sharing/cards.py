@@ -91,7 +91,7 @@ def model_card(
         model_name=repo.split("/")[-1] if results else None,
         eval_results=_eval_results(results, provenance) if results else None,
     )
-    fields = {
+    fields: dict[str, Any] = {
         "name": repo.split("/")[-1],
         "repo": repo,
         "stage": provenance.stage or "none",
@@ -151,7 +151,7 @@ def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> Datase
         size_categories=_size_category(sum(row[2] for row in splits)),
         pretty_name=(repo or folder.resolve().name).split("/")[-1],
     )
-    fields = {
+    fields: dict[str, Any] = {
         "name": repo or folder.resolve().name,
         "description": f"A 12-lead ECG, a chest X-ray and a blood panel of each patient: {kind if synthetic else real}.",
         "splits": splits,
