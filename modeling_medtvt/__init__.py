@@ -28,6 +28,7 @@ from .export_medtvt import export_for_hub
 from .modeling_medtvt import MedTVTForCausalLM, MedTVTModel
 from .modeling_medtvt_encoders import MedTVTEcgEncoder, MedTVTLabEncoder
 from .pipeline_medtvt import MedicalDiagnosisPipeline
+from .provenance_medtvt import Provenance
 
 
 for config_class in (MedTVTConfig, MedTVTEcgConfig, MedTVTLabConfig):
@@ -72,6 +73,7 @@ __all__ = [
     "MedTVTModel",
     "MedicalDiagnosisPipeline",
     "ParsedAnswer",
+    "Provenance",
     "export_for_hub",
     "parse_answer",
 ]

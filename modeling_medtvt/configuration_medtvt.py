@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of MedTVT-R1: a decoder LM with an ECG, a chest X-ray and a laboratory tower."""
 
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.models.auto import CONFIG_MAPPING
+
+
+# What configs of older versions held too: how weights are trained, and on what (see [`Provenance`])
+NO_ARCHITECTURE = ("stage", "training_data", "chunked_loss", "freeze_encoders")
 
 
 @strict
@@ -77,7 +81,8 @@ class MedTVTLabConfig(PreTrainedConfig):
 
 def _llama_3_2_1b() -> PreTrainedConfig:
     """Llama-3.2-1B with three more tokens, for `<ecg>`, `<cxr>` and `<lab>`."""
-    return CONFIG_MAPPING["llama"](
+    llama: Any = CONFIG_MAPPING["llama"]
+    return llama(
         vocab_size=128259,
         hidden_size=2048,
         intermediate_size=8192,
@@ -117,7 +122,7 @@ def _as_config(name: str, config: dict | PreTrainedConfig | None, default_model_
         raise ValueError(f"`{name}` is no config of type {model_type!r}: {error!r}.") from error
 
 
-def _check_positive(name: str, config: PreTrainedConfig, keys: tuple[str, ...]):
+def _check_positive(name: str, config: PreTrainedConfig, keys: tuple[str, ...]) -> None:
     """Raises ValueError for the first of these whole numbers that is below one."""
     for key in keys:
         value = getattr(config, key, None)
@@ -125,7 +130,7 @@ def _check_positive(name: str, config: PreTrainedConfig, keys: tuple[str, ...]):
             raise ValueError(f"`{name}`: `{key}` must be a whole number of at least 1, got {value!r}.")
 
 
-def _check_activation(name: str, config: PreTrainedConfig):
+def _check_activation(name: str, config: PreTrainedConfig) -> None:
     for key in ("hidden_act", "hidden_activation", "activation_function"):
         value = getattr(config, key, None)
         if isinstance(value, str) and value not in ACT2FN:
@@ -156,15 +161,7 @@ class MedTVTConfig(PreTrainedConfig):
         num_perception_heads (`int`): Heads of the cyclic attention.
         fusion_scale (`float`): Weight of the fusion term in equation 2: 1.0 in the paper, 0.01 in the authors' code.
         perception_layer_norm_eps (`float`): Epsilon of the layer norm after the fusion.
-        freeze_encoders (`bool`): Whether the three encoders get no gradient and keep their batch norm statistics, as in
-            all three stages of the paper.
-        stage (`str`, *optional*): Training stage that the weights come from, `"pt"`, `"sft"` or `"rft"`. None for a
-            model that was not trained on MedTVT-QA: its answers mean nothing, and the pipeline says so.
-        training_data (`list[dict]`, *optional*): What each training stage so far learned from: `stage`, `name` of the
-            dataset and `access` to it (`"synthetic"`, `"open"` or `"credentialed"`), which decides who may get the weights.
         use_cache (`bool`): Whether `forward` returns keys and values where it is not told; `generate` always says.
-        chunked_loss (`bool`): Whether a training step computes logits where there are labels only, a chunk at a time, and
-            returns the loss without them: less memory where the vocabulary is large.
         tie_word_embeddings (`bool`): Whether input and output embeddings share their weights. Default: as in
             `text_config`.
     """
@@ -199,12 +196,8 @@ class MedTVTConfig(PreTrainedConfig):
     num_perception_heads: int = 4
     fusion_scale: float = 1.0
     perception_layer_norm_eps: float = 1e-5
-    freeze_encoders: bool = True
-    stage: Literal["pt", "sft", "rft"] | None = None
-    training_data: list[dict] | None = None
     initializer_range: float = 0.02
     use_cache: bool = True
-    chunked_loss: bool = False
     tie_word_embeddings: bool | None = None
 
     @classmethod
@@ -222,6 +215,8 @@ class MedTVTConfig(PreTrainedConfig):
             raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for name in NO_ARCHITECTURE:
+            kwargs.pop(name, None)
         if self.text_config is None:
             self.text_config = _llama_3_2_1b()
         self.text_config = _as_config("text_config", self.text_config, "llama")
@@ -239,7 +234,7 @@ class MedTVTConfig(PreTrainedConfig):
         self._check()
         super().__post_init__(**kwargs)
 
-    def _check_parts(self):
+    def _check_parts(self) -> None:
         heads = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads")
         _check_positive("text_config", self.text_config, ("vocab_size", "hidden_size", "intermediate_size", *heads))
         if self.cxr_config.model_type == "vit":
@@ -249,7 +244,7 @@ class MedTVTConfig(PreTrainedConfig):
         for name in ("text_config", "cxr_config", "lab_config"):
             _check_activation(name, getattr(self, name))
 
-    def _check(self):
+    def _check(self) -> None:
         placeholders = self.modality_token_ids
         vocab_size = self.text_config.vocab_size
         if len(set(placeholders)) != 3 or not all(0 <= token_id < vocab_size for token_id in placeholders):
@@ -260,8 +255,6 @@ class MedTVTConfig(PreTrainedConfig):
         _check_positive("config", self, ("num_modality_tokens", "num_perception_heads", "ecg_pooling_size"))
         if self.projector_depth < 0:
             raise ValueError(f"`projector_depth` must not be negative, got {self.projector_depth}.")
-        if not all(isinstance(entry.get("access"), str) for entry in self.training_data or []):
-            raise ValueError("`training_data`: every entry needs `access`, which is synthetic, open or credentialed.")
         if self.text_config.hidden_size % self.num_perception_heads:
             raise ValueError(
                 f"`num_perception_heads` ({self.num_perception_heads}) must divide the language model's hidden size "

@@ -2,6 +2,7 @@
 """Pretrained encoders from the files of ECGFM-KED (ECG) and Symile (laboratory)."""
 
 import os
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ def _state_dict(path: str | os.PathLike, key: str, prefix: str) -> dict[str, tor
     return selected
 
 
-def _load(encoder: torch.nn.Module, tensors: dict[str, torch.Tensor], path: str | os.PathLike):
+def _load(encoder: torch.nn.Module, tensors: dict[str, torch.Tensor], path: str | os.PathLike) -> Any:
     try:
         encoder.load_state_dict(tensors)
     except RuntimeError as error:

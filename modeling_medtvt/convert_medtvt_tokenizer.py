@@ -68,10 +68,10 @@ class _RanksConverter(TikTokenConverter):
     """transformers' converter, reading ranks without tiktoken and with ids for the tokens that text never yields."""
 
     @staticmethod
-    def load_tiktoken_bpe(path):
+    def load_tiktoken_bpe(path: str) -> dict[bytes, int]:
         return read_ranks(path)
 
-    def extract_vocab_merges_from_model(self, path):
+    def extract_vocab_merges_from_model(self, path: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
         vocab, merges = super().extract_vocab_merges_from_model(path)
         return {**vocab, **{token: len(vocab) + i for i, token in enumerate(SPECIAL_TOKENS)}}, merges
 
@@ -140,14 +140,18 @@ def build_processor(config: MedTVTConfig, tokenizer: PreTrainedTokenizerFast, la
     """
     if not Path(lab_means).is_file():
         raise FileNotFoundError(f"Lab means file {lab_means}: no such file. The authors' `labs_means.json` is needed.")
-    lab = FEATURE_EXTRACTOR_MAPPING[MedTVTLabConfig].from_means(lab_means, percentile_source="none")
+    # their types say what transformers registers, not what this package does
+    feature_extractors: Any = FEATURE_EXTRACTOR_MAPPING
+    image_processors: Any = IMAGE_PROCESSOR_MAPPING
+    processors: Any = PROCESSOR_MAPPING
+    lab = feature_extractors[MedTVTLabConfig].from_means(lab_means, percentile_source="none")
     if len(lab.lab_names) != config.lab_config.num_labs:
         raise ValueError(
             f"Lab means file {lab_means}: has {len(lab.lab_names)} labs, the checkpoint's laboratory encoder takes "
             f"{config.lab_config.num_labs}."
         )
     size = config.cxr_config.image_size
-    image_processor = IMAGE_PROCESSOR_MAPPING[MedTVTConfig]["pil"](
+    image_processor = image_processors[MedTVTConfig]["pil"](
         size={"shortest_edge": 400},
         do_center_crop=True,
         crop_size={"height": size, "width": size},
@@ -155,8 +159,8 @@ def build_processor(config: MedTVTConfig, tokenizer: PreTrainedTokenizerFast, la
         image_std=IMAGENET_STD,
     )
     # one missing sample zeroes its lead, as with the authors
-    ecg = FEATURE_EXTRACTOR_MAPPING[MedTVTEcgConfig](nan_policy="zero")
-    processor_class = PROCESSOR_MAPPING[MedTVTConfig]
+    ecg = feature_extractors[MedTVTEcgConfig](nan_policy="zero")
+    processor_class = processors[MedTVTConfig]
     return processor_class(
         ecg, image_processor, lab, tokenizer, config.num_modality_tokens, processor_class.default_chat_template
     )

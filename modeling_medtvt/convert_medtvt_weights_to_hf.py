@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -34,6 +34,7 @@ from .convert_medtvt_tokenizer import (
 )
 from .modeling_medtvt import PLACEHOLDERS, MedTVTForCausalLM
 from .output_folder import check_new_folder, new_folder
+from .provenance_medtvt import Provenance
 
 
 logger = logging.get_logger(__name__)
@@ -44,7 +45,13 @@ BASE_FOLDER = "base"
 # All linear layers of the language model but its head. Anchored: the ViT has layers of the same names
 LORA_MODULES = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 LORA_TARGETS = re.compile(LORA_MODULES + r"\.weight")
-REQUIRED_PARAMS = {"dim": int, "n_layers": int, "n_heads": int, "norm_eps": float, "rope_theta": (int, float)}
+REQUIRED_PARAMS: dict[str, Any] = {
+    "dim": int,
+    "n_layers": int,
+    "n_heads": int,
+    "norm_eps": float,
+    "rope_theta": (int, float),
+}
 
 # Constants of the authors' code that no tensor and no file states
 PERCEPTION_HEADS = 4
@@ -105,7 +112,17 @@ class Recipe(NamedTuple):
     function: Callable[..., torch.Tensor]
 
 
-def read_pickled(path: str | os.PathLike) -> object:
+class Plan(NamedTuple):
+    """How a whole folder is made: `reference` holds its tensors without storage, `dropped` what no recipe uses."""
+
+    reference: dict[str, torch.Tensor]
+    recipes: dict[str, Recipe]
+    adapter: dict[str, Recipe]
+    rank: int
+    dropped: dict[str, list[str]]
+
+
+def read_pickled(path: str | os.PathLike) -> Any:
     """
     Opens a file of `torch.save` without reading its tensors: they are mapped from the file and read when used, so an
     optimizer beside them costs nothing.
@@ -205,9 +222,7 @@ def _indices(state_dict: dict[str, torch.Tensor], pattern: str) -> list[int]:
     return sorted({int(match[1]) for match in matches if match})
 
 
-def build_config(
-    state_dict: dict[str, torch.Tensor], params: dict, base_vocab_size: int, is_flat: bool = False
-) -> MedTVTConfig:
+def build_config(state_dict: dict[str, torch.Tensor], params: dict, base_vocab_size: int) -> MedTVTConfig:
     """
     Reads the architecture off the tensors' shapes and, where they are silent, off `params.json`.
 
@@ -216,7 +231,6 @@ def build_config(
         params (`dict`): See [`read_params`]. Its `n_kv_heads` and `use_scaled_rope` are ignored, as by the authors:
             the key-value heads follow from `wk`, and RoPE is never scaled.
         base_vocab_size (`int`): Ranks of the tokenizer file; the special tokens sit behind them.
-        is_flat (`bool`): Whether the file is a bare state dict, as RFT writes it.
 
     Raises:
         ValueError: a tensor is missing, or the tensors contradict each other, `params` or the tokenizer.
@@ -232,7 +246,9 @@ def build_config(
             f"`params.json` says vocab_size {params['vocab_size']}, the checkpoint's embedding has {vocab_size} rows."
         )
     use_perception = any(name.startswith(("DynamicWeighting.", "CyclicCrossModal")) for name in state_dict)
-    stage = ("rft" if is_flat else "sft") if use_perception else "pt"
+    token_ids: dict[str, Any] = {
+        f"{token[1:-1]}_token_id": base_vocab_size + SPECIAL_TOKENS.index(token) for token in PLACEHOLDERS
+    }
     return MedTVTConfig(
         text_config=_text_config(state_dict, params, base_vocab_size),
         ecg_config=ecg_config(state_dict),
@@ -242,14 +258,12 @@ def build_config(
             intermediate_size=_shape(state_dict, "lab_encoder.fc1.weight")[0],
             hidden_size=_shape(state_dict, "lab_encoder.fc2.weight")[0],
         ),
-        **{f"{token[1:-1]}_token_id": base_vocab_size + SPECIAL_TOKENS.index(token) for token in PLACEHOLDERS},
+        **token_ids,
         projector_depth=len(_indices(state_dict, r"lab_fc_norm_(\d+)\.")),
         ecg_pooling_size=_shape(state_dict, "ecg_xresnet1d101_rnn.weight_hh_l0")[0],
         use_perception=use_perception,
         num_perception_heads=PERCEPTION_HEADS,
         fusion_scale=FUSION_SCALE,
-        stage=stage,
-        training_data=[{"stage": stage, "name": "MedTVT-QA", "access": "credentialed"}],  # built from MIMIC
         architectures=["MedTVTForCausalLM"],
         dtype="float32",
     )
@@ -373,7 +387,7 @@ def _recipe(target: str, shape: torch.Size, config: MedTVTConfig, merge_lora: bo
     return Recipe((source,), rotate)
 
 
-def _lora_sources(source: str) -> tuple[str, str]:
+def _lora_sources(source: str) -> tuple[str, ...]:
     """`....wq.weight` -> `....lora_wq_l1.weight`, `....lora_wq_l2.weight`."""
     return tuple(re.sub(r"\.(w\w+)\.weight", rf".lora_\1_l{i}.weight", source) for i in (1, 2))
 
@@ -416,8 +430,8 @@ def _check_recipes(
         The names of the tensors that no recipe uses, by the reason why that is right.
     """
     used = {source for recipe in recipes.values() for source in recipe.sources}
-    dropped = {reason: [] for reason in DROPPED}
-    unknown = []
+    dropped: dict[str, list[str]] = {reason: [] for reason in DROPPED}
+    unknown: list[str] = []
     for name in state_dict:
         if name not in used:
             reason = _reason_to_drop(name, state_dict)
@@ -441,6 +455,17 @@ def _check_recipes(
     return dropped
 
 
+def _plan(state_dict: dict[str, torch.Tensor], config: MedTVTConfig, keep_lora: bool) -> Plan:
+    with torch.device("meta"):
+        reference = MedTVTForCausalLM(config).state_dict()
+    shapes = {name: tensor.shape for name, tensor in reference.items()}
+    recipes = {name: _recipe(name, shape, config, not keep_lora) for name, shape in shapes.items()}
+    rank = _shape(state_dict, "llama.layers.0.attention.lora_wq_l1.weight")[0]
+    adapter, adapter_shapes = _adapter_recipes(shapes, rank, config) if keep_lora else ({}, {})
+    dropped = _check_recipes({**recipes, **adapter}, {**shapes, **adapter_shapes}, state_dict)
+    return Plan(reference, recipes, adapter, rank, dropped)
+
+
 @torch.no_grad()
 def _convert(recipe: Recipe, state_dict: dict[str, torch.Tensor]) -> torch.Tensor:
     tensor = recipe.function(*(state_dict[source] for source in recipe.sources))
@@ -449,7 +474,9 @@ def _convert(recipe: Recipe, state_dict: dict[str, torch.Tensor]) -> torch.Tenso
     return tensor.to(dtype, memory_format=torch.contiguous_format, copy=True)
 
 
-def _write_weights(recipes, reference, state_dict, folder: Path):
+def _write_weights(
+    recipes: dict[str, Recipe], reference: dict[str, torch.Tensor], state_dict: dict[str, torch.Tensor], folder: Path
+) -> None:
     """Converts and writes one shard after the other; `reference` holds the same names as tensors without storage."""
     split = split_torch_state_dict_into_shards(
         reference, filename_pattern="model{suffix}.safetensors", max_shard_size=MAX_SHARD_SIZE
@@ -466,7 +493,9 @@ def _write_weights(recipes, reference, state_dict, folder: Path):
         (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_adapter(recipes, rank: int, state_dict, folder: Path, base_folder: Path):
+def _write_adapter(
+    recipes: dict[str, Recipe], rank: int, state_dict: dict[str, torch.Tensor], folder: Path, base_folder: Path
+) -> None:
     from peft import LoraConfig
 
     tensors = {name: _convert(recipe, state_dict) for name, recipe in recipes.items()}
@@ -478,11 +507,11 @@ def _write_adapter(recipes, rank: int, state_dict, folder: Path, base_folder: Pa
         target_modules=LORA_MODULES,
         inference_mode=True,
     )
-    adapter_config.save_pretrained(folder)
+    adapter_config.save_pretrained(os.fspath(folder))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _warn_of_duplicates(state_dict: dict[str, torch.Tensor]):
+def _warn_of_duplicates(state_dict: dict[str, torch.Tensor]) -> None:
     twins = {name: _kept_twin(name) for name in state_dict}
     different = [name for name, twin in twins.items() if twin and not torch.equal(state_dict[name], state_dict[twin])]
     if different:
@@ -527,34 +556,33 @@ def convert_checkpoint(
     check_new_folder(output_dir)
     if keep_lora and not is_peft_available():
         raise ImportError("Keeping LoRA as an adapter needs PEFT: pip install peft. Without it, LoRA can be merged.")
-    params = read_params(params)
-    tokenizer = convert_tokenizer(tokenizer)
+    sizes = read_params(params)
+    fast_tokenizer = convert_tokenizer(tokenizer)
     state_dict, is_flat = read_checkpoint(checkpoint)
-    config = build_config(state_dict, params, tokenizer.bos_token_id, is_flat)
+    config = build_config(state_dict, sizes, fast_tokenizer.bos_token_id)
     if require_perception and not config.use_perception:
         raise ValueError(
             f"Checkpoint {checkpoint}: has no perception layer (`DynamicWeighting.*`, `CyclicCrossModalAttention.*`), "
             "so it is a PT file; an SFT or RFT file is needed."
         )
-    processor = build_processor(config, tokenizer, lab_means)
-    with torch.device("meta"):
-        reference = MedTVTForCausalLM(config).state_dict()
-    shapes = {name: tensor.shape for name, tensor in reference.items()}
-    recipes = {name: _recipe(name, shape, config, not keep_lora) for name, shape in shapes.items()}
-    rank = _shape(state_dict, "llama.layers.0.attention.lora_wq_l1.weight")[0]
-    adapter, adapter_shapes = _adapter_recipes(shapes, rank, config) if keep_lora else ({}, {})
-    dropped = _check_recipes({**recipes, **adapter}, {**shapes, **adapter_shapes}, state_dict)
+    processor = build_processor(config, fast_tokenizer, lab_means)
+    stage = ("rft" if is_flat else "sft") if config.use_perception else "pt"
+    # built from MIMIC
+    provenance = Provenance(stage, [{"stage": stage, "name": "MedTVT-QA", "access": "credentialed"}])
+    plan = _plan(state_dict, config, keep_lora)
     _warn_of_duplicates(state_dict)
 
     with new_folder(output_dir) as folder:
         # An adapter's folder holds its base, not the other way round: opened as a model, it must not lack its LoRA
         base_folder = folder / BASE_FOLDER if keep_lora else folder
         base_folder.mkdir(exist_ok=True)
-        _write_weights(recipes, reference, state_dict, base_folder)
+        _write_weights(plan.recipes, plan.reference, state_dict, base_folder)
         config.save_pretrained(base_folder)
-        build_generation_config(tokenizer).save_pretrained(base_folder)
+        provenance.save_pretrained(folder)
+        build_generation_config(fast_tokenizer).save_pretrained(base_folder)
         processor.save_pretrained(base_folder)
         if keep_lora:
-            _write_adapter(adapter, rank, state_dict, folder, Path(output_dir).absolute() / BASE_FOLDER)
+            _write_adapter(plan.adapter, plan.rank, state_dict, folder, Path(output_dir).absolute() / BASE_FOLDER)
+            provenance.save_pretrained(base_folder)
             processor.save_pretrained(folder)
-    return dropped
+    return plan.dropped

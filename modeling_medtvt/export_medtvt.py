@@ -6,10 +6,13 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
+
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from .checkpoint_folder import open_checkpoint
 from .output_folder import check_new_folder, new_folder
-from .pipeline_medtvt import CUSTOM_PIPELINES
+from .pipeline_medtvt import CUSTOM_PIPELINES, MedicalDiagnosisPipeline
 
 
 MODEL_AUTO_MAP = {
@@ -20,11 +23,6 @@ MODEL_AUTO_MAP = {
     "AutoModelForMultimodalLM": "modeling_medtvt.MedTVTForCausalLM",
     "AutoProcessor": "processing_medtvt.MedTVTProcessor",
 }
-# Files of the two packages that a folder needs: models and processors, not converters or this export
-CODE_PREFIXES = (
-    *("configuration_", "modeling_", "answers_", "answer_probability_", "calibration_", "pipeline_"),
-    *("processing_", "feature_extraction_", "image_processing_", "lab_definitions_", "shown_name_"),
-)
 
 
 def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
@@ -54,15 +52,19 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
     with new_folder(output_dir) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        for module in (sys.modules[type(model).__module__], sys.modules[type(processor).__module__]):
-            for file in sorted(Path(module.__file__).parent.glob("*.py")):
-                if file.name.startswith(CODE_PREFIXES):
-                    shutil.copyfile(file, folder / file.name)  # its content, not its mode
+        for kind in (type(model), MedicalDiagnosisPipeline, type(processor)):
+            file = str(sys.modules[kind.__module__].__file__)
+            for path in (file, *get_relative_import_files(file)):
+                shutil.copyfile(path, folder / Path(path).name)  # its content, not its mode
         _update_json(folder / "config.json", auto_map=MODEL_AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
         processor_file = folder / "processor_config.json"
         image_processor = json.loads(processor_file.read_text())["image_processor"]
         if image_processor["image_processor_type"].startswith("MedTVT"):
             image_processor["auto_map"] = {"AutoImageProcessor": "image_processing_medtvt.MedTVTImageProcessor"}
+        _update_json(
+            folder / "preprocessor_config.json",
+            auto_map={"AutoFeatureExtractor": "feature_extraction_medtvt_ecg.MedTVTEcgFeatureExtractor"},
+        )
         _update_json(
             processor_file,
             auto_map={"AutoProcessor": MODEL_AUTO_MAP["AutoProcessor"]},
@@ -71,7 +73,7 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
     return Path(output_dir)
 
 
-def _update_json(path: Path, **entries):
+def _update_json(path: Path, **entries: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **entries}, indent=2) + "\n")
 
 

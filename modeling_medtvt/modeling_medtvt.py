@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """MedTVT-R1: an ECG, a chest X-ray and a laboratory panel in front of a decoder LM (arXiv 2506.18512)."""
 
+import copy
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -33,21 +34,29 @@ from .modeling_medtvt_encoders import (
     MedTVTEcgProjector,
     MedTVTLabEncoder,
     MedTVTLabProjector,
+    MedTVTRecurrentLayer,
+    as_sequence,
+    cxr_input_size,
+    measure_cxr_features,
 )
 from .modeling_medtvt_perception import MedTVTPerceptionLayer
+from .provenance_medtvt import Provenance
 
 
 # In the package's order of modalities: ECG, CXR, LAB
 RAW_INPUT_NAMES = ("ecg_values", "pixel_values", "lab_values")
 FEATURE_INPUT_NAMES = ("ecg_features", "cxr_features", "lab_features")
+ENCODER_NAMES: dict[str | None, str] = {"ecg": "ecg_encoder", "image": "cxr_encoder", "lab": "lab_encoder"}
 PLACEHOLDERS = ("<ecg>", "<cxr>", "<lab>")
 KEPT_IN_FP32 = (
     *("ecg_encoder", "cxr_encoder", "lab_encoder"),
     *("ecg_projector", "cxr_projector", "lab_projector", "perception"),
 )
+# One a modality
+Tensors = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 # sigmoid(4) = 0.98: an untrained gate lets its modality through
 GATE_BIAS_AT_START = 4.0
-# tokens whose logits `chunked_loss` holds at once
+# tokens whose logits `MedTVTForCausalLM.chunked_loss` holds at once
 LOSS_CHUNK = 512
 
 
@@ -92,7 +101,7 @@ class PlaceholderLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.token_ids = self.token_ids.to(scores.device)
-        return scores.index_fill(-1, self.token_ids, -torch.inf)
+        return scores.index_fill(-1, self.token_ids, -torch.inf)  # type: ignore[return-value]  # a Tensor, as all are
 
 
 class FiniteLogitsProcessor(LogitsProcessor):
@@ -104,7 +113,7 @@ class FiniteLogitsProcessor(LogitsProcessor):
         ValueError: if a logit is NaN or infinity, or none of a sequence is finite.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.is_checked = False
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -130,13 +139,18 @@ def _projector_scale(config: MedTVTConfig) -> float:
 
 
 class MedTVTPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation shared by [`MedTVTModel`] and [`MedTVTForCausalLM`]."""
+    """
+    Loading, saving and initialisation shared by [`MedTVTModel`] and [`MedTVTForCausalLM`].
+
+    Attributes:
+        provenance ([`Provenance`]): What the weights were trained on. It travels with them, in provenance.json.
+    """
 
     config: MedTVTConfig
     config_class = MedTVTConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("text", "image", "time")
+    input_modalities: Any = ("text", "image", "time")
     supports_gradient_checkpointing = True
     _no_split_modules = ["MedTVTEcgProjector", "MedTVTCxrProjector", "MedTVTLabProjector", "MedTVTPerceptionLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -150,10 +164,27 @@ class MedTVTPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def __init__(self, config: MedTVTConfig):
+        if config.cxr_sequence_length is None or config.cxr_hidden_size is None:
+            config = copy.deepcopy(config)  # it is the caller's
+            config.cxr_sequence_length, config.cxr_hidden_size = measure_cxr_features(config.cxr_config)
+        super().__init__(config)
+        self.provenance = Provenance()
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """As in transformers, where `"image"` is the X-ray; and `"ecg"` and `"lab"`."""
+        name = ENCODER_NAMES.get(modality)
+        return super().get_encoder(modality) if name is None else getattr(self.base_model, name)
+
+    def set_encoder(self, encoder: nn.Module, modality: str | None = None) -> None:
+        """See [`~MedTVTPreTrainedModel.get_encoder`]."""
+        name = ENCODER_NAMES.get(modality)
+        super().set_encoder(encoder, modality) if name is None else setattr(self.base_model, name, encoder)
+
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.RNN):
+        if isinstance(module, MedTVTRecurrentLayer):
             bound = 1 / math.sqrt(module.hidden_size)
             for parameter in module.parameters(recurse=False):
                 init.uniform_(parameter, -bound, bound)
@@ -185,18 +216,24 @@ class MedTVTPreTrainedModel(PreTrainedModel):
         """
         source = pretrained_model_name_or_path
         try:
-            model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+            loaded: Any = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
         except SafetensorError as error:
             raise ValueError(f"{source}: a file of weights cannot be read. {error}") from error
+        model, info = loaded
+        hub = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
+        hub_kwargs = {name: kwargs[name] for name in hub if name in kwargs}
         missing = set(info["missing_keys"])  # of an adapter, where the folder holds one: its model is checked by then
         perception = {name for name in missing if "perception." in name}
         if missing and missing == perception and source is not None:
-            hub = ("cache_dir", "revision", "token", "subfolder", "local_files_only")
-            stored, _ = cls.config_class.get_config_dict(source, **{k: kwargs[k] for k in hub if k in kwargs})
+            stored, _ = cls.config_class.get_config_dict(source, **hub_kwargs)
             missing = missing if stored.get("use_perception", True) else set()
         model._refuse_missing(missing, source)
+        for name in (source, model.name_or_path):  # an adapter's folder may leave it to the model's
+            if name and model.provenance == Provenance():
+                model.provenance = Provenance.from_pretrained(name, **hub_kwargs)
+        model.base_model.freeze_encoders()  # loaded parameters ask for gradients
         if any(name.endswith("perception.layer_norm.weight") for name in perception):
-            getattr(model, "model", model).calibrate_perception()
+            model.base_model.calibrate_perception()
         return (model, info) if output_loading_info else model
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
@@ -212,7 +249,7 @@ class MedTVTPreTrainedModel(PreTrainedModel):
                 "weights are incomplete."
             )
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # the arguments between are keywords here
         self, save_directory: str | os.PathLike, save_original_format: bool = False, **kwargs: Any
     ) -> None:
         """
@@ -220,11 +257,45 @@ class MedTVTPreTrainedModel(PreTrainedModel):
         `load_state_dict`, which knows nothing of the old names that transformers gives a ViT on disk. The folder is plain:
         a config that came from an exported folder does not go on naming code that is not saved here.
         """
-        names = ["custom_pipelines"] if self._auto_class else ["custom_pipelines", "auto_map"]
-        for name in names:
+        if kwargs.get("is_main_process", True):
+            self.provenance.save_pretrained(save_directory)
+        config = self.config
+        self.config = copy.deepcopy(config)
+        for name in ["custom_pipelines"] if self._auto_class else ["custom_pipelines", "auto_map"]:
             if hasattr(self.config, name):
                 delattr(self.config, name)
-        return super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+        try:
+            super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)
+        finally:
+            self.config = config
+
+
+def _spans_sequences(masks: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+    """
+    (batch, 1), True where `masks` (3, batch, length) mark tokens of several packed sequences, which begin where position
+    ids do not go up by one.
+    """
+    masks = masks.any(0)
+    breaks = torch.zeros_like(masks, dtype=torch.long)
+    breaks[:, 1:] = position_ids.to(masks.device).diff(dim=-1) != 1
+    sequences = breaks.cumsum(1)
+    first, last = sequences.masked_fill(~masks, masks.shape[1]).amin(1), sequences.masked_fill(~masks, -1).amax(1)
+    return (last > first).unsqueeze(1)
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _runs_without_rows(module: nn.Module | None) -> bool:
+    """
+    Whether a module runs on one row of zeros, which counts for nothing, where no row of the batch needs it. Other processes
+    may have such rows, and each must take part in what is exchanged: the gradients of what is trained, the weights of what
+    is sharded. One process does the same in training, so that the number of processes changes no optimizer's step.
+    """
+    if module is None:
+        return False
+    return _is_distributed() or module.training and any(p.requires_grad for p in module.parameters())
 
 
 class MedTVTModel(MedTVTPreTrainedModel):
@@ -232,6 +303,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
 
     def __init__(self, config: MedTVTConfig):
         super().__init__(config)
+        config = self.config
         self.ecg_encoder = MedTVTEcgEncoder(config.ecg_config)
         if config.cxr_config.model_type == "timm_wrapper" and not is_timm_available():
             raise ImportError('A timm backbone for X-rays needs the extra: `pip install "medtvt-r1[timm]"`.')
@@ -239,31 +311,13 @@ class MedTVTModel(MedTVTPreTrainedModel):
         pooler = {"add_pooling_layer": False} if config.cxr_config.model_type == "vit" else {}
         self.cxr_encoder = AutoModel.from_config(config.cxr_config, **pooler)
         self.lab_encoder = MedTVTLabEncoder(config.lab_config)
-        if config.cxr_sequence_length is None or config.cxr_hidden_size is None:
-            config.cxr_sequence_length, config.cxr_hidden_size = self._measure_cxr_features()
         self.ecg_projector = MedTVTEcgProjector(config)
         self.cxr_projector = MedTVTCxrProjector(config)
         self.lab_projector = MedTVTLabProjector(config)
         self.perception = MedTVTPerceptionLayer(config) if config.use_perception else None
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
-        self.train(self.training)
-
-    def _cxr_input_size(self) -> tuple[int, int, int]:
-        config = self.config.cxr_config
-        if hasattr(config, "pretrained_cfg"):  # timm
-            return tuple(config.pretrained_cfg["input_size"])
-        if hasattr(config, "image_size"):
-            return getattr(config, "num_channels", 3), config.image_size, config.image_size
-        raise ValueError(f"`cxr_config` is of type {config.model_type!r}, which is no image backbone.")
-
-    @torch.no_grad()
-    def _measure_cxr_features(self) -> tuple[int, int]:
-        """Sequence length and width of a backbone whose config does not state them."""
-        size = self._cxr_input_size()
-        if self.cxr_encoder.device.type == "meta":
-            raise ValueError("`cxr_sequence_length` and `cxr_hidden_size` are missing from this checkpoint's config.")
-        return tuple(self._encode_cxr(torch.zeros(1, *size, dtype=self.cxr_encoder.dtype)).shape[1:])
+        self.freeze_encoders()
 
     @torch.no_grad()
     def calibrate_perception(
@@ -293,35 +347,42 @@ class MedTVTModel(MedTVTPreTrainedModel):
         if ecg_values is None:
             ecg_values = torch.randn(n, self.config.ecg_config.num_leads, 1000, generator=generator) / 5
         if pixel_values is None:
-            pixel_values = torch.randn(n, *self._cxr_input_size(), generator=generator)
+            pixel_values = torch.randn(n, *cxr_input_size(self.config.cxr_config), generator=generator)
         if lab_values is None:
             percentiles = torch.rand(n, self.config.lab_config.num_labs, generator=generator)
             lab_values = torch.cat([percentiles, torch.ones_like(percentiles)], 1)
-        values = tuple(tensor.to(weight.device) for tensor in (ecg_values, pixel_values, lab_values))
-        embeds, _ = self._project_modalities(values=values)
+        values = ecg_values.to(weight.device), pixel_values.to(weight.device), lab_values.to(weight.device)
+        embeds = self._project_modalities(torch.ones(n, 3, dtype=torch.bool), values, (None, None, None))
         weight.fill_(embeds.float().pow(2).mean().sqrt())
 
-    def train(self, mode: bool = True) -> "MedTVTModel":
+    @property
+    def _encoders(self) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedModel]:
+        return self.ecg_encoder, self.cxr_encoder, self.lab_encoder
+
+    @property
+    def _projectors(self) -> tuple[MedTVTEcgProjector, MedTVTCxrProjector, MedTVTLabProjector]:
+        return self.ecg_projector, self.cxr_projector, self.lab_projector
+
+    @property
+    def has_frozen_encoders(self) -> bool:
+        """Whether no parameter of the three encoders is trained, so that their outputs may be computed once and kept."""
+        return not any(p.requires_grad for encoder in self._encoders for p in encoder.parameters())
+
+    def freeze_encoders(self) -> None:
+        """As after `__init__` and `from_pretrained`. `model.ecg_encoder.requires_grad_(True)` lets one be trained."""
+        for encoder in self._encoders:
+            encoder.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
         """
-        As in torch, but frozen encoders stay in eval mode: their batch norms must neither use nor learn the statistics
-        of a batch. `from_pretrained` ends here too, which is where loaded encoders are frozen.
+        As in torch, but a frozen encoder stays in eval mode: its batch norms must neither use nor learn the statistics
+        of a batch.
         """
         super().train(mode)
-        if self.config.freeze_encoders:
-            for encoder in (self.ecg_encoder, self.cxr_encoder, self.lab_encoder):
-                encoder.eval().requires_grad_(False)
+        for encoder in self._encoders:
+            if not any(p.requires_grad for p in encoder.parameters()):
+                encoder.eval()
         return self
-
-    def _encode_cxr(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        features = self.cxr_encoder(pixel_values=pixel_values).last_hidden_state
-        if features.ndim == 4:  # a convolutional backbone's map, channels first or, in some of timm's, last
-            channels_last = self.config.cxr_hidden_size == features.shape[-1] or features.shape[1] == features.shape[2]
-            features = features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
-        return features
-
-    def _encode(self, encoder: nn.Module, encode, values: torch.Tensor) -> torch.Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoders):
-            return encode(values.to(encoder.dtype))
 
     def get_ecg_features(self, ecg_values: torch.Tensor) -> torch.Tensor:
         """(batch, leads, samples) in mV at 100 Hz -> (batch, time steps, ecg hidden size), here (batch, 32, 768)."""
@@ -330,13 +391,14 @@ class MedTVTModel(MedTVTPreTrainedModel):
                 f"`ecg_values` must be (batch, {self.config.ecg_config.num_leads} leads, samples), "
                 f"got {tuple(ecg_values.shape)}."
             )
-        return self._encode(self.ecg_encoder, self.ecg_encoder, ecg_values)
+        return self.ecg_encoder(ecg_values.to(self.ecg_encoder.dtype))
 
     def get_cxr_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(batch, 3, height, width) -> (batch, image tokens, cxr hidden size), here (batch, 197, 768)."""
         if pixel_values.ndim != 4:
             raise ValueError(f"`pixel_values` must be (batch, 3, height, width), got {tuple(pixel_values.shape)}.")
-        return self._encode(self.cxr_encoder, self._encode_cxr, pixel_values)
+        features = self.cxr_encoder(pixel_values=pixel_values.to(self.cxr_encoder.dtype)).last_hidden_state
+        return as_sequence(features, self.config.cxr_hidden_size)
 
     def get_lab_features(self, lab_values: torch.Tensor) -> torch.Tensor:
         """(batch, 2 * labs), percentiles then present-flags -> (batch, 1, lab hidden size), here (batch, 1, 1024)."""
@@ -345,28 +407,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
                 f"`lab_values` must be (batch, {2 * self.config.lab_config.num_labs}), {self.config.lab_config.num_labs} "
                 f"percentiles and then as many present-flags, got {tuple(lab_values.shape)}."
             )
-        return self._encode(self.lab_encoder, self.lab_encoder, lab_values)
-
-    def _check_placeholders(self, input_ids: torch.Tensor, given: list[bool]) -> torch.Tensor:
-        """(batch, 3) presence, on the CPU, read off the prompt. Each modality has none or k placeholders in a row."""
-        k = self.config.num_modality_tokens
-        counts = torch.stack([(input_ids == token_id).sum(1) for token_id in self.config.modality_token_ids], 1)
-        counts = counts.cpu()  # the one time that a GPU is waited for
-        presence = counts > 0
-        if (presence & (counts != k)).any():
-            row, modality = (presence & (counts != k)).nonzero()[0].tolist()
-            raise ValueError(
-                f"Row {row} has {counts[row, modality].item()} {PLACEHOLDERS[modality]} tokens, but a modality takes "
-                f"exactly {k} (`num_modality_tokens`) or none in a prompt."
-            )
-        for modality, is_given in enumerate(given):
-            if not is_given and presence[:, modality].any():
-                raise ValueError(
-                    f"{presence[:, modality].sum().item()} of {len(input_ids)} prompts have a {PLACEHOLDERS[modality]} "
-                    f"placeholder, but 0 rows of `{RAW_INPUT_NAMES[modality]}` or `{FEATURE_INPUT_NAMES[modality]}` "
-                    "were passed."
-                )
-        return presence
+        return self.lab_encoder(lab_values.to(self.lab_encoder.dtype))
 
     def get_modality_embeds(
         self,
@@ -388,101 +429,233 @@ class MedTVTModel(MedTVTPreTrainedModel):
                 (batch, 3, 224, 224) and (batch, 100). Rows without the placeholder are ignored.
             ecg_features, cxr_features, lab_features (`torch.Tensor`, *optional*): The encoders' outputs, in their place.
         """
-        embeds, presence = self._project_modalities(
-            input_ids,
-            values=(ecg_values, pixel_values, lab_values),
-            features=(ecg_features, cxr_features, lab_features),
+        values, features = (ecg_values, pixel_values, lab_values), (ecg_features, cxr_features, lab_features)
+        given = [tensor for tensor in (*values, *features) if tensor is not None]
+        if not given:
+            raise ValueError(f"None of {', '.join(RAW_INPUT_NAMES + FEATURE_INPUT_NAMES)} was passed.")
+        is_given = self._check_modality_inputs(
+            values, features, (given[0] if input_ids is None else input_ids).shape[0]
         )
-        gates, presence = None, presence.to(embeds.device)
-        if self.perception is not None:
-            embeds, gates = self.perception(embeds, presence)
-        return MedTVTModalityOutput(embeds=embeds, gates=gates, presence=presence)
+        if input_ids is None:
+            presence = torch.tensor(is_given, device=given[0].device).expand(given[0].shape[0], 3)
+        else:
+            presence = self._check_placeholders(self._find_placeholders(input_ids), is_given)
+        embeds, gates = self._fuse(presence, values, features)
+        return MedTVTModalityOutput(embeds=embeds, gates=gates, presence=presence.to(embeds.device))
 
-    def _project_modalities(self, input_ids=None, values=(None,) * 3, features=(None,) * 3):
-        """(batch, 3, k, d) embeddings before the perception layer, and (batch, 3) presence."""
-        inputs = [value if feature is None else feature for value, feature in zip(values, features)]
+    def _check_modality_inputs(self, values: Tensors, features: Tensors, batch_size: int) -> list[bool]:
+        """Which of the three modalities are passed."""
         for i, (value, feature) in enumerate(zip(values, features)):
             if value is not None and feature is not None:
                 raise ValueError(f"Pass `{RAW_INPUT_NAMES[i]}` or `{FEATURE_INPUT_NAMES[i]}`, not both.")
-        given = [tensor for tensor in inputs if tensor is not None]
-        if not given:
-            raise ValueError(f"None of {', '.join(RAW_INPUT_NAMES + FEATURE_INPUT_NAMES)} was passed.")
-        batch_size = len(given[0] if input_ids is None else input_ids)
-        for name, tensor in zip(RAW_INPUT_NAMES + FEATURE_INPUT_NAMES, values + features):
-            if tensor is not None and len(tensor) != batch_size:
+        for name, tensor in zip(RAW_INPUT_NAMES + FEATURE_INPUT_NAMES, (*values, *features)):
+            if tensor is not None and tensor.shape[0] != batch_size:
                 raise ValueError(
-                    f"`{name}` has {len(tensor)} rows for a batch of {batch_size}: modality tensors have one row a "
+                    f"`{name}` has {tensor.shape[0]} rows for a batch of {batch_size}: modality tensors have one row a "
                     "sample, whatever stands where a sample lacks the modality."
                 )
-        self._check_features(features)
-        is_given = [tensor is not None for tensor in inputs]
-        if input_ids is None:
-            presence = torch.tensor(is_given).expand(batch_size, 3)
-        else:
-            presence = self._check_placeholders(input_ids, is_given)
-
-        encoders = (self.get_ecg_features, self.get_cxr_features, self.get_lab_features)
-        projectors = (self.ecg_projector, self.cxr_projector, self.lab_projector)
-        embeds = self._project_rows(inputs, features, encoders, projectors, presence)
-        return embeds, presence
-
-    def _check_features(self, features):
-        expected = (
-            (None, self.config.ecg_config.hidden_size),
-            (self.config.cxr_sequence_length, self.config.cxr_hidden_size),
-            (1, self.config.lab_config.hidden_size),
-        )
-        for name, tensor, (length, size) in zip(FEATURE_INPUT_NAMES, features, expected):
-            if tensor is None:
-                continue
-            if tensor.ndim != 3 or tensor.shape[2] != size or length not in (None, tensor.shape[1]):
+        for name, tensor, shape in zip(FEATURE_INPUT_NAMES, features, self._feature_shapes()):
+            if tensor is not None and not (
+                tensor.ndim == 3 and tensor.shape[2] == shape[1] and shape[0] in (None, tensor.shape[1])
+            ):
                 raise ValueError(
-                    f"`{name}` must be (batch, {length or 'time steps'}, {size}), got {tuple(tensor.shape)}."
+                    f"`{name}` must be (batch, {shape[0] or 'time steps'}, {shape[1]}), got {tuple(tensor.shape)}."
                 )
+        return [value is not None or feature is not None for value, feature in zip(values, features)]
 
-    def _project_rows(self, inputs, features, encoders, projectors, presence) -> torch.Tensor:
+    def _feature_shapes(self) -> tuple[tuple[int | None, int], ...]:
+        """Length, None where an input decides it, and width of each encoder's output."""
+        config: Any = self.config
+        return (
+            (None, config.ecg_config.hidden_size),
+            (config.cxr_sequence_length, config.cxr_hidden_size),
+            (1, config.lab_config.hidden_size),
+        )
+
+    def _find_placeholders(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | Any = None
+    ) -> torch.Tensor:
+        """(3, batch, length), True where a modality's placeholder stands: by its id or, without ids, by its embedding."""
+        if input_ids is not None:
+            return torch.stack([input_ids == token_id for token_id in self.config.modality_token_ids])
+        placeholders = self.get_input_embeddings()(
+            torch.tensor(self.config.modality_token_ids, device=inputs_embeds.device)
+        )
+        return torch.stack([(inputs_embeds == placeholder.to(inputs_embeds)).all(-1) for placeholder in placeholders])
+
+    def _check_placeholders(
+        self, masks: torch.Tensor, is_given: list[bool], position_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        (batch, 3) presence, on the CPU, read off the prompt. Each modality has none or k placeholders in a row, and those of
+        a row belong to one sequence.
+        """
+        counts = masks.sum(2).T
+        if torch.compiler.is_compiling():  # no branch may depend on what a tensor holds
+            return counts > 0
+        if position_ids is None or position_ids.shape[-1] != masks.shape[-1]:
+            packed = torch.zeros_like(counts[:, :1])
+        else:
+            packed = _spans_sequences(masks, position_ids)
+        counts, packed = torch.cat([counts, packed], 1).cpu().split([3, 1], 1)  # the one time that a GPU is waited for
+        k = self.config.num_modality_tokens
+        presence = counts > 0
+        if (presence & (counts != k)).any():
+            row, modality = (presence & (counts != k)).nonzero()[0].tolist()
+            raise ValueError(
+                f"Row {row} has {counts[row, modality].item()} {PLACEHOLDERS[modality]} tokens, but a modality takes "
+                f"exactly {k} (`num_modality_tokens`) or none in a prompt."
+            )
+        if packed.any():
+            raise ValueError(
+                f"Row {packed.nonzero()[0, 0].item()} has placeholders in several sequences (its `position_ids` start again), "
+                "but a row's modalities are of one patient: the perception layer would mix several. Do not pack such rows."
+            )
+        for modality, given in enumerate(is_given):
+            if not given and presence[:, modality].any():
+                raise ValueError(
+                    f"{presence[:, modality].sum().item()} of {len(presence)} prompts have a {PLACEHOLDERS[modality]} "
+                    f"placeholder, but 0 rows of `{RAW_INPUT_NAMES[modality]}` or `{FEATURE_INPUT_NAMES[modality]}` "
+                    "were passed."
+                )
+        return presence
+
+    def _fuse(
+        self, presence: torch.Tensor, values: Tensors, features: Tensors
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, 3, k, d) and, where the gate ran, its scores (batch, k, 3)."""
+        embeds = self._project_modalities(presence, values, features)
+        return (embeds, None) if self.perception is None else self.perception(embeds, presence.to(embeds.device))
+
+    def _project_modalities(self, presence: torch.Tensor, values: Tensors, features: Tensors) -> torch.Tensor:
         """(batch, 3, k, d): each modality's projected embeddings, zero in rows that lack it."""
-        shape = (len(presence), self.config.num_modality_tokens, self.config.text_config.hidden_size)
-        embeds = [None] * 3
-        for i, (tensor, encode, project) in enumerate(zip(inputs, encoders, projectors)):
-            rows = presence[:, i].nonzero().flatten()
-            if len(rows):
-                whole = len(rows) == len(tensor)  # most batches are uniform and need no index
-                selected = tensor if whole else tensor[rows.to(tensor.device)]
-                selected = selected if features[i] is not None else encode(selected)
-                tokens = project(selected.to(project.linear.weight.dtype))
-                embeds[i] = tokens if whole else tokens.new_zeros(shape).index_copy(0, rows.to(tokens.device), tokens)
+        shape = (presence.shape[0], self.config.num_modality_tokens, self.config.text_config.hidden_size)
+        embeds = [self._project(i, presence[:, i], values, features) for i in range(3)]
         # modalities may come from different devices, and from parts of different precision
         found = [tokens for tokens in embeds if tokens is not None]
         like = found[0] if found else torch.empty(0, device=presence.device, dtype=self.dtype)
         return torch.stack([like.new_zeros(shape) if t is None else t.to(like.device, like.dtype) for t in embeds], 1)
 
-    def _merge(
-        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, modality_embeds: torch.Tensor
-    ) -> torch.Tensor:
+    def _project(self, i: int, rows: torch.Tensor, values: Tensors, features: Tensors) -> torch.Tensor | None:
+        """(batch, k, d) of one modality, None where no row has it and nothing needs to run."""
+        projector = self._projectors[i]
+        tensor = features[i] if values[i] is None else values[i]
+        if tensor is None:
+            return self._project_nothing(i, rows.shape[0], values) if _runs_without_rows(projector) else None
+        if torch.compiler.is_compiling():  # no shape may depend on what a tensor holds: every row is encoded
+            rows = rows.to(tensor.device).view(-1, *[1] * (tensor.ndim - 1))
+            tokens = self._encode_and_project(i, tensor.where(rows, 0), values[i] is not None)
+            return tokens.where(rows.view(-1, 1, 1).to(tokens.device), 0)
+        index = rows.nonzero().flatten()
+        if not len(index):
+            return self._project_nothing(i, len(rows), values) if _runs_without_rows(projector) else None
+        whole = len(index) == len(rows)  # most batches are uniform and need no index
+        tokens = self._encode_and_project(
+            i, tensor if whole else tensor[index.to(tensor.device)], values[i] is not None
+        )
+        if whole:
+            return tokens
+        return tokens.new_zeros(len(rows), *tokens.shape[1:]).index_copy(0, index.to(tokens.device), tokens)
+
+    def _encode_and_project(self, i: int, tensor: torch.Tensor, is_raw: bool) -> torch.Tensor:
+        if is_raw:
+            tensor = (self.get_ecg_features, self.get_cxr_features, self.get_lab_features)[i](tensor)
+        projector = self._projectors[i]
+        return projector(tensor.to(projector.linear.weight.dtype))
+
+    def _project_nothing(self, i: int, batch_size: int, values: Tensors) -> torch.Tensor:
+        """(batch, k, d) of zeros that a projector, in some runs an encoder too, has taken part in: see `_runs_without_rows`."""
+        device = self._projectors[i].linear.weight.device
+        is_raw = _is_distributed() and any(value is not None for value in values)
+        if is_raw:
+            config = self.config
+            shapes = (
+                (config.ecg_config.num_leads, 1000),
+                cxr_input_size(config.cxr_config),
+                (2 * config.lab_config.num_labs,),
+            )
+            zeros = torch.zeros(1, *shapes[i], device=self._encoders[i].device)
+        else:
+            length, size = self._feature_shapes()[i]
+            zeros = torch.zeros(1, length or 1, size, device=device)
+        tokens = self._encode_and_project(i, zeros, is_raw)
+        return (0 * tokens).expand(batch_size, -1, -1)
+
+    def _embed(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        modality_embeds: torch.Tensor | None,
+        values: Tensors,
+        features: Tensors,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, length, d) with the modalities in their places, and the gates (batch, k, 3) where they ran."""
+        has_inputs = any(tensor is not None for tensor in (*values, *features))
+        if has_inputs and modality_embeds is not None:
+            raise ValueError("`modality_embeds` stands in place of every other modality input; pass one or the other.")
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("Pass `input_ids` or `inputs_embeds`.")
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        elif input_ids is not None and input_ids.shape != inputs_embeds.shape[:2]:
+            raise ValueError(
+                f"`input_ids` {tuple(input_ids.shape)} and `inputs_embeds` {tuple(inputs_embeds.shape)} must be of the same "
+                "batch and length."
+            )
+        batch_size, length, size = inputs_embeds.shape
+        has_nothing = not has_inputs and modality_embeds is None
+        # a training step of text alone, where another process may have a modality
+        runs_anyway = (
+            self.training and length > 1 and any(map(_runs_without_rows, (*self._projectors, self.perception)))
+        )
+        if has_nothing and not runs_anyway and (length == 1 or input_ids is None):
+            # decoding steps never hold a placeholder, and a check would make the device wait for each of them
+            return inputs_embeds, None
+        is_given = (
+            [True] * 3 if modality_embeds is not None else self._check_modality_inputs(values, features, batch_size)
+        )
+        masks = self._find_placeholders(input_ids, inputs_embeds)
+        presence = self._check_placeholders(masks, is_given, position_ids)
+        if has_nothing and not runs_anyway:
+            return inputs_embeds, None
+        if input_ids is None and not torch.compiler.is_compiling() and not presence.any():
+            raise ValueError(
+                "Modality inputs need `input_ids`, whose placeholders say where they go: `inputs_embeds` hold the embedding of "
+                "none."
+            )
+        gates = None
+        if modality_embeds is None:
+            modality_embeds, gates = self._fuse(presence, values, features)
+        elif tuple(modality_embeds.shape) != (batch_size, 3, self.config.num_modality_tokens, size):
+            expected = (batch_size, 3, self.config.num_modality_tokens, size)
+            raise ValueError(f"`modality_embeds` must be {expected}, got {tuple(modality_embeds.shape)}.")
+        modality_embeds = modality_embeds.to(inputs_embeds)
+        return self._merge(masks.to(inputs_embeds.device), inputs_embeds, modality_embeds), gates
+
+    def _merge(self, masks: torch.Tensor, inputs_embeds: torch.Tensor, modality_embeds: torch.Tensor) -> torch.Tensor:
         """Puts the k embeddings of each modality, in order, where the prompt has its k placeholders."""
         k = self.config.num_modality_tokens
-        masks = torch.stack([input_ids == token_id for token_id in self.config.modality_token_ids])
         nth = (masks.cumsum(2) - 1).clamp(0, k - 1) + k * torch.arange(3, device=masks.device).view(3, 1, 1)
         slots = (nth * masks).sum(0).unsqueeze(-1).expand(-1, -1, modality_embeds.shape[-1])
         tokens = modality_embeds.flatten(1, 2).gather(1, slots)
         return torch.where(masks.any(0).unsqueeze(-1), tokens, inputs_embeds)
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # `TransformersKwargs` has `position_ids` too
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         ecg_values: torch.FloatTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         lab_values: torch.FloatTensor | None = None,
         ecg_features: torch.FloatTensor | None = None,
         cxr_features: torch.FloatTensor | None = None,
         lab_features: torch.FloatTensor | None = None,
-        modality_embeds: torch.FloatTensor | None = None,
+        modality_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MedTVTModelOutputWithPast:
@@ -497,34 +670,14 @@ class MedTVTModel(MedTVTPreTrainedModel):
         Raises:
             ValueError: if placeholders and modality inputs do not match.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
-        modality_inputs = {
-            **{"ecg_values": ecg_values, "pixel_values": pixel_values, "lab_values": lab_values},
-            **{"ecg_features": ecg_features, "cxr_features": cxr_features, "lab_features": lab_features},
-        }
-        has_inputs = any(value is not None for value in modality_inputs.values())
-        if has_inputs and modality_embeds is not None:
-            raise ValueError("`modality_embeds` stands in place of every other modality input; pass one or the other.")
-        if input_ids is None and (has_inputs or modality_embeds is not None):
-            raise ValueError("Modality inputs need `input_ids`, whose placeholders say where they go.")
-
-        gates = None
-        if has_inputs:
-            modalities = self.get_modality_embeds(input_ids, **modality_inputs)
-            modality_embeds, gates = modalities.embeds, modalities.gates
-        elif input_ids is not None and input_ids.shape[1] > 1 and not torch.compiler.is_compiling():
-            # decoding steps never hold a placeholder, and a check would make the device wait for each of them
-            self._check_placeholders(input_ids, [modality_embeds is not None] * 3)
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        if modality_embeds is not None:
-            expected = (len(input_ids), 3, self.config.num_modality_tokens, inputs_embeds.shape[-1])
-            if tuple(modality_embeds.shape) != expected:
-                raise ValueError(f"`modality_embeds` must be {expected}, got {tuple(modality_embeds.shape)}.")
-            modality_embeds = modality_embeds.to(inputs_embeds.device, inputs_embeds.dtype)
-            inputs_embeds = self._merge(input_ids.to(inputs_embeds.device), inputs_embeds, modality_embeds)
-
+        inputs_embeds, gates = self._embed(
+            input_ids,
+            inputs_embeds,
+            position_ids,
+            modality_embeds,
+            values=(ecg_values, pixel_values, lab_values),
+            features=(ecg_features, cxr_features, lab_features),
+        )
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -543,13 +696,43 @@ class MedTVTModel(MedTVTPreTrainedModel):
         )
 
 
+def _keep_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    # transformers' `slice_logits_to_keep`, which the oldest supported release lacks
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:]
+    if logits_to_keep.ndim < 2:
+        return hidden_states[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:
+        return hidden_states[logits_to_keep]
+    return hidden_states.take_along_dim(logits_to_keep.unsqueeze(-1), 1)
+
+
+def _check_labels(hidden_states: torch.Tensor, **labels: torch.Tensor | None) -> None:
+    for name, tensor in labels.items():
+        if tensor is not None and tensor.shape != hidden_states.shape[:-1]:
+            raise ValueError(
+                f"`{name}` must be of the logits' batch and length, {tuple(hidden_states.shape[:-1])}, "
+                f"got {tuple(tensor.shape)}."
+            )
+
+
 class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
-    """MedTVT-R1 with its language modelling head."""
+    """
+    MedTVT-R1 with its language modelling head.
+
+    Attributes:
+        chunked_loss (`bool`): Whether a training step computes logits where there are labels only, a chunk at a time, and
+            returns the loss without them: less memory where the vocabulary is large. False unless set.
+    """
+
+    chunked_loss = False
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: MedTVTConfig):
         super().__init__(config)
+        config = self.config
         self.model = MedTVTModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         # not every decoder calls its embedding `embed_tokens`
@@ -578,20 +761,20 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         return self.model.get_modality_embeds(*args, **kwargs)
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # `TransformersKwargs` has `position_ids` too
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         ecg_values: torch.FloatTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         lab_values: torch.FloatTensor | None = None,
         ecg_features: torch.FloatTensor | None = None,
         cxr_features: torch.FloatTensor | None = None,
         lab_features: torch.FloatTensor | None = None,
-        modality_embeds: torch.FloatTensor | None = None,
+        modality_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
@@ -601,7 +784,13 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
 
         Args:
             labels (`torch.LongTensor`, *optional*): (batch, length) token ids, -100 where no loss is wanted.
-            logits_to_keep (`int` or `torch.Tensor`): How many positions from the end (0 = all), or which, get logits.
+            logits_to_keep (`int` or `torch.Tensor`): How many positions from the end (0 = all), or which, get logits:
+                positions for all rows (1-D), for each row (2-D), or a mask (2-D, bool), whose logits come flattened.
+            shift_labels (`torch.LongTensor`, *optional*): (batch, length), each the label of the next position, in place
+                of `labels`, which must be passed all the same: for sequences that are spread over processes.
+
+        Raises:
+            ValueError: if `labels` or `shift_labels` are of another length than the logits.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -619,11 +808,13 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         logits = loss = None
-        if self.config.chunked_loss and self.training and labels is not None:
-            loss = self._chunked_loss(outputs.last_hidden_state, labels, kwargs.get("num_items_in_batch"))
+        kept = _keep_positions(outputs.last_hidden_state, logits_to_keep)
+        if labels is not None:
+            _check_labels(kept, labels=labels, shift_labels=kwargs.get("shift_labels"))
+        if self.chunked_loss and self.training and labels is not None:
+            loss = self._chunked_loss(kept, labels, kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
         else:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(outputs.last_hidden_state[:, kept])
+            logits = self.lm_head(kept)
             if labels is not None:
                 loss = self.loss_function(
                     logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
@@ -638,14 +829,19 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         )
 
     def _chunked_loss(
-        self, hidden_states: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor,
+        shift_labels: torch.Tensor | None,
+        num_items_in_batch: torch.Tensor | int | None,
     ) -> torch.Tensor:
         """transformers' loss of a causal LM, without the logits of the whole batch."""
-        targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100).to(hidden_states.device)
+        targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if shift_labels is None else shift_labels
+        targets = targets.to(hidden_states.device)
         rows = targets != -100
         hidden_states, targets = hidden_states[rows], targets[rows]
 
-        def sum_chunk(hidden_states, targets):
+        def sum_chunk(hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return nn.functional.cross_entropy(self.lm_head(hidden_states).float(), targets, reduction="sum")
 
         chunks = zip(hidden_states.split(LOSS_CHUNK), targets.split(LOSS_CHUNK))
@@ -654,7 +850,7 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch)
 
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]  # what lies between is passed on as keywords
         self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
     ) -> Any:
         """
@@ -662,7 +858,8 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         sequences, and placeholders are never generated.
 
         Raises:
-            ValueError: if modality inputs meet chunked prefill, which would cut them apart.
+            ValueError: if modality inputs meet chunked prefill, which would cut them apart, or an `assistant_model` that
+                cannot take them.
         """
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         config = generation_config if generation_config is not None else self.generation_config
@@ -675,10 +872,7 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
                     "placeholders. Leave it out; a prompt of this model is short."
                 )
             if kwargs.get("assistant_model") is not None:
-                raise ValueError(
-                    "`assistant_model` cannot be used with modality inputs: transformers does not pass them on to it. "
-                    "`prompt_lookup_num_tokens` works."
-                )
+                self._check_assistant(kwargs["assistant_model"])
         if modality_inputs:
             if input_ids is None:
                 raise ValueError("Modality inputs need `input_ids`, whose placeholders say where they go.")
@@ -692,7 +886,19 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         no_placeholders = PlaceholderLogitsProcessor(self.config.modality_token_ids)
         given = kwargs.get("logits_processor") or []
         kwargs["logits_processor"] = LogitsProcessorList([FiniteLogitsProcessor(), no_placeholders, *given])
-        return super().generate(inputs, generation_config=generation_config, **kwargs)
+        return super().generate(inputs, generation_config=generation_config, **kwargs)  # type: ignore[misc]  # a protocol of more
+
+    def _check_assistant(self, assistant: PreTrainedModel) -> None:
+        """It gets this model's `modality_embeds`."""
+        own, other = self.config, assistant.config
+        if other.model_type != own.model_type or (
+            (other.text_config.hidden_size, other.num_modality_tokens, other.modality_token_ids)
+            != (own.text_config.hidden_size, own.num_modality_tokens, own.modality_token_ids)
+        ):
+            raise ValueError(
+                "`assistant_model` gets this model's modality embeddings, so it must be a MedTVT model of the same hidden "
+                "size, `num_modality_tokens` and placeholder ids. `prompt_lookup_num_tokens` needs no other model."
+            )
 
     def generate_batch(self, inputs: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         """Continuous batching, for prompts of text alone: it passes token ids and nothing else to the model."""
@@ -705,7 +911,7 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
             )
         return super().generate_batch(inputs, *args, **kwargs)
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]  # what lies between is passed on as keywords
         self,
         input_ids: torch.LongTensor,
         inputs_embeds: torch.Tensor | None = None,
@@ -713,11 +919,12 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        model_inputs = super().prepare_inputs_for_generation(
+        model_inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]  # a protocol of more
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
-        # once in the cache, they are not needed again
-        if is_first_iteration or not kwargs.get("use_cache", True):
+        # once in the cache, they are not needed again; an assistant is never told which iteration is its first
+        ids = model_inputs["input_ids"]
+        if is_first_iteration or not kwargs.get("use_cache", True) or (ids is not None and ids.shape[1] > 1):
             model_inputs["modality_embeds"] = modality_embeds
         return model_inputs
 

@@ -4,7 +4,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 
@@ -33,7 +33,7 @@ class MedTVTEcgConvLayer(nn.Sequential):
         stride: int = 1,
         activation: bool = True,
     ):
-        layers = [
+        layers: list[nn.Module] = [
             nn.Conv1d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
             nn.BatchNorm1d(out_channels, eps=config.batch_norm_eps),
         ]
@@ -96,7 +96,7 @@ class MedTVTEcgEncoder(MedTVTEncoderPreTrainedModel):
         self.post_init()
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Conv1d):
             # He's rule keeps the signal's scale through a hundred layers of ReLU; a fixed std would not
@@ -133,6 +133,42 @@ class MedTVTLabEncoder(MedTVTEncoderPreTrainedModel):
         return self.layer_norm(self.fc3(hidden_states)).unsqueeze(1)
 
 
+def cxr_input_size(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """
+    Channels, height and width of what an image backbone takes.
+
+    Raises:
+        ValueError: if the config is of no image backbone.
+    """
+    if hasattr(config, "pretrained_cfg"):  # timm
+        channels, height, width = config.pretrained_cfg["input_size"]
+        return channels, height, width
+    size = getattr(config, "image_size", None)
+    if size is None:
+        raise ValueError(f"`cxr_config` is of type {config.model_type!r}, which is no image backbone.")
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return getattr(config, "num_channels", 3), height, width
+
+
+def as_sequence(features: torch.Tensor, hidden_size: int | None) -> torch.Tensor:
+    """An image backbone's output as (batch, image tokens, hidden size), also where it is a map."""
+    if features.ndim != 4:
+        return features
+    # of a convolutional backbone: channels first or, in some of timm's, last
+    channels_last = features.shape[-1] == hidden_size or features.shape[1] == features.shape[2]
+    return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
+
+
+@torch.no_grad()
+def measure_cxr_features(config: PreTrainedConfig) -> tuple[int, int]:
+    """Image tokens and hidden size of a backbone whose config does not state them. Nothing is computed."""
+    size = cxr_input_size(config)
+    with torch.device("meta"):
+        features = AutoModel.from_config(config)(pixel_values=torch.zeros(1, *size)).last_hidden_state
+    _, length, hidden_size = as_sequence(features, None).shape
+    return length, hidden_size
+
+
 class MedTVTDenseBlock(nn.Module):
     """Residual SwiGLU block after an RMS norm (the dense block of MuMu-LLaMA, section 4.1)."""
 
@@ -149,6 +185,29 @@ class MedTVTDenseBlock(nn.Module):
         return hidden_states + self.down_proj(F.silu(self.gate_proj(normed)) * self.up_proj(normed))
 
 
+class MedTVTRecurrentLayer(nn.Module):
+    """
+    `nn.RNN` of one layer with tanh: the same parameters, the same numbers. Dynamo refuses `nn.RNN` itself, so
+    `torch.compile(fullgraph=True)` would not get past one.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.weight_ih_l0 = nn.Parameter(torch.empty(hidden_size, input_size))
+        self.weight_hh_l0 = nn.Parameter(torch.empty(hidden_size, hidden_size))
+        self.bias_ih_l0 = nn.Parameter(torch.empty(hidden_size))
+        self.bias_hh_l0 = nn.Parameter(torch.empty(hidden_size))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(batch, time steps, input size) -> (batch, time steps, hidden size)."""
+        projected = F.linear(inputs, self.weight_ih_l0, self.bias_ih_l0)
+        states = [projected.new_zeros(inputs.shape[0], self.hidden_size)]
+        for step in projected.unbind(1):
+            states.append(torch.tanh(step + F.linear(states[-1], self.weight_hh_l0, self.bias_hh_l0)))
+        return torch.stack(states[1:], 1)
+
+
 class MedTVTEcgProjector(nn.Module):
     """
     (batch, time steps, ecg hidden size) -> (batch, k, d). L2-normalised time steps run through a tanh RNN; each of the
@@ -157,13 +216,13 @@ class MedTVTEcgProjector(nn.Module):
 
     def __init__(self, config: MedTVTConfig):
         super().__init__()
-        self.rnn = nn.RNN(config.ecg_config.hidden_size, config.ecg_pooling_size, batch_first=True)
+        self.rnn = MedTVTRecurrentLayer(config.ecg_config.hidden_size, config.ecg_pooling_size)
         self.attention = nn.Linear(config.ecg_pooling_size, config.num_modality_tokens)
         self.linear = nn.Linear(config.ecg_pooling_size, config.text_config.hidden_size)
         self.blocks = nn.Sequential(*(MedTVTDenseBlock(config) for _ in range(config.projector_depth)))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        states, _ = self.rnn(F.normalize(features, dim=-1))
+        states = self.rnn(F.normalize(features, dim=-1))
         weights = self.attention(states).softmax(dim=1)
         return self.blocks(self.linear(weights.transpose(1, 2) @ states))
 
@@ -173,6 +232,8 @@ class MedTVTCxrProjector(nn.Module):
 
     def __init__(self, config: MedTVTConfig):
         super().__init__()
+        if config.cxr_sequence_length is None or config.cxr_hidden_size is None:
+            raise ValueError("`cxr_sequence_length` and `cxr_hidden_size` are missing from the config.")
         self.pooling = nn.Conv1d(config.cxr_sequence_length, config.num_modality_tokens, 1)
         self.linear = nn.Linear(config.cxr_hidden_size, config.text_config.hidden_size)
         self.blocks = nn.Sequential(*(MedTVTDenseBlock(config) for _ in range(config.projector_depth)))

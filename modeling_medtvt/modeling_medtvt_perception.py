@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The modality perception layer: cyclic multi-head attention, then the contribution-aware gate (paper, 3.2.1)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -47,7 +49,10 @@ class MedTVTPerceptionLayer(nn.Module):
         super().__init__()
         size = config.text_config.hidden_size
         self.fusion_scale = config.fusion_scale
-        self.attention = self.layer_norm = self.gate = self.absent_embeds = None
+        self.attention: MedTVTCyclicAttention | None = None
+        self.layer_norm: Any = None
+        self.gate: nn.Linear | None = None
+        self.absent_embeds: Any = None
         if config.use_cyclic_attention:
             self.attention = MedTVTCyclicAttention(config)
             self.layer_norm = nn.LayerNorm(size, eps=config.perception_layer_norm_eps)

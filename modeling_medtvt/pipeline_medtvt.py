@@ -5,8 +5,9 @@ import copy
 import difflib
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,14 +17,14 @@ from torch.utils.data import Dataset
 from transformers import GenerationConfig, Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
-from .answers_medtvt import DISEASES, parse_answer
+from .answers_medtvt import DISEASES, ParsedAnswer, parse_answer
 
 
 MODALITIES = ("ecg", "cxr", "lab")
 TENSOR_NAMES = ("ecg_values", "pixel_values", "lab_values")
-INPUT_KEYS = (*MODALITIES, "question", "sampling_rate", "leads", "unit")
+INPUT_KEYS = (*MODALITIES, "question", "sampling_rate", "leads", "unit", "patient", "age", "sex")
 # Columns of a MedTVT-QA row that are no input
-ROW_KEYS = ("id", "subject_id", "level", "modalities", "prompt", "completion", "diseases", "findings", "age", "sex")
+ROW_KEYS = ("id", "subject_id", "level", "modalities", "prompt", "completion", "diseases", "findings")
 MODALITY_NAMES = {"ecg": "ECG", "cxr": "CXR", "lab": "lab result"}
 GENERATE_KEYWORDS = {
     *(
@@ -53,6 +54,7 @@ class PreparedPatient(TypedDict):
     ecg_values: torch.Tensor
     pixel_values: torch.Tensor
     lab_values: torch.Tensor
+    patient: dict[str, Any]
     warnings: list[str]
     error: str | None
 
@@ -62,8 +64,24 @@ class GeneratedAnswers(TypedDict):
 
     new_tokens: torch.Tensor
     contributions: torch.Tensor
+    patient: dict[str, Any]
     warnings: list[str]
     error: str | None
+
+
+def split_leads(text: str) -> list[str]:
+    """Lead names out of a cell of a table: apart by commas or semicolons, or else by blanks."""
+    separator = r"[,;]" if re.search(r"[,;]", text) else r"\s+"
+    return [name.strip() for name in re.split(separator, text.strip()) if name.strip()]
+
+
+def _patient_of(item: Mapping[str, Any]) -> Any:
+    """What an item says of age and sex: its `patient`, or its columns `age` and `sex`."""
+    given = item.get("patient")
+    columns = {key: item[key] for key in ("age", "sex") if item.get(key) is not None}
+    if given is None or not columns:
+        return given if given is not None else columns
+    raise TypeError(f"A patient's age and sex come as `patient` or as {' and '.join(columns)}, not both.")
 
 
 class NumberedPatients(Dataset):
@@ -94,10 +112,16 @@ class MedicalDiagnosisPipeline(Pipeline):
     Research use only: not a medical device.
     """
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    # set by `Pipeline`
+    model: Any
+    processor: Any
+    tokenizer: Any
+
+    # the base class has None there
+    _load_processor = True  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
     _pipeline_calls_generate = False
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -121,10 +145,17 @@ class MedicalDiagnosisPipeline(Pipeline):
         self.tokenizer = copy.copy(self.processor.tokenizer)
         self.tokenizer.padding_side = "left"
 
-    def _sanitize_parameters(self, question=None, on_error=None, num_samples=None, **generate_kwargs):
+    def _sanitize_parameters(
+        self,
+        question: str | None = None,
+        on_error: str | None = None,
+        strict: bool | None = None,
+        num_samples: int | None = None,
+        **generate_kwargs: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         unknown = sorted(set(generate_kwargs) - GENERATE_KEYWORDS)
         if unknown:
-            known = [*INPUT_KEYS, "num_samples", "on_error", "batch_size", *sorted(GENERATE_KEYWORDS)]
+            known = [*INPUT_KEYS, "num_samples", "on_error", "strict", "batch_size", *sorted(GENERATE_KEYWORDS)]
             near = difflib.get_close_matches(unknown[0], known, n=1)
             raise TypeError(
                 f"Unknown keyword(s) {', '.join(unknown)}" + (f"; did you mean `{near[0]}`?" if near else ".")
@@ -137,20 +168,24 @@ class MedicalDiagnosisPipeline(Pipeline):
             if not isinstance(num_samples, int) or num_samples < 1:
                 raise ValueError(f"`num_samples` must be a whole number of at least 1, got {num_samples!r}.")
             generate_kwargs["num_samples"] = num_samples
-        preprocess_kwargs = {"question": question, "on_error": on_error}
+        preprocess_kwargs = {"question": question, "on_error": on_error, "strict": strict}
         return {k: v for k, v in preprocess_kwargs.items() if v is not None}, generate_kwargs, {}
 
-    def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]  # all others are keywords
         r"""
         Args:
             inputs (`dict`, or a list, generator or dataset of dicts, *optional*): Patients, each with the keys `ecg`,
-                `cxr`, `lab` (each optional), `question`, and `sampling_rate`, `leads`, `unit` for an ECG array.
-            ecg, cxr, lab, sampling_rate, leads, unit (*optional*): One patient, as keywords instead.
+                `cxr`, `lab` (each optional), `question`, `sampling_rate`, `leads`, `unit` for an ECG that does not state
+                them, and `patient`, or `age` and `sex`. A `datasets.Dataset` has them as columns, None where one is absent.
+            ecg, cxr, lab, sampling_rate, leads, unit, patient (*optional*): One patient, as keywords instead.
+            patient (`dict`, *optional*): `age` in years and `sex` ("F" or "M"), where the inputs do not state them. They
+                choose the reference ranges of the labs and never enter the model.
             question (`str`, *optional*): The question; its placeholders `<ecg>`, `<cxr>`, `<lab>` are used where it has
                 them. A question without any modality is answered too.
             num_samples (`int`, *optional*, defaults to 1): Answers to draw a patient; scores are shares of them.
             on_error (`str`, *optional*, defaults to `"raise"`): `"skip"` returns `{"error": ...}` for a patient whose
                 inputs cannot be used, and goes on.
+            strict (`bool`, *optional*, defaults to `False`): Whether inputs are refused that are otherwise only warned of.
             batch_size (`int`, *optional*, defaults to 1): Patients a batch; they may have different modalities.
             **kwargs: Keywords of `generate`, `streamer` among them.
 
@@ -158,7 +193,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             `dict`, a list of them for a list, an iterator for a generator or dataset: `diseases` (all seven, the named
             ones first; `score` is the share of sampled answers that name it, None with one sample), `reasoning`,
             `answer` (None where no answer block parses), `contributions` (the gate's score a modality, None where
-            absent), `warnings` (what was altered, imputed or could not be read) and `generated_text`. With several
+            absent), `patient` (`age` and `sex`, None where unknown), `warnings` (what was altered, imputed or could not be read) and `generated_text`. With several
             samples, texts are those of the most frequent disease set.
         """
         item = {key: kwargs.pop(key) for key in INPUT_KEYS if key in kwargs and key != "question"}
@@ -182,12 +217,12 @@ class MedicalDiagnosisPipeline(Pipeline):
             return super().__call__(NumberedPatients(inputs), **kwargs)
         return super().__call__(({"index": i, "item": item} for i, item in enumerate(inputs)), **kwargs)
 
-    def preprocess(
-        self, numbered: Mapping[str, Any], question: str | None = None, on_error: str = "raise"
+    def preprocess(  # type: ignore[override]  # parameters by name
+        self, numbered: Mapping[str, Any], question: str | None = None, on_error: str = "raise", strict: bool = False
     ) -> PreparedPatient:
         error = None
         try:
-            features = self._process(numbered["item"], question)
+            features = self._process(numbered["item"], question, strict)
         except (ValueError, TypeError, OSError, ImportError) as caught:
             where = "" if numbered["index"] is None else f"Item {numbered['index']}: "
             if on_error != "skip":
@@ -196,10 +231,11 @@ class MedicalDiagnosisPipeline(Pipeline):
                 raise next(kind for kind in kinds if isinstance(caught, kind))(f"{where}{caught}") from caught
             error = f"{where}{caught}"
             # something stands in its place, or the batch would have a hole
-            features = self._process({"question": " "}, None)
-        return {**features, "error": error}
+            features = self._process({"question": " "}, None, strict)
+        features["error"] = error
+        return features
 
-    def _process(self, item, question) -> dict:
+    def _process(self, item: Any, question: str | None, strict: bool) -> PreparedPatient:
         if not isinstance(item, Mapping):
             raise TypeError(
                 f"A patient is a dict with the keys {', '.join(INPUT_KEYS[:4])}, got {type(item).__name__}."
@@ -216,19 +252,32 @@ class MedicalDiagnosisPipeline(Pipeline):
         text = self._prompt(list(given), asked)
         prompt = self.processor.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
         meta = {key: item[key] for key in ("sampling_rate", "leads", "unit") if item.get(key) is not None}
+        if isinstance(meta.get("leads"), str):  # a cell of a table
+            meta["leads"] = split_leads(meta["leads"])
         bos = self.processor.tokenizer.bos_token
         features = self.processor(
             text=prompt,
             **given,
             **meta,
+            patient=_patient_of(item),
+            strict=strict,
             add_special_tokens=not (bos and prompt.startswith(bos)),
             return_tensors="pt",
             return_alterations=True,
+            return_patients=True,
         )
-        warnings = features.pop("alterations")[0]
         # one row a sample for each modality, so that patients with different modalities share a batch
-        blanks = {name: self._blank(name) for name in TENSOR_NAMES if name not in features}
-        return {**features, **blanks, "warnings": warnings}
+        ecg, cxr, lab = (features[name] if name in features else self._blank(name) for name in TENSOR_NAMES)
+        return {
+            "input_ids": features["input_ids"],
+            "attention_mask": features["attention_mask"],
+            "ecg_values": ecg,
+            "pixel_values": cxr,
+            "lab_values": lab,
+            "patient": features["patients"][0],
+            "warnings": features["alterations"][0],
+            "error": None,
+        }
 
     @staticmethod
     def _prompt(modalities: list[str], question: str | None) -> str:
@@ -251,11 +300,16 @@ class MedicalDiagnosisPipeline(Pipeline):
         image = Image.new("RGB", (64, 64))
         return torch.zeros_like(self.processor.image_processor([image], return_tensors="pt")["pixel_values"])
 
-    def _forward(
+    def _forward(  # type: ignore[override]  # parameters by name
         self, model_inputs: PreparedPatient, num_samples: int = 1, **generate_kwargs: Any
     ) -> GeneratedAnswers:
         input_ids, attention_mask = model_inputs["input_ids"], model_inputs["attention_mask"]
-        modalities = self.model.get_modality_embeds(input_ids, **{name: model_inputs[name] for name in TENSOR_NAMES})
+        modalities = self.model.get_modality_embeds(
+            input_ids,
+            ecg_values=model_inputs["ecg_values"],
+            pixel_values=model_inputs["pixel_values"],
+            lab_values=model_inputs["lab_values"],
+        )
         self._check_finite(modalities.embeds)
         if num_samples > 1:
             if generate_kwargs.get("do_sample") is False:
@@ -280,6 +334,7 @@ class MedicalDiagnosisPipeline(Pipeline):
         return {
             "new_tokens": new_tokens,
             "contributions": contributions,
+            "patient": model_inputs["patient"],
             "warnings": model_inputs["warnings"],
             "error": model_inputs["error"],
         }
@@ -296,7 +351,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             f"processor gives NaN or infinity, or numbers leave the range of {self.model.dtype}: load it in torch.float32."
         )
 
-    def postprocess(self, model_outputs: GeneratedAnswers) -> dict[str, Any]:
+    def postprocess(self, model_outputs: GeneratedAnswers) -> dict[str, Any]:  # type: ignore[override]  # typed
         if model_outputs["error"] is not None:
             return {"error": model_outputs["error"]}
         texts = self.processor.batch_decode(model_outputs["new_tokens"][0], skip_special_tokens=True)
@@ -315,6 +370,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             "reasoning": answer.reasoning,
             "answer": answer.answer,
             "contributions": {m: None if value != value else value for m, value in zip(MODALITIES, contributions)},
+            "patient": model_outputs["patient"],
             "warnings": [
                 *self._limits(),
                 *model_outputs["warnings"],
@@ -326,14 +382,15 @@ class MedicalDiagnosisPipeline(Pipeline):
     def _limits(self) -> list[str]:
         """What the weights are worth, which a reader must know first."""
         warnings = []
-        if self.model.config.stage is None:
+        provenance = self.model.provenance
+        if provenance.stage is None:
             warnings.append("model: the weights are untrained, the answer means nothing")
-        data = self.model.config.training_data or []
+        data = provenance.training_data
         if data and all(entry["access"] == "synthetic" for entry in data):
             warnings.append("model: trained on imaginary patients only, the answer says nothing about a real one")
         return warnings
 
-    def _warnings(self, answers, new_tokens) -> list[str]:
+    def _warnings(self, answers: Sequence[ParsedAnswer], new_tokens: torch.Tensor) -> list[str]:
         warnings = []
         unparsed = sum(answer.answer is None for answer in answers)
         if unparsed:

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 from .feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor
 from .feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
-from .image_processing_medtvt import MedTVTImageProcessor, load_cxr
-from .lab_definitions_medtvt import LAB_DEFINITIONS
+from .image_processing_medtvt import MedTVTImageProcessor
+from .lab_definitions_medtvt import LAB_DEFINITIONS, reference_range
+from .patient_medtvt import Patient, check_patient, merge_patients
 from .processing_medtvt import PLAIN_CHAT_TEMPLATE, MedTVTProcessor
+from .read_cxr_medtvt import load_cxr
 from .report_medtvt import render_figure, render_report
 
 
 __all__ = [
     "LAB_DEFINITIONS",
     "PLAIN_CHAT_TEMPLATE",
+    "Patient",
     "MedTVTEcgFeatureExtractor",
     "MedTVTImageProcessor",
     "MedTVTLabFeatureExtractor",
     "MedTVTProcessor",
+    "check_patient",
     "load_cxr",
+    "merge_patients",
+    "reference_range",
     "render_figure",
     "render_report",
 ]

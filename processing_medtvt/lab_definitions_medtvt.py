@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 50 blood labs of MedTVT-R1 (those of Symile-MIMIC) in the order of the lab tensor, and the spellings of units.
+"""The 50 blood labs of MedTVT-R1 (those of Symile-MIMIC) in the order of the lab tensor, and their reference ranges.
 
 Item ids are those of MIMIC-IV; the first one of a lab is the one Symile-MIMIC uses, the others are the same analyte
-under another id. LOINC codes follow MIMIC's own map. Reference intervals are unisex textbook values for adults, so
-they are too wide for sex-dependent labs (haemoglobin, haematocrit, creatinine, CK) and hold for arterial blood only
-in the blood gases. The plausible range is far wider: extremes ever survived, or what analysers report. It exists to
-catch a value in the wrong unit, not to judge a patient.
+under another id. LOINC codes follow MIMIC's own map. The reference intervals of the definitions are unisex textbook values
+for adults, so they are too wide for sex-dependent labs (hemoglobin, hematocrit, creatinine, CK), for which
+[`reference_range`] knows better, and hold for arterial blood only in the blood gases. The plausible range is far wider:
+extremes ever survived, or what analyzers report. It exists to catch a value in the wrong unit, not to judge a patient.
 """
 
 import copy
 import math
-import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from .lab_synonyms_medtvt import UNITS
+from .lab_units_medtvt import find_factor, normalize_unit
+from .patient_medtvt import Patient
 
 
 def flag_value(value: float | None, low: float | None, high: float | None) -> str | None:
@@ -84,6 +86,19 @@ class LabDefinition(NamedTuple):
         units = {self.unit: 1, self.si_unit: self.si_factor, **(self.other_units or {})}
         return {unit: factor for unit, factor in units.items() if unit is not None}
 
+    @property
+    def is_default(self) -> bool:
+        """Whether this is one of `LAB_DEFINITIONS`, by name, unit and reference interval."""
+        other = _BY_NAME.get(self.name)
+        return other is not None and self[4:7] == other[4:7]
+
+    def factor_of(self, unit: str) -> float | None:
+        """How many of `unit`, in any spelling, are one of the lab's own unit; None where it measures something else."""
+        known = self.units
+        if self.name in UNITS and self.unit == _BY_NAME[self.name].unit:
+            known = {**UNITS[self.name], **known}
+        return find_factor(known, unit)
+
     def to_dict(self) -> dict[str, Any]:
         """The known fields as a dict of JSON types (tuples become lists)."""
         fields = {key: list(value) if isinstance(value, tuple) else value for key, value in self._asdict().items()}
@@ -92,7 +107,7 @@ class LabDefinition(NamedTuple):
 
 _PER_UL = {"cells/uL": 1000}
 
-# H, I and L measure how haemolysed, icteric or lipaemic the specimen is: no blood tests, hence no reference interval.
+# H, I and L measure how hemolyzed, icteric or lipemic the specimen is: no blood tests, hence no reference interval.
 # fmt: off
 LAB_DEFINITIONS = tuple(LabDefinition(*row) for row in (
     ("Base Excess", (50802,), "11555-0", "blood_gas_perfusion",
@@ -202,37 +217,49 @@ LAB_DEFINITIONS = tuple(LabDefinition(*row) for row in (
 ))
 # fmt: on
 
-# Spelling -> unit of the same size, both in lower case, without spaces and brackets, u for micro and mc (see
-# `normalize_unit`). mEq/L is left out on purpose: it is mmol/L for some labs only.
-UNIT_SYNONYMS = {
-    "u/l": "iu/l",
-    "units/l": "iu/l",
-    "10^3/ul": "k/ul",
-    "10^9/l": "k/ul",
-    "k/mm3": "k/ul",
-    "thou/ul": "k/ul",
-    "10^6/ul": "m/ul",
-    "10^12/l": "m/ul",
-    "m/mm3": "m/ul",
-    "mil/ul": "m/ul",
-    "/ul": "cells/ul",
-    "#/ul": "cells/ul",
-    "/mm3": "cells/ul",
-    "s": "sec",
-    "second": "sec",
-    "seconds": "sec",
-    "gm/dl": "g/dl",
-    "percent": "%",
-    "unit": "units",
-    "phunits": "units",
-    "u": "uindex",
+# The same intervals for one sex (labs.csv's remarks; transaminases: IFCC method at 37 degrees C without pyridoxal phosphate)
+_REFERENCES_BY_SEX: dict[str, dict[str, tuple[float, float]]] = {
+    "Alanine Aminotransferase (ALT)": {"F": (0, 33), "M": (0, 40)},
+    "Alkaline Phosphatase": {"F": (40, 105), "M": (40, 130)},
+    "Aspartate Aminotransferase (AST)": {"F": (0, 32), "M": (0, 40)},
+    "Creatine Kinase (CK)": {"F": (30, 200), "M": (30, 320)},
+    "Creatinine": {"F": (0.5, 1.1), "M": (0.5, 1.2)},
+    "Hematocrit": {"F": (34, 45), "M": (40, 51)},
+    "Hemoglobin": {"F": (12.0, 15.5), "M": (13.5, 17.5)},
+    "Red Blood Cells": {"F": (3.9, 5.2), "M": (4.5, 6.0)},
 }
+_ADULT = 18  # years; children have other intervals, which stand nowhere here
+_BY_NAME = {lab.name: lab for lab in LAB_DEFINITIONS}
 
 
-def normalize_unit(unit: str) -> str:
-    """One spelling per unit: case, spaces, brackets, micro signs and notations such as x10⁹/L or 10*3/uL removed."""
-    unit = unicodedata.normalize("NFKC", unit).casefold().replace("μ", "u")
-    unit = re.sub(r"[\s()\[\]]", "", unit)
-    unit = re.sub(r"mc(?=mol|l|kat)", "u", unit)
-    unit = re.sub(r"^[x×]?10(?:\^|\*\*?|e\+?|exp)?(3|6|9|12)/", r"10^\1/", unit)
-    return UNIT_SYNONYMS.get(unit, unit)
+def reference_range(
+    lab: LabDefinition | Mapping[str, Any] | str, patient: Patient | None = None
+) -> tuple[float | None, float | None]:
+    """
+    The reference interval of a lab for a patient, in the lab's unit.
+
+    Args:
+        lab (`LabDefinition`, `dict` or `str`): A definition, its dict from an extractor's config, or a name of
+            `LAB_DEFINITIONS`.
+        patient (`Patient`, *optional*): Sex chooses between the intervals of women and men; the lower limit of pO2 falls by
+            1 mm Hg a year from 60 to 80 years. Without it, or with what is unknown, the unisex interval for adults.
+
+    Returns:
+        Lower and upper limit; `(None, None)` without an interval, and for a patient younger than 18 years, since all
+        intervals are those of adults. A definition with limits of its own keeps them, whatever the sex.
+    """
+    if isinstance(lab, str):
+        lab = _BY_NAME[lab]
+    elif not isinstance(lab, LabDefinition):
+        lab = LabDefinition.from_dict(lab)
+    low, high = lab.reference_low, lab.reference_high
+    age, sex = (patient["age"], patient["sex"]) if patient else (None, None)
+    if low is None or (age is not None and age < _ADULT):
+        return None, None
+    if not lab.is_default:
+        return low, high
+    if lab.name == "pO2" and age is not None and age > 60:
+        return low - min(age - 60, 20), high
+    if sex is not None and lab.name in _REFERENCES_BY_SEX:
+        return _REFERENCES_BY_SEX[lab.name][sex]
+    return low, high

@@ -29,7 +29,7 @@ def measure_cxr(image: np.ndarray) -> dict[str, float]:
     picture = Image.fromarray(image)
     fine = np.asarray(picture.resize((2 * side, 2 * side), Image.Resampling.BOX), dtype=np.float32) / 255
     quarters = [fine[row::2, column::2] for row in range(2) for column in range(2)]
-    small = sum(quarters) / 4
+    small: np.ndarray = (quarters[0] + quarters[1] + quarters[2] + quarters[3]) / 4
     figures = {"mean": small.mean(), "std": small.std()}
     quantiles = (5, 25, 50, 75, 95)
     figures |= zip((f"q{q:02d}" for q in quantiles), np.percentile(small, quantiles))

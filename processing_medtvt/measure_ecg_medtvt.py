@@ -90,7 +90,7 @@ def find_beats(leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return peaks, alike > 0.75
 
 
-def _median_beat(signal, beats, usable):
+def _median_beat(signal: np.ndarray, beats: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, int, int]:
     """Median of the beats (12, 525) with the level before QRS as zero; onset and offset of QRS."""
     stack = np.stack([signal[:, beat - BEFORE : beat + AFTER] for beat in beats])
     stack = stack - np.median(stack[:, :, BEFORE - 70 : BEFORE - 40], axis=2, keepdims=True)  # a gap there: all NaN
@@ -110,7 +110,7 @@ def _median_beat(signal, beats, usable):
     return beat, steep[0][0] - 1, steep[-1][-1] + 1
 
 
-def _measure_beat(beat, onset, offset, rr):
+def _measure_beat(beat: np.ndarray, onset: int, offset: int, rr: float) -> dict[str, float]:
     """The measures of [`measure_ecg`] that come from the median beat."""
     beat = beat - np.median(beat[:, onset - 12 : onset - 1], axis=1, keepdims=True)  # not of a spike
     qrs = beat[:, onset : offset + 1]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .feature_extraction_medtvt_ecg import LEADS_BY_KEY, STANDARD_LEADS
+from .leads_ecg_medtvt import LEADS_BY_KEY, STANDARD_LEADS
 
 
 LAYOUT = [("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6")]
@@ -16,6 +16,7 @@ SECONDS = 10
 # millimetres; the calibration pulse lies left of the traces
 ROW_HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 30, 15, 5, 10, 5
 THIN, THICK, TRACE = "#f8d5d5", "#e9a3a3", "#101018"
+BOLD: dict[str, Any] = {"fontsize": 9, "fontweight": "bold", "color": TRACE, "family": "DejaVu Sans"}
 
 
 def plot_ecg(
@@ -62,32 +63,38 @@ def plot_ecg(
     ax.axis("off")
     _draw_grid(ax, width, height)
 
-    bold = {"fontsize": 9, "fontweight": "bold", "color": TRACE, "family": "DejaVu Sans"}
     for row, names in enumerate([*LAYOUT, (RHYTHM_LEAD,)]):
-        middle = BOTTOM + (rows - row - 0.5) * ROW_HEIGHT
-        seconds = SECONDS / len(names)
-        x, y = [], []
-        for column, name in enumerate(names):
-            first, last = (round(sampling_rate * seconds * (column + i)) for i in (0, 1))
-            values = traces[name][first:last]
-            # NaN lifts the pen between the leads
-            x += [(first + np.arange(values.size)) / sampling_rate * MM_PER_SECOND, [np.nan]]
-            y += [middle + MM_PER_MV * values, [np.nan]]
-            start = column * seconds * MM_PER_SECOND
-            ax.text(start + 1.5, middle + 9, name, va="bottom", **bold)
-            if column:
-                ax.plot([start, start], [middle - 3, middle + 3], color=TRACE, linewidth=0.5)
-        ax.plot(np.concatenate(x), np.concatenate(y), color=TRACE, linewidth=0.8, solid_joinstyle="round")
-        pulse_x = np.array([-10, -8.5, -8.5, -3.5, -3.5, -2])  # 1 mV for 200 ms
-        ax.plot(pulse_x, middle + MM_PER_MV * np.array([0, 0, 1, 1, 0, 0]), color=TRACE, linewidth=0.8)
-    small = bold | {"fontsize": 7, "fontweight": "normal"}
+        _draw_row(ax, names, traces, sampling_rate, middle=BOTTOM + (rows - row - 0.5) * ROW_HEIGHT)
+    small = BOLD | {"fontsize": 7, "fontweight": "normal"}
     ax.text(width - LEFT - 2, 1.5, f"{MM_PER_SECOND} mm/s   {MM_PER_MV} mm/mV", ha="right", **small)
     if title:
-        ax.text(0, height - 3, title, va="top", parse_math=False, **bold)
+        ax.text(0, height - 3, title, va="top", parse_math=False, **BOLD)
     return ax.figure
 
 
-def _by_lead(signal, leads):
+def _draw_row(
+    ax: Any, names: Sequence[str], traces: dict[str, np.ndarray], sampling_rate: float, middle: float
+) -> None:
+    """The leads of one row beside each other, after a calibration pulse; `middle` is the height of zero."""
+    seconds = SECONDS / len(names)
+    x: list[np.ndarray] = []
+    y: list[np.ndarray] = []
+    for column, name in enumerate(names):
+        first, last = (round(sampling_rate * seconds * (column + i)) for i in (0, 1))
+        values = traces[name][first:last]
+        # NaN lifts the pen between the leads
+        x += [(first + np.arange(values.size)) / sampling_rate * MM_PER_SECOND, np.array([np.nan])]
+        y += [middle + MM_PER_MV * values, np.array([np.nan])]
+        start = column * seconds * MM_PER_SECOND
+        ax.text(start + 1.5, middle + 9, name, va="bottom", **BOLD)
+        if column:
+            ax.plot([start, start], [middle - 3, middle + 3], color=TRACE, linewidth=0.5)
+    ax.plot(np.concatenate(x), np.concatenate(y), color=TRACE, linewidth=0.8, solid_joinstyle="round")
+    pulse_x = np.array([-10, -8.5, -8.5, -3.5, -3.5, -2])  # 1 mV for 200 ms
+    ax.plot(pulse_x, middle + MM_PER_MV * np.array([0, 0, 1, 1, 0, 0]), color=TRACE, linewidth=0.8)
+
+
+def _by_lead(signal: Any, leads: Sequence[str]) -> dict[str, np.ndarray]:
     """`dict` from the twelve names to their samples."""
     signal, names = np.asarray(signal), [LEADS_BY_KEY.get(str(lead).upper()) for lead in leads]
     if sorted(map(str, names)) != sorted(STANDARD_LEADS):
@@ -98,10 +105,10 @@ def _by_lead(signal, leads):
         raise ValueError(f"signal: {signal.dtype} of shape {signal.shape}; accepted is (12, samples) of real numbers.")
     if np.isinf(signal).any():
         raise ValueError("signal: infinite values; accepted are numbers in mV and NaN.")
-    return dict(zip(names, signal.astype(float)))
+    return dict(zip(map(str, names), signal.astype(float)))
 
 
-def _draw_grid(ax, width, height):
+def _draw_grid(ax: Any, width: int, height: int) -> None:
     """Lines every millimetre, stronger every five, counted from zero seconds."""
     from matplotlib.collections import LineCollection
 

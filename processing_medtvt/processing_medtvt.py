@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processor of MedTVT-R1: text, ECG, chest X-ray and laboratory panel in, model inputs out."""
 
+import os
 import re
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import load_image
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs
 
 from .feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor
 from .feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
-from .image_processing_medtvt import load_cxr
+from .patient_medtvt import Patient, check_patient, merge_patients
+from .read_cxr_medtvt import read_cxr
 
 
 MODALITIES = ("ecg", "cxr", "lab")
@@ -29,6 +33,15 @@ PLAIN_CHAT_TEMPLATE = (
 )
 
 
+class MedTVTProcessorKwargs(ProcessingKwargs, total=False):
+    """Keywords of [`MedTVTProcessor`] beside those of its tokenizer and its image processor."""
+
+    sampling_rate: float | None
+    leads: list[str] | None
+    unit: str | None
+    return_alterations: bool
+
+
 class MedTVTProcessor(ProcessorMixin):
     r"""
     Wraps the two feature extractors, an image processor and a tokenizer into one processor.
@@ -45,16 +58,23 @@ class MedTVTProcessor(ProcessorMixin):
             template of any backbone will do.
     """
 
+    # set by `ProcessorMixin`
+    ecg_feature_extractor: MedTVTEcgFeatureExtractor
+    lab_feature_extractor: MedTVTLabFeatureExtractor
+    image_processor: Any
+    tokenizer: Any
+
     default_chat_template = PLAIN_CHAT_TEMPLATE
+    valid_processor_kwargs = MedTVTProcessorKwargs
 
     def __init__(
         self,
-        ecg_feature_extractor: Any,
+        ecg_feature_extractor: MedTVTEcgFeatureExtractor,
         image_processor: Any,
-        lab_feature_extractor: Any,
+        lab_feature_extractor: MedTVTLabFeatureExtractor,
         tokenizer: Any,
         num_modality_tokens: int = 1,
-        chat_template: str | None = None,
+        chat_template: str | dict[str, str] | None = None,
     ):
         missing = [f"<{m}>" for m in MODALITIES if len(tokenizer.encode(f"<{m}>", add_special_tokens=False)) != 1]
         if missing:
@@ -69,6 +89,16 @@ class MedTVTProcessor(ProcessorMixin):
             ecg_feature_extractor, image_processor, lab_feature_extractor, tokenizer, chat_template=chat_template
         )
 
+    def __repr__(self) -> str:
+        # not the parts' own: their tables and vocabularies are long
+        parts = ", ".join(f"{name}={type(getattr(self, name)).__name__}" for name in self.get_attributes())
+        return f"{type(self).__name__}({parts}, num_modality_tokens={self.num_modality_tokens})"
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """As in transformers, and the file from which `AutoFeatureExtractor` makes the ECG's extractor."""
+        self.ecg_feature_extractor.save_pretrained(save_directory)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
     @staticmethod
     def get_possibly_dynamic_module(module_name: str) -> Any:
         # A folder with remote code is loaded in processes where our classes are in no registry
@@ -78,7 +108,12 @@ class MedTVTProcessor(ProcessorMixin):
         return ProcessorMixin.get_possibly_dynamic_module(module_name)
 
     @classmethod
-    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+    def _get_arguments_from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        processor_dict: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
         if "ecg_feature_extractor" not in (processor_dict or {}):
             raise ValueError(
                 f"{pretrained_model_name_or_path} holds no MedTVT processor (a processor_config.json with an "
@@ -97,6 +132,9 @@ class MedTVTProcessor(ProcessorMixin):
         unit: str | None = None,
         return_tensors: str | None = None,
         return_alterations: bool = False,
+        patient: Any = None,
+        return_patients: bool = False,
+        strict: bool = False,
         images: Any = None,
         videos: Any = None,
         audio: Any = None,
@@ -108,10 +146,19 @@ class MedTVTProcessor(ProcessorMixin):
             ecg, cxr, lab (*optional*): One input where `text` is a string; a list with one entry a prompt, None where
                 the prompt lacks the modality, where `text` is a list. See [`MedTVTEcgFeatureExtractor`], [`load_cxr`]
                 and [`MedTVTLabFeatureExtractor`] for what each accepts.
+            images (*optional*): The X-rays, in place of `cxr`, as transformers names pictures: also as a list of one a
+                prompt.
             sampling_rate, leads, unit (*optional*): What an ECG given as an array does not state itself.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
             return_alterations (`bool`): Whether to add `alterations`, a list for each prompt of what was altered or
                 imputed in its inputs.
+            patient (`dict`, *optional*): Age and sex, see [`check_patient`], where the inputs do not state them or are
+                wrong; a list with one entry a prompt where `text` is a list. They choose reference ranges and never enter
+                the model.
+            return_patients (`bool`): Whether to add `patients`, a dict for each prompt with `age` and `sex`, None where
+                unknown.
+            strict (`bool`): Whether to refuse what is otherwise only warned of: an input that may be no ECG or no frontal
+                chest film, or inputs that state different patients.
             **kwargs: Keywords of the tokenizer, or `text_kwargs` and `images_kwargs`.
 
         Returns:
@@ -122,47 +169,75 @@ class MedTVTProcessor(ProcessorMixin):
         Raises:
             ValueError: if an input cannot be used, a modality comes without its placeholder, a placeholder without its
                 modality, or a placeholder twice.
+            TypeError: if there is no such keyword.
         """
-        if not (images is None and videos is None and audio is None):
+        if not (videos is None and audio is None):
             raise ValueError(
-                "This processor takes `ecg`, `cxr` and `lab`; pass a chest X-ray as `cxr`, not as `images`."
+                "This processor takes `ecg`, `cxr` (or `images`) and `lab`, and neither videos nor audio."
             )
-        unknown = set(kwargs) - set(TextKwargs.__annotations__) - set(ImagesKwargs.__annotations__)
-        unknown -= {"text_kwargs", "images_kwargs", "common_kwargs", "return_text_replacement_offsets"}
-        if unknown:
-            raise TypeError(f"Unknown keyword(s) {', '.join(sorted(unknown))} for {type(self).__name__}.")
+        self._check_keywords(kwargs)
+        cxr = _take_images(images, cxr)
         texts = [text] if isinstance(text, str) else text
         rows = self._align(texts, {"ecg": ecg, "cxr": cxr, "lab": lab}, single=isinstance(text, str))
-        merged = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        keywords: Any = MedTVTProcessorKwargs
+        merged = self._merge_kwargs(keywords, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
 
-        if (texts is None and not rows) or texts == []:
+        if texts == [] or (texts is None and all(item is None for items in rows.values() for item in items)):
             raise ValueError("Nothing to process: pass at least one of `text`, `ecg`, `cxr` and `lab`.")
         num_samples = len(texts) if texts is not None else len(next(iter(rows.values())))
-        data, alterations = {}, [[] for _ in range(num_samples)]
+        data: dict[str, Any] = {}
+        alterations: list[list[str]] = [[] for _ in range(num_samples)]
+        patients = self._align_patients(patient, num_samples, single=texts is None or isinstance(text, str))
         if texts is not None:
             self._check_placeholders(texts, rows)
             data.update(self._tokenize(texts, merged["text_kwargs"]))
-        extract = {
-            "ecg": lambda items: self.ecg_feature_extractor(
-                items, sampling_rate=sampling_rate, leads=leads, unit=unit, return_alterations=True
-            ),
-            "cxr": lambda items: self._process_cxr(items, merged["images_kwargs"]),
-            "lab": lambda items: self.lab_feature_extractor(items, return_alterations=True),
-        }
+        ecg_kwargs = {"sampling_rate": sampling_rate, "leads": leads, "unit": unit}
         for modality, items in rows.items():
             present = [i for i, item in enumerate(items) if item is not None]
             if present:
-                outputs = extract[modality]([items[i] for i in present])
+                outputs = self._extract(
+                    modality, [items[i] for i in present], ecg_kwargs, merged["images_kwargs"], strict
+                )
                 for i, found in zip(present, outputs.pop("alterations")):
                     alterations[i].extend(found)
+                for i, stated in zip(present, outputs.pop("patients", [])):
+                    patients[i].append(stated)
                 for name, values in outputs.items():
                     data[name] = self._scatter(values, present, len(items))
         features = BatchFeature(
             data, tensor_type=return_tensors, skip_tensor_conversion=["text_replacement_offsets", "alterations"]
         )
+        known = [merge_patients(*stated) for stated in patients]
+        if strict and (contradictions := [note for _, notes in known for note in notes]):
+            raise ValueError(f"Refused as `strict` asks. {contradictions[0].split(';')[0]}.")
         if return_alterations:
-            features["alterations"] = alterations
+            features["alterations"] = [[*found, *notes] for found, (_, notes) in zip(alterations, known)]
+        if return_patients:
+            features["patients"] = [merged_patient for merged_patient, _ in known]
         return features
+
+    def _check_keywords(self, kwargs: dict[str, Any]) -> None:
+        image_processor = getattr(self.image_processor, "valid_kwargs", None)
+        known = {
+            "text_kwargs": {*TextKwargs.__annotations__, "return_text_replacement_offsets"},
+            "images_kwargs": {*ImagesKwargs.__annotations__, *getattr(image_processor, "__annotations__", {})},
+        }
+        known["common_kwargs"] = known["text_kwargs"] | known["images_kwargs"]
+        unknown = set(kwargs) - set(known) - known["common_kwargs"]
+        for name, allowed in known.items():
+            unknown |= {f"{name}[{key!r}]" for key in set(kwargs.get(name) or {}) - allowed}
+        if unknown:
+            raise TypeError(f"Unknown keyword(s) {', '.join(sorted(unknown))} for {type(self).__name__}.")
+
+    @staticmethod
+    def _align_patients(patient: Any, num_samples: int, single: bool) -> list[list[Patient]]:
+        """For each sample what is known of its patient, what the caller says first."""
+        given = [patient] * num_samples if patient is None or (single and num_samples == 1) else patient
+        if not isinstance(given, (list, tuple)) or len(given) != num_samples:
+            raise ValueError(
+                f"`patient` must be a list of {num_samples} dicts, one each (None where nothing is known)."
+            )
+        return [[check_patient(entry)] for entry in given]
 
     @staticmethod
     def _align(texts: list[str] | None, inputs: dict, single: bool) -> dict[str, list]:
@@ -173,7 +248,7 @@ class MedTVTProcessor(ProcessorMixin):
                 continue
             if isinstance(value, (list, tuple)) and not (modality == "ecg" and np.ndim(_first(value)) == 1):
                 rows[modality] = list(value)
-            elif type(value).__name__ == "DataFrame":
+            elif type(value).__name__ == "DataFrame" and modality != "ecg":  # an ECG's is one recording
                 rows[modality] = [value.iloc[i] for i in range(len(value))]
             elif modality == "ecg" and getattr(value, "ndim", 2) == 3:
                 rows[modality] = list(value)
@@ -194,7 +269,7 @@ class MedTVTProcessor(ProcessorMixin):
         return rows
 
     @staticmethod
-    def _check_placeholders(texts: list[str], rows: dict[str, list]):
+    def _check_placeholders(texts: list[str], rows: dict[str, list]) -> None:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"`text` must be a string or a list of strings, entry {i} is {type(text).__name__}.")
@@ -260,18 +335,31 @@ class MedTVTProcessor(ProcessorMixin):
         """Ids of `<ecg>`, `<cxr>` and `<lab>`."""
         return tuple(self.tokenizer.convert_tokens_to_ids(f"<{modality}>") for modality in MODALITIES)
 
-    def _process_cxr(self, items: list, images_kwargs: dict) -> BatchFeature:
+    def _extract(
+        self, modality: str, items: list, ecg_kwargs: dict[str, Any], images_kwargs: dict[str, Any], strict: bool
+    ) -> BatchFeature:
+        """The tensors of a modality's inputs, none of which is None, `alterations`, and `patients` where they are stated."""
+        strictly: dict[str, Any] = {"strict": True} if strict else {}
+        if modality == "ecg":
+            return self.ecg_feature_extractor(items, **ecg_kwargs, **strictly, return_alterations=True)
+        if modality == "cxr":
+            return self._process_cxr(items, images_kwargs, **strictly)
+        return self.lab_feature_extractor(items, return_alterations=True)
+
+    def _process_cxr(self, items: list, images_kwargs: dict, strict: bool = False) -> BatchFeature:
         min_decode_size = getattr(self.image_processor, "min_decode_size", None)
-        loaded = [load_cxr(item, min_decode_size) for item in items]
+        strict = strict or getattr(self.image_processor, "strict", False)
+        films = [read_cxr(item, min_decode_size, strict) for item in items]
         images_kwargs.pop("return_tensors", None)
         converts = images_kwargs.get("do_convert_rgb", getattr(self.image_processor, "do_convert_rgb", False))
-        images = [image if converts else image.convert("RGB") for image, _ in loaded]
+        images = [image if converts else image.convert("RGB") for image in (film.image for film in films)]
         outputs = self.image_processor(images, return_tensors="np", **images_kwargs)
         pixel_values = outputs["pixel_values"]
-        alterations = [[*found, *self._describe_resizing(image, pixel_values.shape[-2:])] for image, found in loaded]
-        return BatchFeature({"pixel_values": pixel_values, "alterations": alterations})
+        alterations = [[*film.notes, *self._describe_resizing(film.image, pixel_values.shape[-2:])] for film in films]
+        patients = [film.patient for film in films]
+        return BatchFeature({"pixel_values": pixel_values, "alterations": alterations, "patients": patients})
 
-    def _describe_resizing(self, image, size: tuple[int, int]) -> list[str]:
+    def _describe_resizing(self, image: Image, size: tuple[int, int]) -> list[str]:
         """What the image processor takes away from an X-ray, or does to its proportions."""
         shortest_edge = dict(self.image_processor.size).get("shortest_edge")
         if shortest_edge is None:
@@ -285,7 +373,7 @@ class MedTVTProcessor(ProcessorMixin):
         return [f"cxr: the central crop keeps {kept:.0%} of the picture"] if kept < 0.995 else []
 
     @staticmethod
-    def _scatter(values, present: list[int], num_rows: int) -> np.ndarray:
+    def _scatter(values: Any, present: list[int], num_rows: int) -> np.ndarray:
         values = np.asarray(values, dtype=np.float32)
         if len(present) == num_rows:
             return values
@@ -293,7 +381,7 @@ class MedTVTProcessor(ProcessorMixin):
         scattered[present] = values
         return scattered
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]  # further arguments are keywords
         self,
         conversation: Any,
         chat_template: str | None = None,
@@ -302,22 +390,25 @@ class MedTVTProcessor(ProcessorMixin):
     ) -> Any:
         r"""
         As in transformers, with the content parts `{"type": "ecg", "ecg": ...}`, `{"type": "cxr", "cxr": ...}`,
-        `{"type": "lab", "lab": ...}` and `{"type": "text", "text": ...}`. Each part becomes its placeholder where it
+        `{"type": "lab", "lab": ...}` and `{"type": "text", "text": ...}`; a part of type `image`, with `image`, `path`,
+        `url` or `base64` as in transformers, is the X-ray too. Each part becomes its placeholder where it
         stands; with `tokenize=True` its input is processed too. Keys of a part that hold None are ignored.
         """
         if isinstance(conversation, str) or not conversation:
-            found = "none" if not conversation else f"a {type(conversation).__name__}"
-            raise ValueError(f"A conversation is a list of messages, at least one; got {found}.")
+            given = "none" if not conversation else f"a {type(conversation).__name__}"
+            raise ValueError(f"A conversation is a list of messages, at least one; got {given}.")
         is_batched = isinstance(conversation[0], (list, tuple))
-        flattened, inputs = [], {modality: [] for modality in MODALITIES}
+        flattened: list[list[dict[str, Any]]] = []
+        inputs: dict[str, list[Any]] = {modality: [] for modality in MODALITIES}
         for messages in conversation if is_batched else [conversation]:
-            found = {}
+            found: dict[str, Any] = {}
             flattened.append([{**message, "content": _flatten(message.get("content"), found)} for message in messages])
             for modality in MODALITIES:
                 inputs[modality].append(found.get(modality))
         if kwargs.get("tokenize"):
-            given = {m: items for m, items in inputs.items() if any(item is not None for item in items)}
-            processor_kwargs = {**given, **(processor_kwargs or {})}
+            inputs["cxr"] = [load_image(item) if _is_remote(item) else item for item in inputs["cxr"]]
+            present = {m: items for m, items in inputs.items() if any(item is not None for item in items)}
+            processor_kwargs = {**present, **(processor_kwargs or {})}
         return super().apply_chat_template(
             flattened if is_batched else flattened[0],
             chat_template=chat_template,
@@ -326,13 +417,39 @@ class MedTVTProcessor(ProcessorMixin):
         )
 
 
-def _first(value):
+def _first(value: list | tuple) -> Any:
     """What tells a list of ECGs from one ECG as nested lists: the latter begins with a row of numbers."""
     first = value[0] if len(value) else None
     return first if isinstance(first, (list, tuple, np.ndarray)) else None
 
 
-def _flatten(content, found: dict) -> str:
+def _take_images(images: Any, cxr: Any) -> Any:
+    """X-rays, by whichever of the two names they were passed: `images` may have a list for each prompt."""
+    if images is None:
+        return cxr
+    if cxr is not None:
+        raise ValueError("Pass the chest X-ray as `cxr` or as `images`, not both.")
+    if not (isinstance(images, (list, tuple)) and any(isinstance(image, (list, tuple)) for image in images)):
+        return images
+    rows = [row if isinstance(row, (list, tuple)) else [row] for row in images]
+    for i, row in enumerate(rows):
+        if len(row) > 1:
+            raise ValueError(f"Prompt {i} has {len(row)} `images`; a prompt has at most one chest X-ray.")
+    return [row[0] if row else None for row in rows]
+
+
+def _picture(part: dict[str, Any]) -> Any:
+    """The X-ray of a message part as transformers writes pictures."""
+    if part.get("base64") is not None:
+        return f"data:image/png;base64,{part['base64']}"
+    return next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
+
+
+def _is_remote(item: Any) -> bool:
+    return isinstance(item, str) and item.startswith(("http://", "https://", "data:image/"))
+
+
+def _flatten(content: str | list[dict[str, Any]] | None, found: dict[str, Any]) -> str:
     """Text of a message's content, placeholders for its modality parts; their inputs are added to `found`."""
     if content is None or isinstance(content, str):
         return content or ""
@@ -341,13 +458,16 @@ def _flatten(content, found: dict) -> str:
         kind = part.get("type")
         if kind == "text":
             pieces.append(part.get("text") or "")
-        elif kind in MODALITIES:
-            if kind in found:
-                raise ValueError(f"The conversation has several `{kind}` parts; it can have one of each modality.")
-            found[kind] = part.get(kind)
-            pieces.append(f"<{kind}>")
+        elif kind in (*MODALITIES, "image"):
+            modality = "cxr" if kind == "image" else kind
+            if modality in found:
+                raise ValueError(f"The conversation has several `{modality}` parts; it can have one of each modality.")
+            found[modality] = _picture(part) if kind == "image" else part.get(kind)
+            pieces.append(f"<{modality}>")
         else:
-            raise ValueError(f"Unknown content part {kind!r}; accepted are 'text', 'ecg', 'cxr' and 'lab'.")
+            raise ValueError(
+                f"Unknown content part {kind!r}; accepted are 'text', 'ecg', 'cxr' (or 'image') and 'lab'."
+            )
     return "".join(pieces)
 
 

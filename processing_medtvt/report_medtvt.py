@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from .feature_extraction_medtvt_ecg import read_item, select_leads
-from .image_processing_medtvt import load_cxr
-from .lab_definitions_medtvt import flag_value
+from .lab_definitions_medtvt import flag_value, reference_range
+from .patient_medtvt import Patient, check_patient, merge_patients
 from .plot_ecg_medtvt import BOTTOM, LAYOUT, MM_PER_SECOND, RHYTHM_LEAD, ROW_HEIGHT, SECONDS, plot_ecg
+from .read_cxr_medtvt import load_cxr
 
 
 RESEARCH_USE = "Research use only: not a medical device, not for the care of patients."
@@ -61,10 +62,10 @@ class DrawnInputs(NamedTuple):
         lab (`list[LabRow]`, *optional*): labs with a value, and `absent` the names of the others.
     """
 
-    ecg: tuple | None
-    cxr: tuple | None
-    lab: list | None
-    absent: list
+    ecg: tuple[np.ndarray, list[str], float] | None
+    cxr: tuple[Image.Image, Image.Image] | None
+    lab: list[LabRow] | None
+    absent: list[str]
 
 
 def read_inputs(
@@ -75,6 +76,7 @@ def read_inputs(
     sampling_rate: float | None = None,
     leads: Sequence[str] | None = None,
     unit: str | None = None,
+    patient: Patient | None = None,
 ) -> DrawnInputs:
     """
     Reads a patient's inputs once more, for the eye.
@@ -82,12 +84,14 @@ def read_inputs(
     Args:
         processor ([`MedTVTProcessor`]): The one that prepared them for the model.
         ecg, cxr, lab, sampling_rate, leads, unit (*optional*): One input each, as the processor takes it.
+        patient ([`Patient`], *optional*): `age` and `sex`, which choose the reference ranges of the labs; they come before
+            what a file states.
 
     Raises:
         ValueError: as the processor does.
     """
     drawn_ecg = None if ecg is None else _read_ecg(processor.ecg_feature_extractor, ecg, sampling_rate, leads, unit)
-    rows, absent = (None, []) if lab is None else _read_labs(processor.lab_feature_extractor, lab)
+    rows, absent = (None, []) if lab is None else _read_labs(processor.lab_feature_extractor, lab, patient)
     pictures = None
     if cxr is not None:
         original = load_cxr(cxr)[0].convert("RGB")
@@ -96,7 +100,9 @@ def read_inputs(
     return DrawnInputs(drawn_ecg, pictures, rows, absent)
 
 
-def _read_ecg(extractor, ecg, sampling_rate, leads, unit):
+def _read_ecg(
+    extractor: Any, ecg: Any, sampling_rate: float | None, leads: Sequence[str] | None, unit: str | None
+) -> tuple[np.ndarray, list[str], float]:
     """The recording, at its own rate up to that of the page, with holes where the extractor fills gaps for the model."""
     recording = read_item(ecg, "ecg", sampling_rate, leads, unit)
     rate = min(float(recording.sampling_rate), MAX_DRAWN_RATE)
@@ -119,7 +125,7 @@ def _read_ecg(extractor, ecg, sampling_rate, leads, unit):
     return signal, extractor.leads, rate
 
 
-def _as_picture(pixels, image_processor):
+def _as_picture(pixels: np.ndarray, image_processor: Any) -> Image.Image:
     """(3, height, width) of the model's input back to a picture."""
     mean, std = (np.asarray(getattr(image_processor, f"image_{name}"))[:, None, None] for name in ("mean", "std"))
     values = pixels * std + mean if image_processor.do_normalize else pixels
@@ -127,8 +133,10 @@ def _as_picture(pixels, image_processor):
     return Image.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8).transpose(1, 2, 0))
 
 
-def _read_labs(extractor, lab):
-    values, _, _, _ = extractor._read(lab)
+def _read_labs(extractor: Any, lab: Any, patient: Patient | None) -> tuple[list[LabRow], list[str]]:
+    readings = extractor.read(lab)
+    values = readings.measured
+    patient, _ = merge_patients(check_patient(patient), readings.patients[0])
     numbers = extractor(lab)["lab_values"][0]
     percentiles, present = np.split(numbers, 2)
     rows, absent = [], []
@@ -136,7 +144,7 @@ def _read_labs(extractor, lab):
         if not is_present:
             absent.append(definition["name"])
             continue
-        low, high = definition.get("reference_low"), definition.get("reference_high")
+        low, high = reference_range(definition, patient)
         measured = None if np.isnan(value) else float(value)
         rows.append(
             LabRow(
@@ -176,7 +184,8 @@ def render_figure(inputs: DrawnInputs, title: str = RESEARCH_USE) -> Any:
     figure.suptitle(title, fontsize=10, parse_math=False)
     grid = figure.add_gridspec(max(1, len(heights)), 1, height_ratios=heights or [1])
     if inputs.ecg is not None:
-        plot_ecg(*inputs.ecg, ax=figure.add_subplot(grid[0]))
+        signal, leads, rate = inputs.ecg
+        plot_ecg(signal, leads, rate, ax=figure.add_subplot(grid[0]))
     if has_bottom:
         bottom = grid[len(heights) - 1].subgridspec(1, 3, width_ratios=(1, 1, 1.2))
         for column, (picture, name) in enumerate(
@@ -191,7 +200,7 @@ def render_figure(inputs: DrawnInputs, title: str = RESEARCH_USE) -> Any:
     return figure
 
 
-def _draw_percentiles(axes, rows):
+def _draw_percentiles(axes: Any, rows: Sequence[LabRow]) -> None:
     chosen = sorted(rows, key=lambda row: -abs(row.percentile - 0.5))[:MAX_LABS_IN_FIGURE][::-1]
     for y, row in enumerate(chosen):
         colour = np.array(SUPPORTS if row.flag in ("low", "high") else OPPOSES) / 255
@@ -204,7 +213,7 @@ def _draw_percentiles(axes, rows):
     axes.set_title("Labs farthest from the middle, percentile", fontsize=9)
 
 
-def _draw_ecg(ecg, change=None) -> str:
+def _draw_ecg(ecg: tuple[np.ndarray, list[str], float], change: Any = None) -> str:
     """The page as an SVG picture; `change` (leads, stretches) colours the stretches."""
     import matplotlib
 
@@ -218,10 +227,10 @@ def _draw_ecg(ecg, change=None) -> str:
     return _data_uri("svg+xml", buffer.getvalue())
 
 
-def _colour_stretches(axes, leads, change):
+def _colour_stretches(axes: Any, leads: list[str], change: np.ndarray) -> None:
     from matplotlib.patches import Rectangle
 
-    leads, (_, stretches) = list(leads), change.shape
+    _, stretches = change.shape
     largest = np.abs(change).max() or 1
     for row, names in enumerate([*LAYOUT, (RHYTHM_LEAD,)]):
         bottom = BOTTOM + (len(LAYOUT) - row) * ROW_HEIGHT
@@ -237,7 +246,7 @@ def _colour_stretches(axes, leads, change):
                     axes.add_patch(Rectangle(corner, width, ROW_HEIGHT - 4, color=colour, linewidth=0, zorder=0.5))
 
 
-def _colour_regions(picture: Image.Image, change) -> Image.Image:
+def _colour_regions(picture: Image.Image, change: Any) -> Image.Image:
     """The picture with (rows, columns) laid over it, stretched to its size."""
     change = np.asarray(change, dtype=np.float32)
     heat = np.asarray(Image.fromarray(change).resize(picture.size, Image.Resampling.BILINEAR))
@@ -284,11 +293,18 @@ def mark_modalities(text: str, lab_names: Iterable[str] = ()) -> list[tuple[str,
     return marked
 
 
-def _escape(value) -> str:
+def describe_patient(patient: Mapping[str, Any] | None) -> str:
+    """Age and sex in words."""
+    age, sex = (patient or {}).get("age"), (patient or {}).get("sex")
+    age = "age not known" if age is None else f"{age:g} years"
+    return f"{age}, {'sex not known' if sex is None else {'F': 'female', 'M': 'male'}[sex]}"
+
+
+def _escape(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
-def _table(header, rows, numeric=()) -> str:
+def _table(header: Sequence[str], rows: Iterable[Iterable[str]], numeric: Sequence[int] = ()) -> str:
     """A table of cells that are HTML already."""
     head = "".join(f"<th scope=col>{cell}</th>" for cell in header)
     body = ""
@@ -310,7 +326,7 @@ def _section(title: str, *parts: str) -> str:
     return f"<section><h2>{_escape(title)}</h2>\n" + "\n".join(parts) + "</section>"
 
 
-def _diseases(diseases) -> str:
+def _diseases(diseases: Iterable[Mapping[str, Any]]) -> str:
     rows = []
     for disease in diseases:
         score = disease["score"]
@@ -319,7 +335,7 @@ def _diseases(diseases) -> str:
     return _table(("Disease", "Named", "Score"), rows)
 
 
-def _reasoning(result, lab_names) -> str:
+def _reasoning(result: Mapping[str, Any], lab_names: Iterable[str]) -> str:
     if not result["reasoning"]:
         return "<p>The model gave no reasoning that could be read; what it wrote stands below.</p>"
     parts = []
@@ -330,7 +346,7 @@ def _reasoning(result, lab_names) -> str:
     return f"<ul class=reasoning>{''.join(parts)}</ul>"
 
 
-def _contributions(contributions) -> str:
+def _contributions(contributions: Mapping[str, float | None]) -> str:
     rows = [
         (MODALITY_NAMES[name], "not given" if value is None else f"{_bar(value)} {value:.2f}")
         for name, value in contributions.items()
@@ -339,23 +355,23 @@ def _contributions(contributions) -> str:
     return _table(("Modality", "Gate score"), rows) + note
 
 
-def _labs(inputs: DrawnInputs, table_source) -> str:
+def _labs(labs: Sequence[LabRow], absent: Sequence[str], table_source: str | None) -> str:
     flags = {"high": "&#9650; high", "low": "&#9660; low", "normal": "in range", None: "&ndash;"}
     rows = []
-    for row in inputs.lab:
+    for row in labs:
         value = "percentile given" if row.value is None else f"{row.value:g} {_escape(row.unit)}"
         flag = flags[row.flag] if row.flag in ("normal", None) else f"<b class={row.flag}>{flags[row.flag]}</b>"
         percentile = f"{_bar(row.percentile)} {row.percentile:.3f}"
         rows.append((_escape(row.name), value, _escape(row.reference) or "none", flag, percentile))
-    absent = f"<p class=small>Not measured, mean percentile used: {_escape(', '.join(inputs.absent))}.</p>"
+    not_measured = f"<p class=small>Not measured, mean percentile used: {_escape(', '.join(absent))}.</p>"
     return (
         _table(("Lab", "Value", "Reference", "Flag", "Percentile"), rows, numeric=(1, 2))
         + f"<p class=small>Percentiles: {_escape(table_source or 'of a fitted table')}.</p>"
-        + absent * bool(inputs.absent)
+        + not_measured * bool(absent)
     )
 
 
-def _occlusion(occlusion, inputs: DrawnInputs) -> list[str]:
+def _occlusion(occlusion: Mapping[str, Any], inputs: DrawnInputs) -> list[str]:
     parts = [
         f"<p>What changes the log-probability of <b>{_escape(occlusion['disease'])}</b> in this answer when it is taken "
         "away. <span class='mark supports'>orange</span> speaks for the disease, <span class='mark opposes'>blue</span> "
@@ -407,7 +423,7 @@ def render_report(
     prints at its true size, 25 mm/s and 10 mm/mV.
 
     Args:
-        result (`dict`): One result of the pipeline.
+        result (`dict`): One result of the pipeline. Its `patient` chooses the reference ranges that labs are held against.
         processor ([`MedTVTProcessor`]): The pipeline's, which reads the inputs again.
         ecg, cxr, lab, sampling_rate, leads, unit (*optional*): The inputs of that result.
         about (`dict[str, str]`, *optional*): What else to say of the model, such as its name; versions are added.
@@ -421,11 +437,13 @@ def render_report(
     missing = {"diseases", "reasoning", "contributions", "warnings", "generated_text"} - set(result)
     if missing:
         raise ValueError(f"`result` must be one result of the pipeline; it has no {', '.join(sorted(missing))}.")
-    inputs = read_inputs(processor, ecg, cxr, lab, sampling_rate, leads, unit)
+    inputs = read_inputs(processor, ecg, cxr, lab, sampling_rate, leads, unit, result.get("patient"))
     extractor = processor.lab_feature_extractor
     named = [disease["label"] for disease in result["diseases"] if disease["named"]]
     summary = f"Named: {', '.join(named)}." if named else "None of the seven diseases is named."
-    sections = [f"<p class=lead>{_escape(summary)}</p>", _section("Diseases", _diseases(result["diseases"]))]
+    patient = describe_patient(result.get("patient"))
+    sections = [f"<p class=lead>{_escape(summary)}</p>", f"<p>Patient: {_escape(patient)}.</p>"]
+    sections += [_section("Diseases", _diseases(result["diseases"]))]
     sections.append(_section("Reasoning", _reasoning(result, extractor.lab_names)))
     if inputs.ecg is not None:
         caption = "ECG as recorded, 25 mm/s, 10 mm/mV. Holes are gaps of the recording."
@@ -436,7 +454,7 @@ def render_report(
         pair += _figure(_picture_uri(seen), f"As the model saw it, {seen.width} x {seen.height} pixels")
         sections.append(_section("Chest X-ray", f"<div class=pair>{pair}</div>"))
     if inputs.lab is not None:
-        sections.append(_section("Labs", _labs(inputs, extractor.table_source)))
+        sections.append(_section("Labs", _labs(inputs.lab, inputs.absent, extractor.table_source)))
     if occlusion is not None:
         sections.append(_section(f"Occlusion: {occlusion['disease']}", *_occlusion(occlusion, inputs)))
     sections.append(_section("Contributions of the modalities", _contributions(result["contributions"])))

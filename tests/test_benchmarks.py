@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_measurements_run(tmp_path, monkeypatch):
 
 
 def test_a_missing_package_skips_its_measurement(monkeypatch):
-    def missing(settings):
+    def missing(settings: Any) -> None:
         raise ModuleNotFoundError("No module named 'trl'", name="trl")
 
     monkeypatch.setattr(decode, "measure", missing)

@@ -3,6 +3,7 @@
 
 from configparser import ConfigParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import metadata_load
@@ -16,14 +17,14 @@ NOT_PINNED = {"flash-attn"}
 
 
 @pytest.fixture(scope="module")
-def setup_cfg():
+def setup_cfg() -> Any:
     config = ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     return config
 
 
 @pytest.fixture(scope="module")
-def pins():
+def pins() -> dict[Any, Any]:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = [Requirement(line) for line in lines if line and not line.startswith("#")]
     return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pinned}

@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Where a reader stands after `make demo`, `cp -r hub_cards/medtvt-r1-tiny medtvt-r1` and a small cohort."""
     folder = tmp_path_factory.mktemp("reader")
     assert "cp -r hub_cards/medtvt-r1-tiny medtvt-r1" in README.read_text()
@@ -32,10 +34,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def medtvt(folder, monkeypatch, capsys):
+def medtvt(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """The command in that folder: exit code, what it printed, and its errors."""
 
-    def run(*arguments):
+    def run(*arguments: Any) -> Any:
         monkeypatch.chdir(folder)
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])
@@ -45,7 +47,7 @@ def medtvt(folder, monkeypatch, capsys):
     return run
 
 
-def run_python(code, folder):
+def run_python(code: Any, folder: Path) -> Any:
     environment = {**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
     result = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -191,7 +191,7 @@ def build_app(diagnose: MedicalDiagnosisPipeline, examples: dict[str, dict], abo
 
     with gr.Blocks(title="MedTVT-R1") as app:
         gr.Markdown(f"# MedTVT-R1\n**{RESEARCH_USE}** Do not upload data of real patients.")
-        if diagnose.model.config.stage is None:
+        if diagnose.model.provenance.stage is None:
             gr.Markdown("The weights of this model are random and untrained: **its answers mean nothing.**")
         with gr.Row():
             with gr.Column():

@@ -10,6 +10,7 @@ import multiprocessing
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from medtvt_training.mimic.answers import STORE, write_answers
 from medtvt_training.mimic.cohort import read_cohort
@@ -21,11 +22,11 @@ from tests.medtvt_training.mimic.invented_cohort import write_invented_cohort
 from tests.medtvt_training.mimic.misbehaving_server import misbehaving_server
 
 
-def ask(build, url):
+def ask(build: Path, url: Any) -> None:
     write_answers(build, OpenAITeacher(url, "bench", max_retries=20, backoff=0.02, timeout=5))
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=5)

@@ -3,6 +3,7 @@
 
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ def peak_flops(device: str, size: int = 8192) -> float:
     return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(10))
 
 
-def forward_flops(config, batch: int, length: int, logits: int) -> float:
+def forward_flops(config: Any, batch: int, length: int, logits: int) -> float:
     """Of the decoder's matrix products, the causal half of the attention included; `logits` positions reach the head."""
     size, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     heads, kv_heads, head = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -67,7 +68,7 @@ def compare_prefill(size: str, device: str, peak: float, repeats: int) -> list[R
     sides = {}
 
     @torch.no_grad()
-    def prefill(model, inputs):
+    def prefill(model: Any, inputs: Any) -> None:
         model(**inputs, use_cache=True, logits_to_keep=1)
 
     for name in (*attention_kinds(), "torch.compile"):
@@ -103,7 +104,7 @@ def compare_step(size: str, device: str, peak: float, repeats: int) -> list[Row]
     return rows
 
 
-def step_memory(step) -> int:
+def step_memory(step: Any) -> int:
     """Bytes that a step takes beyond what is held before it."""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -117,7 +118,7 @@ def compare_static_cache(size: str, device: str, repeats: int) -> Row:
     model = build(size, device)
     inputs = {**make_prompt(model.config, batch, 64, device), **encode(model, make_values(batch, device))}
 
-    def decode(**kwargs):
+    def decode(**kwargs: Any) -> Any:
         return decode_seconds(model, inputs, (tokens,), device, **kwargs)[tokens]
 
     found = interleave({"static": partial(decode, cache_implementation="static"), "dynamic": decode}, repeats)

@@ -24,11 +24,11 @@ RUNS: dict[str, list[tuple[int, tuple[int, ...]]]] = {
 class Clock(StoppingCriteria):
     """Notes the time after the first token and after the given numbers of them; stops nothing."""
 
-    def __init__(self, prompt: int, marks: tuple[int, ...], device: str):
+    def __init__(self, prompt: int, marks: tuple[int, ...], device: str) -> None:
         self.prompt, self.marks, self.device = prompt, {1, *marks}, device
         self.times: dict[int, float] = {}
 
-    def __call__(self, input_ids, scores, **kwargs):
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         tokens = input_ids.shape[1] - self.prompt
         if tokens in self.marks:
             synchronize(self.device)
@@ -36,7 +36,7 @@ class Clock(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def decode_seconds(model, inputs: dict, marks: tuple[int, ...], device: str, **kwargs) -> dict[int, float]:
+def decode_seconds(model: Any, inputs: dict, marks: tuple[int, ...], device: str, **kwargs: Any) -> dict[int, float]:
     """Seconds from the first token, where the prefill ends, to each mark."""
     clock = Clock(inputs["input_ids"].shape[1], marks, device)
     length = {"min_new_tokens": max(marks), "max_new_tokens": max(marks)}

@@ -25,16 +25,16 @@ def find_ecgs(cases: Path | None, folder: Path) -> list[Path]:
 
 
 def find_films(cases: Path | None, folder: Path) -> list[Path]:
-    """Grey pictures of different sizes, PNG and JPEG."""
+    """Gray pictures of different sizes, PNG and JPEG."""
     paths = sorted([*cases.glob("cxr/nih/*.png"), *cases.glob("cxr/covid/*.jpg")]) if cases else []
-    found = [path for path in paths if is_grey(path)]
+    found = [path for path in paths if is_gray(path)]
     for index in () if found else range(PATIENTS):
         found.append(folder / f"{index}.png")
         write_cxr(found[-1], draw_cxr(draw_patient(0, index).film, np.random.default_rng(index)))
     return found
 
 
-def is_grey(path: Path) -> bool:
+def is_gray(path: Path) -> bool:
     with Image.open(path) as image:
         return image.mode == "L"
 

@@ -3,7 +3,7 @@
 One RFT step of `MedTVTGRPOTrainer` against a naive subclass, which encodes and prefills every row in every pass, and its
 rollout against the bare language model's `generate`.
 
-What arithmetic allows to save is what the naive step spends on repeated encoders and prefill, each measured by itself.
+The theoretical saving is what the naive step spends on repeated encoders and prefill, each measured by itself.
 """
 
 import statistics
@@ -26,7 +26,7 @@ from modeling_medtvt.modeling_medtvt import RAW_INPUT_NAMES
 from .harness import Row, Settings, divide, interleave, medians, synchronize, timed
 from .sft import lora_config
 from .shapes import bare, build, encode, make_prompt, make_values
-from tests.medtvt_training.toy_dataset import write_toy_dataset
+from tests.toy import write_toy_dataset
 
 
 PROMPT, COMPLETION, GENERATIONS = 256, 256, 8
@@ -240,12 +240,12 @@ def make_rows(found: dict[str, list], generations: int, where: str) -> list[Row]
             "grpo",
             f"naive step's time over the step's, {where}",
             divide(steps["naive"], steps["medtvt"]),
-            note=f"{medians(steps)}; arithmetic allows {allowed_ratio:.3g}; encoder passes (rows): naive {calls['naive']}, "
+            note=f"{medians(steps)}; theoretical ratio {allowed_ratio:.3g}; encoder passes (rows): naive {calls['naive']}, "
             f"medtvt {calls['medtvt']}; parts of ours, rewards with the scoring: {medians(parts)}",
         ),
         Row(
             "grpo",
-            f"share of the saving that arithmetic allows, {where}",
+            f"measured saving as a fraction of the theoretical one, {where}",
             divide(reached, allowed),
             at_least=0.9,
             note=medians({"reached": reached, "allowed": allowed}),

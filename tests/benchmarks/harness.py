@@ -98,7 +98,7 @@ def timed(run: Callable, device: str, calls: int = 1) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def synchronize(device: str):
+def synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -173,7 +173,7 @@ def format_table(rows: list[Row], skipped: list[str], machine: dict) -> str:
     return "\n".join(lines)
 
 
-def write_results(folder: Path, rows: list[Row], skipped: list[str], machine: dict):
+def write_results(folder: Path, rows: list[Row], skipped: list[str], machine: dict) -> None:
     """`bench.json` and `bench.md`."""
     folder.mkdir(parents=True, exist_ok=True)
     results = {"machine": machine, "rows": [row.to_dict() for row in rows], "skipped": skipped}

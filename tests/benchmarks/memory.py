@@ -40,7 +40,7 @@ def peak_since(start: int, device: str) -> int:
     return torch.cuda.max_memory_allocated() if device == "cuda" else resident_bytes("VmHWM") - start
 
 
-def run_sft(side: str, size: str, device: str):
+def run_sft(side: str, size: str, device: str) -> None:
     from .sft import LENGTHS, Step, make_batch
     from .shapes import build_bare, encode, make_config, make_values
 
@@ -50,12 +50,12 @@ def run_sft(side: str, size: str, device: str):
         model = build(size, device)
         batch = {**make_batch(model.config, LENGTHS, device), **encode(model, make_values(len(LENGTHS), device))}
         step = Step(model, ["perception"], device)
-        model.config.chunked_loss = side == "chunked"
+        model.chunked_loss = side == "chunked"
     for _ in range(2):
         step(batch)
 
 
-def run_grpo(side: str, size: str, device: str):
+def run_grpo(side: str, size: str, device: str) -> None:
     """LoRA on both sides, so that neither holds a second model for the reference."""
     from datasets import Dataset
     from trl import GRPOTrainer
@@ -69,7 +69,7 @@ def run_grpo(side: str, size: str, device: str):
     from . import grpo
     from .sft import lora_config
     from .shapes import build_bare
-    from tests.medtvt_training.toy_dataset import write_toy_dataset
+    from tests.toy import write_toy_dataset
 
     tokenizer = tiny_tokenizer()
     with tempfile.TemporaryDirectory() as folder:
@@ -95,11 +95,11 @@ def run_grpo(side: str, size: str, device: str):
         grpo.step(grpo.prepare(trainer), rows)
 
 
-def length_reward(completions, **kwargs):
+def length_reward(completions: list[Any], **kwargs: Any) -> list[Any]:
     return [float(len(str(completion))) for completion in completions]
 
 
-def run_load(folder: str, device: str):
+def run_load(folder: str, device: str) -> None:
     """Every weight is touched, since loading may leave them in the file until then."""
     from modeling_medtvt import MedTVTForCausalLM
 
@@ -109,7 +109,7 @@ def run_load(folder: str, device: str):
         tensor.sum()
 
 
-def main(step: str, side: str, size: str, device: str, threads: str):
+def main(step: str, side: str, size: str, device: str, threads: str) -> None:
     """A fresh process: prints the peak in bytes."""
     torch.set_num_threads(int(threads))
     import peft  # noqa: F401

@@ -25,17 +25,17 @@ STAGES = {"PT": ("physiology", 0.0, 300), "SFT": ("diagnosis", 0.1, 4000)}
 class TextCollator(MedTVTDataCollator):
     """The collator without signals, since the cohort is drawn and not rendered; what it has encoded, it remembers."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._encoded: dict[tuple, tuple] = {}
 
-    def encode(self, row):
+    def encode(self, row: Any) -> Any:
         key = row["id"], tuple(row["modalities"])
         if key not in self._encoded:
             self._encoded[key] = super().encode(row)
         return self._encoded[key]
 
-    def modality_inputs(self, rows):
+    def modality_inputs(self, rows: list[Any]) -> dict[str, Any]:
         return {}
 
 

@@ -3,6 +3,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.signal
@@ -24,10 +25,10 @@ def compare_ecg(records: list[Path], repeats: int) -> Row:
     extractor = MedTVTEcgFeatureExtractor()
     names = [str(lead).upper() for lead in extractor.leads]
 
-    def medtvt():
+    def medtvt() -> Any:
         return np.concatenate([extractor(path)["ecg_values"] for path in records])
 
-    def straightforward():
+    def straightforward() -> Any:
         rows = []
         for path in records:
             signal, fields = wfdb.rdsamp(str(path.with_suffix("")))

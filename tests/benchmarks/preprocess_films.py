@@ -3,6 +3,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,16 +34,16 @@ def straightforward_film(path: Path) -> np.ndarray:
 def compare_films(films: list[Path], repeats: int) -> Row:
     processor = MedTVTImageProcessor()
 
-    def medtvt():
+    def medtvt() -> Any:
         return np.stack([processor(load_cxr(path)[0], return_tensors="np")["pixel_values"][0] for path in films])
 
-    def straightforward():
+    def straightforward() -> Any:
         return np.stack([straightforward_film(path) for path in films])
 
     note = check_equal(medtvt(), straightforward(), 1e-5)
     sides = {"medtvt": (medtvt, len(films)), "PIL": (straightforward, len(films))}
     ratios, speeds = compare(sides, repeats)
-    what = f"samples/s over PIL at full size, {len(films)} grey PNG and JPEG files"
+    what = f"samples/s over PIL at full size, {len(films)} gray PNG and JPEG files"
     return Row("preprocess-films", what, ratios, at_least=1.2, note=f"{speeds}, {note}")
 
 
@@ -51,15 +52,15 @@ def compare_reduced(film: Path, repeats: int) -> Row:
     what = "samples/s of the reduced-size decode over PIL at full size, JPEG of 2544 x 3056"
     processor = MedTVTImageProcessor()
 
-    def medtvt():
+    def medtvt() -> Any:
         return processor(load_cxr(film, min_decode_size=2 * SIDE)[0], return_tensors="np")["pixel_values"][0]
 
-    # in grey levels of 0..255, of which the processor makes -1..1
+    # in gray levels of 0..255, of which the processor makes -1..1
     difference = np.abs(medtvt() - straightforward_film(film)) * 127.5
     sides = {
         "medtvt": (lambda: [medtvt() for _ in range(4)], 4),
         "PIL": (lambda: [straightforward_film(film) for _ in range(4)], 4),
     }
     ratios, speeds = compare(sides, repeats)
-    note = f"{speeds}, grey levels differ by {difference.mean():.2f} on average, {difference.max():.0f} at most"
+    note = f"{speeds}, gray levels differ by {difference.mean():.2f} on average, {difference.max():.0f} at most"
     return Row("preprocess-films", what, ratios, at_least=2, note=note)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Laboratory panels: a whole table at once over a row at a time, identical numbers asserted."""
 
+from typing import Any
+
 import numpy as np
 import pandas
 
@@ -29,7 +31,7 @@ def compare_labs(repeats: int) -> Row:
     tables, means = extractor.quantile_tables or {}, extractor.mean_percentiles or {}
     steps = {name: [np.asarray(tables[name][key]) for key in ("values", "percentiles")] for name in tables}
 
-    def a_row_at_a_time():
+    def a_row_at_a_time() -> Any:
         found = np.empty((SINGLE_ROWS, 2 * len(steps)), dtype=np.float32)
         for i in range(SINGLE_ROWS):
             row = table.iloc[i]

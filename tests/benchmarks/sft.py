@@ -2,6 +2,7 @@
 """Tokens per second of an SFT step with LoRA, over the bare language model's LoRA step on the same lengths and labels."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -29,7 +30,7 @@ def lora_config(targets: str = LORA_TARGETS, modules_to_save: list[str] | None =
     )
 
 
-def make_batch(config, lengths: tuple[int, ...], device: str) -> dict[str, torch.Tensor]:
+def make_batch(config: Any, lengths: tuple[int, ...], device: str) -> dict[str, torch.Tensor]:
     """Rows of these lengths, padded on the right, with a loss on all but the question."""
     batch = make_prompt(config, len(lengths), max(lengths), device)
     for i, length in enumerate(lengths):
@@ -42,7 +43,7 @@ def make_batch(config, lengths: tuple[int, ...], device: str) -> dict[str, torch
 class Step:
     """Forward, backward, clipping and optimizer of a model with LoRA: `step(batch)` returns the loss."""
 
-    def __init__(self, model, modules_to_save: list[str] | None, device: str):
+    def __init__(self, model: Any, modules_to_save: list[str] | None, device: str) -> None:
         # the bare model's layers have no `language_model` in their names
         targets = LORA_TARGETS if modules_to_save else LORA_TARGETS.replace(r".*language_model\.", "")
         self.model = get_peft_model(model, lora_config(targets, modules_to_save)).train()
@@ -69,10 +70,10 @@ def make_steps(size: str, device: str, lengths: tuple[int, ...]) -> dict:
     features = encode(model, values)
     step, bare_step = Step(model, ["perception"], device), Step(build_bare(size, device), None, device)
 
-    def chunked():
-        model.config.chunked_loss = True
+    def chunked() -> None:
+        model.chunked_loss = True
         step({**batch, **features})
-        model.config.chunked_loss = False
+        model.chunked_loss = False
 
     return {
         "features": lambda: step({**batch, **features}),

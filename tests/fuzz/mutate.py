@@ -3,6 +3,7 @@
 
 import copy
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,39 @@ def mutate_bytes(content: bytes, random: random.Random) -> bytes:
             content = content[:start] + random.choice(BYTES) + content[end:]
         elif start < len(content):
             content = content[:start] + bytes([random.randrange(256)]) + content[start + 1 :]
+    return content
+
+
+NUMBERS = [
+    "0",
+    "-1",
+    "1",
+    "2",
+    "255",
+    "65536",
+    "4294967295",
+    "999999999999",
+    "0.5",
+    "1e300",
+    "1e-300",
+    "nan",
+    "inf",
+    SECRET,
+]
+
+
+def mutate_numbers(content: bytes, random: random.Random) -> bytes:
+    """One to three numbers replaced by others: written out (in markup anywhere, else in the first 4,000 bytes) or binary."""
+    for _ in range(random.randint(1, 3)):
+        head = content if content.startswith(b"<") else content[:4000]
+        written = list(re.finditer(rb"(?<![\w+/])\d+(\.\d+)?(?![\w+/=])", head))  # not those in Base64
+        if written and random.random() < 0.7:
+            found = random.choice(written)
+            content = content[: found.start()] + random.choice(NUMBERS).encode() + content[found.end() :]
+        else:
+            start, size = random.randrange(min(len(content), 4000)), random.choice([1, 2, 4])
+            value = random.choice([0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31, 2**32 - 1]) % 2 ** (8 * size)
+            content = content[:start] + value.to_bytes(size, "little") + content[start + size :]
     return content
 
 

@@ -11,12 +11,16 @@ import math
 import random
 import shutil
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.io
 import yaml
 
 from medtvt_training.cli import is_refusal
@@ -29,18 +33,18 @@ from medtvt_training.mimic.tables import MimicTables
 from medtvt_training.stages.recipes import RECIPES, parse_arguments
 from modeling_medtvt import DISEASES
 from modeling_medtvt.checkpoint_folder import open_checkpoint
-from processing_medtvt import LAB_DEFINITIONS
+from processing_medtvt import LAB_DEFINITIONS, MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor
 
-from ..conftest import FIXTURES
-from ..medtvt_training.toy_dataset import write_toy_dataset
-from .mutate import SECRET, mutate_bytes, mutate_cells, mutate_tree
+from ..processing_medtvt.ecg_files import LEADS, WRITERS, draw_ecg, mend_scp
+from .mutate import SECRET, mutate_bytes, mutate_cells, mutate_numbers, mutate_tree
+from tests.toy import FIXTURES, write_toy_dataset
 
 
 @pytest.fixture
-def fuzz(request):
+def fuzz(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Calls a test's body with random numbers, once an input; tells which input failed, and how many were refused."""
 
-    def run(body, share=1.0):
+    def run(body: Any, share: Any = 1.0) -> None:
         seed = request.config.getoption("--fuzz-seed")
         number = max(1, round(share * request.config.getoption("--fuzz-inputs")))
         refused = 0
@@ -58,7 +62,7 @@ def fuzz(request):
     return run
 
 
-def read(function, *names, is_patient_data=True):
+def read(function: Any, *names: Any, is_patient_data: Any = True) -> Any:
     """The result; False where the input was refused as it should be."""
     try:
         return function()
@@ -73,12 +77,12 @@ def read(function, *names, is_patient_data=True):
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_dataset(tmp_path_factory.mktemp("toy") / "data", patients=3)
 
 
 @pytest.fixture(scope="module")
-def records(toy):
+def records(toy: Path) -> list[Any]:
     rows = load_medtvt_qa(toy, "diagnosis", "test").to_list()
     extras = {
         "samples": ["<answer>Sepsis</answer>", "no"],
@@ -91,8 +95,8 @@ def records(toy):
     return [{**describe_row(row), "completion": text, **extras} for row, text in zip(rows, answers, strict=True)]
 
 
-def check_scores(records):
-    def check(node):
+def check_scores(records: list[dict[str, Any]]) -> None:
+    def check(node: Any) -> None:
         if isinstance(node, dict):
             for value in node.values():
                 check(value)
@@ -108,7 +112,7 @@ def test_predictions(fuzz, records, tmp_path):
     path = tmp_path / "predictions.jsonl"
     header = {"ids": [record["id"] for record in records], "model": "m"}
 
-    def body(random):
+    def body(random: Any) -> Any:
         changed = [mutate_tree(record, random) if random.random() < 0.5 else record for record in records]
         content = "".join(json.dumps(record) + "\n" for record in changed).encode()
         if random.random() < 0.5:
@@ -133,7 +137,7 @@ def test_parquet_rows(fuzz, toy, tmp_path):
     content = file.read_bytes()
     rows = pq.read_table(file).to_pylist()
 
-    def body(random):
+    def body(random: Any) -> Any:
         if random.random() < 0.4:
             file.write_bytes(mutate_bytes(content, random))
         else:
@@ -153,7 +157,7 @@ def test_parquet_rows(fuzz, toy, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory):
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three tables of MIMIC's demo, cut to a few rows."""
     folder = tmp_path_factory.mktemp("mimic") / "hosp"
     folder.mkdir()
@@ -166,7 +170,7 @@ def tables(tmp_path_factory):
 def test_mimic_tables(fuzz, tables, tmp_path):
     folder = shutil.copytree(tables, tmp_path / "mimic" / "hosp").parent
 
-    def body(random):
+    def body(random: Any) -> bool:
         name = random.choice(["patients", "admissions", "d_labitems"])
         source = (tables / f"{name}.csv").read_bytes()
         if random.random() < 0.5:
@@ -206,7 +210,7 @@ def test_authors_files(fuzz, toy, tmp_path):
     table = [list(columns), *map(list, zip(*columns.values()))]
     (tmp_path / "QA").mkdir()
 
-    def body(random):
+    def body(random: Any) -> bool:
         content = json.dumps(mutate_tree(records, random) if random.random() < 0.5 else records).encode()
         cells = mutate_cells(table, random) if random.random() < 0.5 else table
         text = io.StringIO()
@@ -226,6 +230,76 @@ def test_authors_files(fuzz, toy, tmp_path):
     fuzz(body)
 
 
+def check_labs(extractor, path):
+    """Percentiles and flags of a lab file, or False where it is refused."""
+    found = read(lambda: extractor(str(path), return_alterations=True), path.name)
+    if found:
+        values, flags = np.split(found["lab_values"][0], 2)
+        assert ((0 <= values) & (values <= 1)).all() and set(flags) <= {0, 1} and flags.any()
+        assert not any(SECRET in note for note in found["alterations"][0])
+    return found is not False
+
+
+LAB_ROWS = [
+    ["Test", "Result", "Units", "Date", "Sex"],
+    ["Creatinine", "1,2", "mg/dL", "2024-05-01 08:00", "F"],
+    ["Creatinine", "1.3", "mg/dL", "2024-05-02 08:00", "F"],
+    ["Sodium", "140", "mmol/L", "2024-05-01 08:00", "F"],
+    ["White Blood Cells", "7.250", "10*3/uL", "2024-05-01 08:00", "F"],
+    ["Lactate", "<0,5", "mmol/L", "2024-05-01 08:00", "F"],
+    ["CRP", "> 120", "mg/L", "2024-05-01 08:00", "F"],
+]
+
+
+def test_lab_tables(fuzz, tmp_path):
+    extractor, path = MedTVTLabFeatureExtractor(), tmp_path / "labs.csv"
+
+    def body(random):
+        rows = LAB_ROWS if random.random() < 0.7 else [list(row) for row in zip(*(row[:2] for row in LAB_ROWS))]
+        rows = mutate_cells(rows, random) if random.random() < 0.7 else rows
+        text = io.StringIO()
+        csv.writer(text, delimiter=random.choice(",;\t|")).writerows(rows)
+        content = text.getvalue().encode(random.choice(["utf-8", "utf-8-sig", "utf-16", "cp1252"]), "replace")
+        path.write_bytes(mutate_bytes(content, random) if random.random() < 0.4 else content)
+        return check_labs(extractor, path)
+
+    fuzz(body)
+
+
+def test_fhir(fuzz, tmp_path):
+    extractor, path = MedTVTLabFeatureExtractor(), tmp_path / "labs.json"
+
+    def observe(code, value, unit):
+        return {
+            "resourceType": "Observation",
+            "status": "final",
+            "code": {"coding": [{"system": "http://loinc.org", "code": code}], "text": "a lab"},
+            "subject": {"reference": "Patient/1"},
+            "effectiveDateTime": "2024-05-01T08:00:00Z",
+            "valueQuantity": {"value": value, "unit": unit, "system": "http://unitsofmeasure.org", "code": unit},
+        }
+
+    patient = {"resourceType": "Patient", "id": "1", "gender": "male", "birthDate": "1950-01-01"}
+    labs = [observe("2160-0", 1.2, "mg/dL"), observe("2951-2", 140, "mmol/L"), observe("6690-2", 7.2, "10*3/uL")]
+    panel = {
+        "resourceType": "Observation",
+        "status": "final",
+        "component": [{k: labs[0][k] for k in ("code", "valueQuantity")}],
+    }
+    panel["code"] = {"text": "panel"}
+    source = {
+        "resourceType": "Bundle",
+        "entry": [{"resource": r, "fullUrl": f"urn:{i}"} for i, r in enumerate((patient, *labs, panel))],
+    }
+
+    def body(random):
+        content = json.dumps(mutate_tree(source, random)).encode()
+        path.write_bytes(mutate_bytes(content, random) if random.random() < 0.3 else content)
+        return check_labs(extractor, path)
+
+    fuzz(body)
+
+
 @pytest.mark.parametrize(
     "name", ["config.json", "processor_config.json", "tokenizer_config.json", "generation_config.json"]
 )
@@ -234,7 +308,7 @@ def test_checkpoints(fuzz, checkpoint, tmp_path, name):
     file = folder / name
     source = file.read_bytes()
 
-    def body(random):
+    def body(random: Any) -> Any:
         if random.random() < 0.3:
             file.write_bytes(mutate_bytes(source, random))
         else:
@@ -254,7 +328,7 @@ def test_recipes(fuzz, stage, tmp_path):
     source = (RECIPES / "tiny" / f"{name}.yaml").read_bytes()
     path = tmp_path / "recipe.yaml"
 
-    def body(random):
+    def body(random: Any) -> bool:
         if random.random() < 0.4:
             path.write_bytes(mutate_bytes(source, random))
         else:
@@ -264,3 +338,40 @@ def test_recipes(fuzz, stage, tmp_path):
         return found is not False
 
     fuzz(body)
+
+
+def _write_ecg(folder, kind):
+    """A small ECG file of a kind; the path, the file to mutate, and what it does not declare."""
+    signal = draw_ecg(3)
+    stated = {"sampling_rate": 500, "leads": LEADS, "unit": "mV"}
+    if kind in WRITERS:
+        WRITERS[kind](folder / kind, signal)
+        return folder / kind, folder / kind, {"sampling_rate": 500} if kind == "table.csv" else {}
+    if kind == "struct.mat":
+        scipy.io.savemat(folder / kind, {"ECG": {"sex": "Female", "age": 48, "data": signal}}, do_compression=True)
+        return folder / kind, folder / kind, stated
+    lines = ["rec 12 500 1500", *(f"rec.dat {kind} 1000(0)/mV 16 0 0 0 0 {lead}" for lead in LEADS), "# Age: 48"]
+    (folder / "rec.hea").write_text("\n".join(lines))
+    (folder / "rec.dat").write_bytes(np.rint(signal * 1000).astype("<i2").T.tobytes())
+    return folder / "rec", folder / "rec.hea", {}
+
+
+@pytest.mark.parametrize("kind", [*WRITERS, "struct.mat", "16", "16x1"])
+def test_ecg_files(fuzz, tmp_path, kind):
+    path, file, kwargs = _write_ecg(tmp_path, kind)
+    source = file.read_bytes()
+    extractor = MedTVTEcgFeatureExtractor()
+
+    def body(random):
+        content = mutate_numbers(source, random) if random.random() < 0.5 else mutate_bytes(source, random)
+        if kind == "scp.scp" and len(content) > 22 and random.random() < 0.8:
+            content = mend_scp(content)
+        file.write_bytes(content)
+        found = read(lambda: extractor(path, **kwargs, return_alterations=True), str(path))
+        if found:
+            assert found["ecg_values"].shape == (1, 12, 1000) and np.isfinite(found["ecg_values"]).all()
+            assert np.abs(found["ecg_values"]).max() < 200  # the FFT rings
+            assert not any(SECRET in note for note in found["alterations"][0])
+        return found is not False
+
+    fuzz(body, share=0.2)

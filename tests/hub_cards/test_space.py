@@ -3,7 +3,9 @@ import importlib.util
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import metadata_load
@@ -16,27 +18,27 @@ SPACE = Path(__file__).resolve().parents[2] / "hub_cards" / "space"
 
 
 @pytest.fixture(scope="module")
-def space():
-    spec = importlib.util.spec_from_file_location("space_app", SPACE / "app.py")
-    module = importlib.util.module_from_spec(spec)
+def space() -> Any:
+    spec: Any = importlib.util.spec_from_file_location("space_app", SPACE / "app.py")
+    module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.MAX_NEW_TOKENS = 16
     return module
 
 
 @pytest.fixture(scope="module")
-def diagnose(checkpoint):
+def diagnose(checkpoint: Path) -> Any:
     return load_pipeline(str(checkpoint))
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory):
+def patient(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     files = write_example_patient(tmp_path_factory.mktemp("patient"))
     lab = Path(files["lab"]).read_text()
     return {"ecg": [files["ecg"], files["ecg"].replace(".hea", ".dat")], "cxr": files["cxr"], "lab": lab}
 
 
-def answer(space, diagnose, ecg=None, cxr=None, lab=""):
+def answer(space: Any, diagnose: Any, ecg: Any = None, cxr: Any = None, lab: Any = "") -> Any:
     return list(space.run_patient(diagnose, {"Model": "tiny"}, ecg, cxr, lab))
 
 
@@ -60,7 +62,7 @@ def test_any_subset(space, diagnose, patient, given):
     assert answer(space, diagnose, **{name: patient[name] for name in given})[-1][0].startswith("Done")
 
 
-def bad_inputs(folder, patient):
+def bad_inputs(folder: Path, patient: Any) -> dict[str, Any]:
     large, text = folder / "large.png", folder / "text.png"
     with open(large, "wb") as file:
         file.truncate(200_000_000)
@@ -100,7 +102,7 @@ def test_examples_have_known_causes(space, tmp_path):
 
 
 def test_error_in_the_model_ends_the_stream(space, diagnose, monkeypatch):
-    def fail(*args, **kwargs):
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(diagnose.model, "generate", fail)
@@ -112,7 +114,7 @@ def test_error_in_the_model_ends_the_stream(space, diagnose, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def app(space, diagnose, tmp_path_factory):
+def app(space: Any, diagnose: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     pytest.importorskip("gradio", reason="needs gradio")
     examples = space.draw_examples(tmp_path_factory.mktemp("examples"))
     app = space.build_app(diagnose, examples, {"Model": "tiny"})
@@ -124,7 +126,7 @@ def app(space, diagnose, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(app):
+def browser(app: Any) -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
     if not (driver and chromium):
@@ -139,16 +141,16 @@ def browser(app):
 
 
 class Screen:
-    def __init__(self, browser, url):
+    def __init__(self, browser: Any, url: Any) -> None:
         self.browser = browser
         browser.get(url)
         self.wait(lambda: self.find("#run"))
 
-    def find(self, selector):
+    def find(self, selector: Any) -> Any:
         found = self.browser.find_elements("css selector", selector)
         return found[0] if found else None
 
-    def wait(self, condition, seconds=60):
+    def wait(self, condition: Any, seconds: Any = 60) -> Any:
         end = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < end, f"waited {seconds} s; message: {self.message}"
@@ -156,15 +158,15 @@ class Screen:
         return value
 
     @property
-    def message(self):
+    def message(self) -> Any:
         box = self.find("#message textarea")
         return box.get_attribute("value") if box else ""
 
-    def diagnose(self, until):
+    def diagnose(self, until: Any) -> None:
         self.browser.execute_script("arguments[0].click()", self.find("#run"))
         self.wait(lambda: self.message.startswith(until))
 
-    def pick(self, number):
+    def pick(self, number: int) -> None:
         self.wait(lambda: self.find("#patient input")).click()
         options = self.wait(lambda: self.browser.find_elements("css selector", "ul[role=listbox] li"))
         options[number].click()
@@ -207,7 +209,7 @@ def test_fifty_at_once_are_all_answered(app):
     calls, answers = client.Client(app, verbose=False, httpx_kwargs={"timeout": 120}), []
     other, messages = client.Client(app, verbose=False, httpx_kwargs={"timeout": 120}), []  # another user
 
-    def call(number):
+    def call(number: int) -> None:
         if number == 25:  # what is wrong is said while others wait
             started = time.monotonic()
             problem = other.predict([], None, "name,value\nSodium,high\n", api_name="/check")[0]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -9,10 +11,10 @@ from medtvt_training.commands import export
 
 
 @pytest.fixture
-def command(monkeypatch):
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`medtvt export` with another body."""
 
-    def replace(run):
+    def replace(run: Any) -> Any:
         monkeypatch.setattr(export, "run", run)
         return cli.main(["export", "--model", "m", "--out", "o"])
 
@@ -22,7 +24,7 @@ def command(monkeypatch):
 def test_what_is_refused_ends_in_one_line(command, capsys):
     from modeling_medtvt.checkpoint_folder import open_checkpoint
 
-    def no_such_file(args):
+    def no_such_file(args: Any) -> None:
         open("/nowhere/at/all")
 
     for run, words in ((lambda args: open_checkpoint("nope"), "no folder 'nope'"), (no_such_file, "/nowhere/at/all")):
@@ -32,16 +34,16 @@ def test_what_is_refused_ends_in_one_line(command, capsys):
 
 
 def test_a_bug_keeps_its_traceback(command):
-    def from_a_library(args):
+    def from_a_library(args: Any) -> None:
         int("x")
 
-    def from_numpy(args):
+    def from_numpy(args: Any) -> None:
         import numpy as np
 
         np.zeros(3) + np.zeros(4)
 
-    def import_of_ours(args):
-        from medtvt_training.files import nonesuch  # noqa: F401
+    def import_of_ours(args: Any) -> None:
+        from medtvt_training.files import nonesuch  # type: ignore[attr-defined]  # noqa: F401
 
     for run, kind in (
         (from_a_library, ValueError),
@@ -56,7 +58,7 @@ def test_a_bug_keeps_its_traceback(command):
 @pytest.mark.parametrize("name", [name for name, found in cli.COMMANDS.items() if found.extra])
 def test_a_missing_extra_is_named_before_anything_is_imported(name, monkeypatch, capsys):
     monkeypatch.setattr(extras, "missing_packages", lambda extra: ["pyarrow"])
-    monkeypatch.setattr(cli, "_import", lambda module: pytest.fail("imported"))
+    monkeypatch.setattr("importlib.import_module", lambda *names: pytest.fail("imported"))
     assert cli.main([name, "--help"]) == 2
     errors = capsys.readouterr().err
     assert (
@@ -67,7 +69,7 @@ def test_a_missing_extra_is_named_before_anything_is_imported(name, monkeypatch,
 def test_the_packages_of_an_extra_are_looked_up(monkeypatch):
     assert extras.missing_packages("train") == [] and extras.missing_packages("qa") == []
 
-    def version(name):
+    def version(name: str) -> str:
         if name in ("pyarrow", "duckdb"):
             raise extras.metadata.PackageNotFoundError(name)
         return "1"
@@ -101,3 +103,41 @@ for command in (["demo"], ["init", "--tiny", "model"], ["diagnose", "--lab", "de
 def test_the_core_needs_no_extra(tmp_path):
     result = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+HELP_OF_ALL = """
+import contextlib, io, sys
+from medtvt_training import cli
+pages = [[name] for name in cli.COMMANDS if name != "build-qa"] + [["build-qa", "all"]]
+for words in pages:
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+        cli.main([*words, "--help"])
+    assert "usage: medtvt " + " ".join(words) in page.getvalue(), words
+    slow = {"torch", "transformers", "numpy", "datasets", "huggingface_hub", "modeling_medtvt"} & set(sys.modules)
+    assert not slow, (words, slow)
+"""
+
+
+def test_help_imports_nothing_slow():
+    result = subprocess.run([sys.executable, "-c", HELP_OF_ALL], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_help_names_what_the_packages_know(capsys):
+    from medtvt_training.evaluation.ablation import VARIANTS
+    from medtvt_training.evaluation.metrics import RESAMPLES
+    from medtvt_training.evaluation.paper_tables import TABLES
+    from medtvt_training.mimic.codes import CODE_SETS
+    from medtvt_training.synthetic.causes import SETTINGS
+
+    def read(*words):
+        with pytest.raises(SystemExit):
+            cli.main([*words, "--help"])
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "{" + ",".join(CODE_SETS) + "}" in read("build-qa", "cohort")
+    assert "{" + ",".join(sorted(SETTINGS)) + "}" in read("synthesize")
+    assert all(name in read("ablate").replace("- ", "-") for name in VARIANTS)
+    evaluate = read("evaluate")
+    assert f"(default: {RESAMPLES})" in evaluate and "{" + ",".join(map(str, TABLES)) + "}" in evaluate

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..conftest import FIXTURES
+from tests.toy import FIXTURES
 
 
 FOLDER = FIXTURES / "parity"

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
 from modeling_medtvt import MedTVTForCausalLM, export_for_hub
 
-from ..conftest import SUBSETS, assert_close, build_inputs
+from tests.toy import SUBSETS, assert_close, build_inputs
 
 
 ANYWHERE = """

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
 import io
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -7,8 +8,8 @@ import pytest
 import torch
 from transformers import DynamicCache, GenerationConfig, TextStreamer
 
-from ..conftest import SUBSETS, assert_close, build_inputs, build_model
 from .test_modeling_medtvt import ALL, RAW, count_rows
+from tests.toy import SUBSETS, assert_close, build_inputs, build_model
 
 
 NEW_TOKENS = 6
@@ -84,6 +85,19 @@ def test_prompt_lookup_equals_the_oracle(either_model):
     inputs = build_inputs(either_model, [ALL])
     inputs["input_ids"][:, 1:4] = inputs["input_ids"][:, -3:]  # something to look up
     assert_same(generate(either_model, inputs, prompt_lookup_num_tokens=2), greedy_oracle(either_model, inputs))
+
+
+def test_an_assistant_gets_the_modalities(model):
+    inputs = build_inputs(model, [ALL])
+    assistant = copy.deepcopy(model)  # the first layers, as a draft
+    assistant.model.language_model.layers = assistant.model.language_model.layers[:2]
+    seen = []
+    hook = assistant.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs.get("modality_embeds") is not None), with_kwargs=True
+    )
+    assert_same(generate(model, inputs, assistant_model=assistant), greedy_oracle(model, inputs))
+    hook.remove()
+    assert seen[0]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -165,8 +179,8 @@ def test_what_cannot_carry_modalities_is_refused(model):
     inputs = build_inputs(model, [ALL])
     with pytest.raises(ValueError, match="prefill_chunk_size"):
         generate(model, inputs, prefill_chunk_size=4)
-    with pytest.raises(ValueError, match="assistant_model"):
-        generate(model, inputs, assistant_model=model)
+    with pytest.raises(ValueError, match="`assistant_model` gets this model's modality embeddings"):
+        generate(model, inputs, assistant_model=model.model.language_model)
     with pytest.raises(ValueError, match="token ids only"):
         model.generate_batch(inputs["input_ids"].tolist())
     with pytest.raises(ValueError, match="token ids only"):

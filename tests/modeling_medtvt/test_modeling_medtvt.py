@@ -19,7 +19,7 @@ from modeling_medtvt import (
     MedTVTLabEncoder,
 )
 
-from ..conftest import SUBSETS, assert_close, build_inputs, build_model
+from tests.toy import SUBSETS, assert_close, build_inputs, build_model
 
 
 RAW = ("ecg_values", "pixel_values", "lab_values")
@@ -180,7 +180,8 @@ def test_presence_without_ids_is_what_was_passed(model):
         (lambda m, i: i.update(ecg_values=i["ecg_values"][:, :8]), r"12 leads, samples\), got \(2, 8, 1000\)"),
         (lambda m, i: i.update(lab_values=i["lab_values"][:, :50]), r"\(batch, 100\).*got \(2, 50\)"),
         (lambda m, i: i.update(pixel_values=i["pixel_values"][:, 0]), r"got \(2, 224, 224\)"),
-        (lambda m, i: i.update(inputs_embeds=torch.zeros(2, 9, 128)), "exactly one of"),
+        (lambda m, i: i.update(inputs_embeds=torch.zeros(2, 9, 128)), "same batch and length"),
+        (lambda m, i: i.update(input_ids=None), "Pass `input_ids` or `inputs_embeds`"),
         (
             lambda m, i: [i.pop("lab_values"), i.update(lab_features=torch.zeros(2, 2, 128))],
             r"`lab_features` must be \(batch, 1, 128\), got \(2, 2, 128\)",
@@ -306,12 +307,17 @@ def test_frozen_encoders_stay_in_eval_and_keep_their_statistics(tokenizer):
     assert model.model.ecg_projector.training and model.model.language_model.training
 
 
-def test_loaded_encoders_are_frozen_unless_told_otherwise(checkpoint):
+def test_loaded_encoders_are_frozen_until_one_is_let_free(checkpoint):
     loaded = MedTVTForCausalLM.from_pretrained(checkpoint)
-    assert not any(p.requires_grad for p in loaded.model.cxr_encoder.parameters())
-    assert loaded.lm_head.weight.requires_grad
-    free = MedTVTForCausalLM.from_pretrained(checkpoint, freeze_encoders=False).train()
-    assert free.model.ecg_encoder.training and all(p.requires_grad for p in free.model.ecg_encoder.parameters())
+    assert loaded.model.has_frozen_encoders and loaded.lm_head.weight.requires_grad
+    loaded.model.ecg_encoder.requires_grad_(True)
+    loaded.train()  # leaves free what the user has let free, and eval mode where it was
+    assert loaded.model.ecg_encoder.training and all(p.requires_grad for p in loaded.model.ecg_encoder.parameters())
+    assert not loaded.model.cxr_encoder.training and not loaded.model.has_frozen_encoders
+    loaded(**with_labels(build_inputs(loaded, [ALL]))).loss.backward()
+    assert all(p.grad is not None for p in loaded.model.ecg_encoder.parameters())
+    loaded.model.freeze_encoders()
+    assert loaded.model.has_frozen_encoders and not loaded.model.ecg_encoder.training
 
 
 # Saving, loading, initialisation
@@ -449,11 +455,11 @@ def test_chunked_loss_equals_the_plain_one(tokenizer, monkeypatch, count, autoca
     inputs = with_labels(build_inputs(model, SUBSETS))
     inputs |= {} if count is None else {"num_items_in_batch": count}
     losses, gradients = [], []
-    for model.config.chunked_loss in (False, True):
+    for model.chunked_loss in (False, True):
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             outputs = model(**inputs)
-        assert (outputs.logits is None) == model.config.chunked_loss
+        assert (outputs.logits is None) == model.chunked_loss
         outputs.loss.backward()
         losses.append(outputs.loss)
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

@@ -8,15 +8,15 @@ import torch
 from transformers import AutoProcessor, GenerationConfig, LlamaConfig, LlamaForCausalLM, TextStreamer, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from medtvt_training.stages.initialize import init_tiny, tiny_tokenizer
+from medtvt_training.stages.initialize import init_tiny
 from medtvt_training.synthetic.example_patient import write_example_patient
 from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline, MedTVTForCausalLM, parse_answer
 
-from ..conftest import SUBSETS
 from .test_modeling_medtvt import count_rows
+from tests.toy import SUBSETS, toy_tokenizer
 
 
-KEYS = {"diseases", "reasoning", "answer", "contributions", "warnings", "generated_text"}
+KEYS = {"diseases", "reasoning", "answer", "contributions", "patient", "warnings", "generated_text"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_keywords_give_one_dict(diagnose, patient):
 @pytest.mark.parametrize("other", ["synthetic", "credentialed"])
 def test_weights_that_saw_no_patient_say_so(diagnose, patient, other, monkeypatch):
     entries = [{"stage": "pt", "name": "a", "access": "synthetic"}, {"stage": "sft", "name": "b", "access": other}]
-    monkeypatch.setattr(diagnose.model.config, "training_data", entries)
+    monkeypatch.setattr(diagnose.model.provenance, "training_data", entries)
     warnings = diagnose(lab=patient["lab"], max_new_tokens=2)["warnings"]
     assert any("imaginary patients only" in warning for warning in warnings) == (other == "synthetic")
 
@@ -255,12 +255,65 @@ def test_bad_input_gets_one_clear_error(diagnose, patient, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_one_bad_item_is_named_or_skipped(diagnose, patient, batch_size):
-    patients = [patient, {"lab": {"Natrium": 1}}, {"cxr": patient["cxr"]}, {"ecg": "nowhere"}, {"question": 3}]
-    with pytest.raises(ValueError, match="Item 1: .*Natrium"):
+    patients = [patient, {"lab": {"Sodium": 1}}, {"cxr": patient["cxr"]}, {"ecg": "nowhere"}, {"question": 3}]
+    with pytest.raises(ValueError, match="Item 1: .*Sodium"):
         diagnose(patients, batch_size=batch_size, max_new_tokens=2)
     results = diagnose(patients, batch_size=batch_size, max_new_tokens=2, on_error="skip")
     assert [set(result) == KEYS for result in results] == [True, False, True, False, False]
-    assert "Item 1" in results[1]["error"] and "Natrium" in results[1]["error"] and "nowhere" in results[3]["error"]
+    assert "Item 1" in results[1]["error"] and "Sodium" in results[1]["error"] and "nowhere" in results[3]["error"]
+
+
+@pytest.mark.parametrize("known", [{"age": 71, "sex": "F"}, {"age": 17.5}, {"sex": "male"}])
+def test_age_and_sex_never_enter_the_model(diagnose, patient, known):
+    without = diagnose(**patient, max_new_tokens=8)
+    assert without["patient"] == {"age": None, "sex": None}
+    expected = {"age": known.get("age"), "sex": {"F": "F", "male": "M", None: None}[known.get("sex")]}
+    for result in (
+        diagnose(**patient, patient=known, max_new_tokens=8),
+        diagnose({**patient, "patient": known}, max_new_tokens=8),
+        diagnose({**patient, **known}, max_new_tokens=8),  # as columns of a table
+    ):
+        assert result == {**without, "patient": expected}
+    tensors = [
+        {
+            name: value
+            for name, value in diagnose.preprocess({"index": None, "item": item}).items()
+            if torch.is_tensor(value)
+        }
+        for item in (patient, {**patient, "patient": known})
+    ]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+@pytest.mark.parametrize("known", [{"age": 300}, {"sex": "X"}, {"name": "Jones"}, "F", {"age": "old"}])
+def test_what_is_no_age_or_sex_is_refused(diagnose, patient, known):
+    with pytest.raises(ValueError, match="patient"):
+        diagnose(lab=patient["lab"], patient=known)
+    with pytest.raises(TypeError, match="as `patient` or as age, not both"):
+        diagnose(lab=patient["lab"], patient={"sex": "F"}, age=4)
+
+
+def test_a_table_of_patients_as_a_dataset(diagnose, patient, tmp_path):
+    cells = [
+        ("id", "ecg", "cxr", "lab", "question", "sampling_rate", "leads", "unit", "age", "sex"),
+        ("one", patient["ecg"], patient["cxr"], patient["lab"], "", "", "", "", "71", "F"),
+        ("two", "", "", patient["lab"], "What is it?", "", "", "", "", ""),
+        ("three", "", patient["cxr"], "", "", "", "", "", "", "M"),
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(",".join(row) for row in cells))
+    table = datasets.Dataset.from_csv(str(tmp_path / "table.csv"), cache_dir=str(tmp_path / "cache"))
+    results = list(diagnose(table, batch_size=2, max_new_tokens=4))
+    known = [{"age": 71.0, "sex": "F"}, {"age": None, "sex": None}, {"age": None, "sex": "M"}]
+    assert [result["patient"] for result in results] == known
+    present = [{m for m, value in result["contributions"].items() if value is not None} for result in results]
+    assert present == [{"ecg", "cxr", "lab"}, {"lab"}, {"cxr"}]
+
+
+@pytest.mark.parametrize("leads", ["I,II,III,aVR,aVF,aVL,V1,V2,V3,V4,V5,V6", "I II III aVR aVF aVL V1 V2 V3 V4 V5 V6"])
+def test_leads_of_a_table_are_one_cell(diagnose, ecg_array, leads):
+    given = {"ecg": ecg_array, "sampling_rate": 500, "unit": "mV"}
+    whole = diagnose({**given, "leads": leads.replace(",", " ").split()}, max_new_tokens=4)
+    assert diagnose({**given, "leads": leads}, max_new_tokens=4) == whole
 
 
 @pytest.mark.parametrize("weight", ["lab_encoder.fc1.weight", "perception.gate.bias"])
@@ -275,7 +328,8 @@ def test_a_weight_that_is_no_number_is_named(checkpoint, diagnose, weight):
 
 def test_inputs_that_become_no_numbers_are_not_blamed_on_the_weights(checkpoint, monkeypatch):
     diagnose = pipeline("medical-diagnosis", model=str(checkpoint))
-    monkeypatch.setattr(diagnose.processor.image_processor, "rescale_factor", float("nan"))
+    no_numbers = staticmethod(lambda values, *_: np.full_like(np.asarray(values, dtype=np.float32), np.nan))
+    monkeypatch.setattr(type(diagnose.processor), "_scatter", no_numbers)
     with pytest.raises(ValueError, match="not finite, though its weights are"):
         diagnose(cxr=np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8), max_new_tokens=2)
 
@@ -287,7 +341,7 @@ def test_folders_that_are_no_medtvt_checkpoint(checkpoint, tmp_path):
         vocab_size=700, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
     LlamaForCausalLM(llama).save_pretrained(tmp_path / "llama")
-    tiny_tokenizer().save_pretrained(tmp_path / "llama")
+    toy_tokenizer().save_pretrained(tmp_path / "llama")
     with pytest.raises((TypeError, ValueError), match="processor|of type 'llama'"):
         pipeline("medical-diagnosis", model=str(tmp_path / "llama"))
     MedTVTForCausalLM.from_pretrained(checkpoint).save_pretrained(tmp_path / "bare")

@@ -2,6 +2,7 @@
 """The ECG feature extractor on synthetic arrays, written WFDB records, the parity fixture and every real file."""
 
 import itertools
+import json
 import re
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file
 
 from processing_medtvt.feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor, read_item
 
-from ..conftest import FIXTURES
+from tests.toy import FIXTURES
 
 
 PARITY = FIXTURES / "parity" / "preprocessing"
@@ -69,11 +70,12 @@ def record(written, tmp_path):
 
 
 def run(extractor, *args, **kwargs):
-    """Values and alterations of a single recording."""
+    """Values and alterations of a single recording, without the doubts whether these waves are an ECG (they are not)."""
     features = extractor(*args, return_alterations=True, **kwargs)
     assert features["ecg_values"].shape == (1, 12, 1000) and features["ecg_values"].dtype == np.float32
     assert np.isfinite(features["ecg_values"]).all()
-    return features["ecg_values"][0], features["alterations"][0]
+    doubts = ("is this an ECG?", "some are wrong")
+    return features["ecg_values"][0], [note for note in features["alterations"][0] if not note.endswith(doubts)]
 
 
 def test_parity_with_the_reference():
@@ -101,7 +103,12 @@ def test_round_trip(tmp_path):
         assert copy.leads == ["II", "V1"] and copy(ecg(), **MV)["ecg_values"].shape == (1, 2, 1250)
 
 
-@pytest.mark.parametrize("key, value", [("leads", ["I", "i"]), ("leads", ["V7"]), ("duration", 0), ("nan_policy", 1)])
+BAD_CONFIGURATIONS = [("leads", ["I", "i"]), ("leads", ["V7"]), ("nan_policy", 1), ("max_dead_leads", 13)]
+BAD_CONFIGURATIONS += [("duration", value) for value in (0, 1e9, "10", np.nan)]
+BAD_CONFIGURATIONS += [("sampling_rate", value) for value in (0, 1e12, True, None)]
+
+
+@pytest.mark.parametrize("key, value", BAD_CONFIGURATIONS)
 def test_bad_configuration_is_refused(key, value):
     with pytest.raises(ValueError, match=key):
         MedTVTEcgFeatureExtractor(**{key: value})
@@ -155,7 +162,7 @@ def test_records_are_read_as_wfdb_reads_them(record, changes, monkeypatch):
 def test_batches_and_tensors(extractor, record):
     batch = extractor([record, {"signal": ecg(5), **MV}], return_tensors="pt", return_alterations=True)
     assert isinstance(batch["ecg_values"], torch.Tensor) and batch["ecg_values"].shape == (2, 12, 1000)
-    assert [len(notes) for notes in batch["alterations"]] == [1, 2]
+    assert [len(notes) for notes in batch["alterations"]] == [2, 3]
     assert extractor(np.stack([ecg()] * 3), **MV)["ecg_values"].shape == (3, 12, 1000)
     assert extractor([ecg(), ecg(3)], **MV, return_tensors="np")["ecg_values"].shape == (2, 12, 1000)
     assert "alterations" not in extractor(record)
@@ -293,7 +300,9 @@ BAD_ARRAYS = [
     (ecg(), {"unit": ["mV"]}, "1 units for 12 leads"),
     (ecg(), {"unit": None}, "missing unit"),
     ({"signal": ecg(), "fs": 500}, dict.fromkeys(MV), "needs exactly signal"),
-    ("rec.hea", {"leads": None}, "sampling_rate, unit given, but a str item states its own"),
+    ({"signal": ecg(), **MV}, {}, "sampling_rate, leads, unit given, but a dict item states its own"),
+    ({1: 2}, dict.fromkeys(MV), "needs exactly signal"),
+    (json.loads("[" * 900 + "]" * 900), {}, "more than two dimensions"),
     ("s3://bucket/rec.hea", dict.fromkeys(MV), "not a local path"),
     (ecg(2), {}, "last 2 s; accepted are 2.5 to 3600 s"),
     (np.full((12, 5000), np.nan), {}, "no finite sample"),
@@ -321,7 +330,9 @@ def test_errors_name_the_item_of_a_batch(extractor, record):
 
 BAD_HEADERS = [
     ("500 5000", "500 5001", "120000 bytes, the header promises 120024"),
-    ("500 5000", "500", "header's first line"),
+    ("500 5000", "", "declares no sampling rate"),
+    ("500 5000", "500 -1", "header's first line"),
+    ("1000.0", "1e400", "gain 1e400"),
     ("rec 12", "rec 13", "announces 13 signals and describes 12"),
     ("rec 12", "rec 0", "announces 0 signals"),
     ("rec 12", "rec/2 12", "multi-segment"),
@@ -376,8 +387,6 @@ def test_missing_files_are_refused(extractor, record, removed, path):
 REAL = sorted(CASES.rglob("*.hea"))
 REFUSED = {
     CASES / "not_12_lead/A00001.hea": "V1, V2, V3, V4, V5, V6 is missing.*found ECG",
-    CASES / "philips_xml/2020-5-18_15-48-11.xml": "XML",
-    CASES / "dicom/ge_simulator_sample.dcm": "DICOM",
     **dict.fromkeys(CASES.glob("code15/*.mat"), "no header with lead names"),
 }
 

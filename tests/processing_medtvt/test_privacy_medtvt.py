@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
 
-from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
+from medtvt_training.stages.initialize import default_processor
 from processing_medtvt import MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor, load_cxr
 from processing_medtvt.report_medtvt import read_inputs, render_figure, render_report
 
-from .test_image_processing_medtvt import GREY, write_dicom
+from .film_files import GREY, write_dicom
+from tests.toy import toy_tokenizer
 
 
 SECRET = "JOHN DOE 1950-01-01"
@@ -48,7 +49,18 @@ def save_tiff(path):
     film().save(path, "TIFF", description=SECRET, software=SECRET, icc_profile=SECRET.encode())
 
 
-@pytest.mark.parametrize("save", [save_jpeg, save_png, save_tiff])
+def save_other(kind):
+    def save(path):
+        exif = Image.Exif()
+        exif[0x010E] = SECRET
+        film().save(
+            path, kind, comment=SECRET, exif=exif, xmp=SECRET.encode(), append_images=[film()], save_all=kind == "MPO"
+        )
+
+    return save
+
+
+@pytest.mark.parametrize("save", [save_jpeg, save_png, save_tiff, *map(save_other, ("WEBP", "JPEG2000", "MPO"))])
 def test_pictures_bring_nothing_but_pixels(save, tmp_path):
     path = tmp_path / "film"
     save(path)
@@ -60,7 +72,7 @@ def test_pictures_bring_nothing_but_pixels(save, tmp_path):
             image.save(tmp_path / f"again.{kind}", kind)
             assert SECRET.encode() not in (tmp_path / f"again.{kind}").read_bytes()
     assert given.info  # the caller's picture is left alone
-    processor = default_processor(tiny_tokenizer())
+    processor = default_processor(toy_tokenizer())
     page = render_report(RESULT, processor, cxr=path)
     render_figure(read_inputs(processor, cxr=path)).savefig(tmp_path / "figure.png")
     import base64
@@ -223,7 +235,7 @@ def test_errors_about_dicom_pixels_quote_no_header(elements, tmp_path, monkeypat
 
 def test_a_conversation_that_is_none_is_not_quoted():
     with pytest.raises(ValueError, match="got a str") as error:
-        default_processor(tiny_tokenizer()).apply_chat_template(SECRET)
+        default_processor(toy_tokenizer()).apply_chat_template(SECRET)
     assert SECRET not in str(error.value)
 
 

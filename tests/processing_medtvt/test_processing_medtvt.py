@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import base64
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,8 @@ import pytest
 import torch
 import wfdb
 from PIL import Image
-from transformers import AutoProcessor, ViTImageProcessor
+from transformers import AutoFeatureExtractor, AutoProcessor, ViTImageProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # a dummy elsewhere without torchvision
 
 import modeling_medtvt  # noqa: F401  (registers the processor)
 from medtvt_training.stages.initialize import default_processor
@@ -19,7 +22,7 @@ from processing_medtvt import (
     MedTVTProcessor,
 )
 
-from ..conftest import FIXTURES, SUBSETS
+from tests.toy import FIXTURES, SUBSETS
 
 
 LEADS = ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]
@@ -85,7 +88,9 @@ def test_kinds_of_the_same_input_agree(processor, files, ecg_array):
         np.testing.assert_allclose(other["lab_values"], from_files["lab_values"], atol=1e-6)
     array = processor(ecg=ecg_array, **META, return_tensors="np")
     nested = processor(ecg=ecg_array.tolist(), **META, return_tensors="np")
+    frame = processor(text="ECG <ecg>?", ecg=pd.DataFrame(ecg_array.T, columns=LEADS), **META, return_tensors="np")
     assert np.array_equal(nested["ecg_values"], array["ecg_values"])
+    assert np.array_equal(frame["ecg_values"], array["ecg_values"])
     np.testing.assert_allclose(array["ecg_values"], from_files["ecg_values"], atol=1e-3)
 
 
@@ -122,7 +127,7 @@ def test_the_image_processors_config_says_how_a_film_is_decoded(tokenizer, files
     reducing = default_processor(tokenizer)
     reducing.image_processor = MedTVTImageProcessor(min_decode_size=448)
     notes = reducing(cxr=tmp_path / "large.jpg", return_alterations=True)["alterations"][0]
-    assert notes == ["cxr: 2000 x 2000 pixels decoded as 500 x 500"]
+    assert notes[0] == "cxr: 2000 x 2000 pixels decoded as 500 x 500"
 
 
 @pytest.mark.parametrize("image_processor", [ViTImageProcessor(), MedTVTImageProcessor(do_convert_rgb=False)])
@@ -154,6 +159,62 @@ def test_typed_parts_equal_plain_text(processor, files):
         tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
     )  # fmt: skip
     assert torch.equal(batch["ecg_values"][0], plain["ecg_values"][0]) and not batch["ecg_values"][1].any()
+
+
+@pytest.mark.parametrize("name", ["image", "path", "base64", "url"])
+def test_pictures_are_the_x_ray_as_transformers_names_them(processor, files, name):
+    expected = processor(text="CXR <cxr>?", cxr=files["cxr"], return_tensors="pt")
+    content = Path(files["cxr"]).read_bytes()
+    values = {"image": Image.open(files["cxr"]), "path": files["cxr"], "base64": base64.b64encode(content).decode()}
+    values["url"] = f"data:image/png;base64,{values['base64']}"
+    parts = [
+        {"type": "text", "text": "CXR "},
+        {"type": "image", name: values[name], "text": None},
+        {"type": "text", "text": "?"},
+    ]
+    kwargs = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    features = processor.apply_chat_template([{"role": "user", "content": parts}], **kwargs)
+    assert torch.equal(features["pixel_values"], expected["pixel_values"])
+    assert torch.equal(features["input_ids"], expected["input_ids"])
+
+
+def test_images_stand_for_cxr(processor, files):
+    image = Image.open(files["cxr"])
+    expected = processor(text=["<cxr>", "none"], cxr=[files["cxr"], None], return_tensors="pt")
+    for images in ([[image], []], [image, None]):
+        features = processor(text=["<cxr>", "none"], images=images, return_tensors="pt")
+        assert all(torch.equal(features[name], tensor) for name, tensor in expected.items())
+    assert torch.equal(
+        processor(text="<cxr>", images=image, return_tensors="pt")["pixel_values"], expected["pixel_values"][:1]
+    )
+
+
+def test_transformers_pipeline_for_pictures(processor, files):
+    from transformers import pipeline
+
+    pipe = pipeline("image-text-to-text", model=modeling_medtvt.DEFAULT_CHECKPOINT)
+    chat = [{"role": "user", "content": [{"type": "image", "image": files["cxr"]}, {"type": "text", "text": "?"}]}]
+    kwargs = {"generate_kwargs": {"max_new_tokens": 4, "do_sample": False}, "return_full_text": False}
+    by_chat = pipe(text=chat, **kwargs)[0]["generated_text"]
+    by_text = pipe(images=files["cxr"], text="<cxr>?", **kwargs)
+    assert by_chat and by_text[0]["generated_text"] == by_chat
+
+
+def test_a_table_of_patients_is_a_batch(processor):
+    table = pd.DataFrame({"Creatinine": [2.3, 0.9], "Potassium": [5.9, None]})
+    expected = processor(lab=[LAB, {"Creatinine": 0.9}], return_tensors="np")["lab_values"]
+    np.testing.assert_array_equal(processor(lab=table, return_tensors="np")["lab_values"], expected)
+
+
+def test_parts_of_a_saved_folder_open_alone(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    assert AutoFeatureExtractor.from_pretrained(tmp_path).to_dict() == processor.ecg_feature_extractor.to_dict()
+    assert type(AutoImageProcessor.from_pretrained(tmp_path)) is type(processor.image_processor)
+    assert AutoProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
+
+
+def test_its_repr_fits_on_a_screen(processor):
+    assert len(repr(processor)) < 400 and "MedTVTEcgFeatureExtractor" in repr(processor)
 
 
 def test_plain_template_is_question_space_answer_end(processor):
@@ -250,7 +311,13 @@ def test_keywords(processor, files):
         ({"text": ["<lab>", 3], "lab": [LAB, None]}, TypeError, "entry 1 is int"),
         ({"text": "a <lab>", "lab": LAB, "truncation": True, "max_length": 2}, ValueError, "cuts off the <lab>"),
         ({"text": "a", "padd": True}, TypeError, "padd"),
-        ({"text": "a", "images": 1}, ValueError, "as `cxr`, not as `images`"),
+        ({"text": "a", "text_kwargs": {"padd": True}}, TypeError, r"text_kwargs\['padd'\]"),
+        ({"text": "a", "images_kwargs": {"sise": 3}}, TypeError, r"images_kwargs\['sise'\]"),
+        ({"text": "<cxr>", "images": 1, "cxr": 1}, ValueError, "as `cxr` or as `images`, not both"),
+        ({"text": ["<cxr>", "<cxr>"], "images": [[1], [1, 2]]}, ValueError, "Prompt 1 has 2 `images`"),
+        ({"text": "a", "audio": 1}, ValueError, "neither videos nor audio"),
+        ({"ecg": []}, ValueError, "Nothing to process"),
+        ({"cxr": [None, None]}, ValueError, "Nothing to process"),
         ({}, ValueError, "Nothing to process"),
         ({"text": []}, ValueError, "Nothing to process"),
         ({"text": "<ecg>", "ecg": np.zeros((12, 5000))}, ValueError, "sampling_rate"),
@@ -266,7 +333,8 @@ def test_bad_input_gets_one_clear_error(processor, kwargs, error, match):
 @pytest.mark.parametrize(
     "content, match",
     [
-        ([{"type": "image", "image": 1}], "Unknown content part 'image'"),
+        ([{"type": "video", "video": 1}], "Unknown content part 'video'"),
+        ([{"type": "image", "image": 1}, {"type": "cxr", "cxr": 1}], "several `cxr` parts"),
         ([{"type": "lab", "lab": LAB}, {"type": "lab", "lab": LAB}], "several `lab` parts"),
         ([{"type": "lab", "lab": None}], "no `lab` input but a <lab>"),
     ],

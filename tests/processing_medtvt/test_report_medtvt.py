@@ -172,6 +172,20 @@ def test_labs_are_flagged_against_their_range(processor):
 
 
 @pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({"age": 71.0, "sex": "F"}, "Patient: 71 years, female."),
+        ({"age": 0.5, "sex": None}, "Patient: 0.5 years, sex not known."),
+        ({"age": None, "sex": None}, "Patient: age not known, sex not known."),
+        (None, "Patient: age not known, sex not known."),
+    ],
+)
+def test_the_page_says_who_the_patient_is(processor, known, words):
+    changes = {} if known is None else {"patient": known}  # results of earlier versions have none
+    assert words in Page(render_report(make_result(**changes), processor)).text
+
+
+@pytest.mark.parametrize(
     ("text", "marks"),
     [
         ("ECG: creatinine and lungs. And more.\nLabs: clear lungs.", [("ecg",), ("ecg",), ("lab",)]),

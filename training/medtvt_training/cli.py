@@ -21,29 +21,31 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("demo", "draw an example patient and run a model on it, or on your own files"),
-    "diagnose": Command("diagnose", "run a model on one patient's files, any subset of ECG, X-ray and labs"),
-    "init": Command("init", "write a fresh model folder, tiny or from pretrained parts"),
-    "convert": Command("convert", "turn a checkpoint of the authors into a folder"),
-    "synthesize": Command(
-        "synthesize", "write a cohort of imaginary patients with known causes, as MedTVT-QA", "train"
+    "demo": Command("demo", "run a model on a synthetic example patient, or on your own files"),
+    "diagnose": Command("diagnose", "run a model on one patient's files, or on a table of patients"),
+    "labs": Command("labs", "print the labs that the model knows: units, names, codes, reference ranges"),
+    "init": Command("init", "create a model, tiny or from pretrained parts"),
+    "convert": Command("convert", "convert a checkpoint of the authors"),
+    "synthesize": Command("synthesize", "write a synthetic cohort with known causes, as MedTVT-QA", "train"),
+    "train-encoders": Command(
+        "train_encoders", "train the encoders to predict the findings of their modality", "train"
     ),
-    "train-encoders": Command("train_encoders", "teach the encoders the findings of their modality", "train"),
     "pretrain": Command("pretrain", "PT: projectors and language model learn to describe one modality", "train"),
     "finetune": Command(
         "finetune", "SFT: perception layer and language model learn to diagnose with evidence", "train"
     ),
     "reinforce": Command("reinforce", "RFT: GRPO with the format and Jaccard rewards", "train"),
-    "merge": Command("merge", "fold a LoRA adapter into its model", "train"),
-    "evaluate": Command("evaluate", "answer a dataset's questions and measure the answers", "train"),
+    "cache": Command("cache", "run the frozen encoders over a dataset before training, on all your devices", "train"),
+    "merge": Command("merge", "merge a LoRA adapter into its base model", "train"),
+    "evaluate": Command("evaluate", "generate answers to a dataset's questions and compute metrics", "train"),
     "calibrate": Command("calibrate", "fit the probabilities of a model's answers on a validation split", "train"),
-    "metrics": Command("metrics", "measure answers that are already there", "train"),
-    "baseline": Command("baseline", "the same measurements for another model, or for gradient boosting", "train"),
-    "ablate": Command("ablate", "train and evaluate the variants of the paper's tables, side by side", "train"),
-    "build-qa": Command("build_qa", "MedTVT-QA from your MIMIC folders, step by step", "qa"),
-    "card": Command("card", "write the card of a model or a dataset from its own files", "train"),
-    "push": Command("push", "put a model on the Hub: its folder, its code, its card", "train"),
-    "export": Command("export", "write a folder that loads anywhere, with its code inside"),
+    "metrics": Command("metrics", "compute the metrics of existing answers", "train"),
+    "baseline": Command("baseline", "evaluate another model, or gradient boosting, on the same records", "train"),
+    "ablate": Command("ablate", "train and evaluate the ablations of the paper", "train"),
+    "build-qa": Command("build_qa", "build MedTVT-QA from MIMIC, step by step", "qa"),
+    "card": Command("card", "write a model card or a dataset card", "train"),
+    "push": Command("push", "upload a model with its code and card to the Hub", "train"),
+    "export": Command("export", "write a checkpoint folder that includes its code"),
 }
 DESCRIPTION = """\
 MedTVT-R1 for transformers: a 12-lead ECG, a chest X-ray and a blood panel in, a reasoned diagnosis out.
@@ -55,6 +57,8 @@ examples:
   medtvt init --tiny my-model                           a small random model to build on
   medtvt diagnose --model my-model --ecg record.hea --cxr chest.png --lab labs.csv
   medtvt diagnose --model my-model --lab labs.csv --num-samples 8 --json
+  medtvt diagnose --patient patients/0042 --report 0042.html         files told apart by their content
+  medtvt diagnose --batch patients.csv --out answers.jsonl --csv answers.csv
   medtvt init --text DIR --cxr DIR --ecg F --lab F --out my-model    a model from pretrained parts
   medtvt convert --checkpoint F --params params.json --tokenizer tokenizer.model --lab-means F --out medtvt-r1
   medtvt export --model my-model --out for-the-hub

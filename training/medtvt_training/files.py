@@ -170,6 +170,26 @@ class JsonlLog:
         self.close()
 
 
+def keep_header(header: dict[str, Any], path: str | os.PathLike) -> None:
+    """
+    Writes what the records of a log are of, or checks that a log which goes on is of the same.
+
+    Raises:
+        ValueError: if the file is of another run, or no header.
+    """
+    path = Path(path)
+    if not path.exists():
+        write_json(header, path)
+        return
+    before = read_json(path)
+    if not isinstance(before, dict):
+        raise ValueError(f"{path} is no header of a run; choose another place, or remove it.")
+    if differing := sorted(key for key in {*before, *header} if before.get(key) != header.get(key)):
+        raise ValueError(
+            f"{path} is of another run ({', '.join(differing)} differ); choose another place, or remove it."
+        )
+
+
 def _lock(descriptor: int, path: Path) -> None:
     try:
         import fcntl

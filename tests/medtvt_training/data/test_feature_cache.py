@@ -18,16 +18,10 @@ from medtvt_training.data import feature_cache as features
 from medtvt_training.stages.initialize import default_processor
 from modeling_medtvt import MedTVTForCausalLM
 
-from ...conftest import assert_close, build_model
-from ..toy_dataset import write_toy_dataset
+from tests.toy import assert_close, build_model
 
 
 INPUTS = {"ecg": "ecg_values", "cxr": "pixel_values", "lab": "lab_values"}
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return write_toy_dataset(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture
@@ -276,7 +270,8 @@ def test_a_foreign_folder(toy, tmp_path, model, processor):
 
 
 def test_only_frozen_encoders(tmp_path, tokenizer, processor):
-    model = build_model(tokenizer, freeze_encoders=False)
+    model = build_model(tokenizer)
+    model.model.lab_encoder.requires_grad_(True)
     with pytest.raises(ValueError, match="frozen"):
         FeatureCache(tmp_path / "cache", model, processor)
 
@@ -301,5 +296,5 @@ def test_two_may_build_at_once(toy, tmp_path, model, processor):
     caches = [FeatureCache(tmp_path / "cache", model, processor) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda cache: build(cache, dataset, batch_size=1), caches))
-    for store in (tmp_path / "cache").glob("*-*"):
+    for store in (tmp_path / "cache").glob("*-*/"):
         assert len((store / "index.txt").read_text().splitlines()) == 5

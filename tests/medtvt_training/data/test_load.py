@@ -13,12 +13,7 @@ from medtvt_training import load_medtvt_qa
 from medtvt_training.data.schema import FEATURES, LAB_NAMES
 from processing_medtvt import LAB_DEFINITIONS
 
-from ..toy_dataset import write_toy_dataset
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return write_toy_dataset(tmp_path_factory.mktemp("toy"))
+from tests.toy import write_toy_dataset
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ from medtvt_training.files import write_json
 from medtvt_training.stages.initialize import init_tiny
 from modeling_medtvt import DISEASES
 
-from ..toy_dataset import write_toy_dataset
+from tests.toy import write_toy_dataset
 
 
 RECIPES = {
@@ -27,7 +28,7 @@ COMMON = "per_device_train_batch_size: 4\nremove_unused_columns: false\nuse_cpu:
 
 
 @pytest.fixture(scope="module")
-def inputs(checkpoint, tmp_path_factory):
+def inputs(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Arguments with a tiny model, the toy dataset and a recipe for it, and one feature cache."""
     folder = tmp_path_factory.mktemp("ablate")
     (folder / "recipe").mkdir()
@@ -38,12 +39,12 @@ def inputs(checkpoint, tmp_path_factory):
 
 
 @pytest.fixture
-def stages_run(monkeypatch):
+def stages_run(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Names of the output folders of the stages that are trained to their end, in order."""
     done = []
     original = ablation.run_stage
 
-    def run_stage(stage, recipe, overrides):
+    def run_stage(stage: str, recipe: str, overrides: list[str]) -> None:
         original(stage, recipe, overrides)
         done.append(folder_of(overrides).name)
 
@@ -51,19 +52,19 @@ def stages_run(monkeypatch):
     return done
 
 
-def option(overrides, name):
+def option(overrides: list[str], name: str) -> Any:
     return next(word.split("=", 1)[1] for word in overrides if word.startswith(f"--{name}="))
 
 
-def folder_of(overrides):
+def folder_of(overrides: list[str]) -> Path:
     return Path(option(overrides, "out"))
 
 
-def words(settings):
+def words(settings: Any) -> list[Any]:
     return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
-def run_command(*arguments):
+def run_command(*arguments: Any) -> None:
     cli.run(["ablate", *map(str, arguments)])
 
 
@@ -72,7 +73,7 @@ def test_a_killed_run_goes_on(inputs, stages_run, tmp_path, monkeypatch, capsys)
     arguments = [*words(inputs), "--out", out, "--variants", "neither", "--limit", 3]
     original = ablation.run_stage
 
-    def killed(stage, recipe, overrides):
+    def killed(stage: str, recipe: str, overrides: list[str]) -> None:
         if folder_of(overrides).name == "sft-neither":
             raise KeyboardInterrupt
         original(stage, recipe, overrides)
@@ -97,11 +98,11 @@ def test_a_killed_run_goes_on(inputs, stages_run, tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture
-def skip_training(monkeypatch):
+def skip_training(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What each stage would be run on, by the name of its folder; its result is the model that it starts from."""
     runs = {}
 
-    def run_stage(stage, recipe, overrides):
+    def run_stage(stage: str, recipe: str, overrides: list[str]) -> None:
         folder, model = folder_of(overrides), Path(option(overrides, "model"))
         runs[folder.name] = (model, Path(option(overrides, "data")))
         folder.mkdir(parents=True)
@@ -111,7 +112,7 @@ def skip_training(monkeypatch):
     return runs
 
 
-def train(name, inputs, out, **settings):
+def train(name: str, inputs: Any, out: Path, **settings: Any) -> Any:
     return ablation.train_variant(name, ablation.Ablation(out=out, **inputs, **settings))
 
 
@@ -172,7 +173,7 @@ def test_the_models_own_number_of_tokens_is_not_trained_twice(checkpoint, caplog
     assert "k1 is left out" in caplog.text
 
 
-def write_answers(folder, completions):
+def write_answers(folder: Path, completions: list[Any]) -> None:
     """Predictions for patients with one of two diseases, and their metrics."""
     folder.mkdir()
     records = [

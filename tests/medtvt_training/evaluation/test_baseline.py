@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,14 +10,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from medtvt_training import cli
 from medtvt_training.evaluation.baseline import PEERS, draw_ecg_page, list_peers, load_answerer, write_question
 from medtvt_training.evaluation.gradient_boosting import GradientBoostingAnswerer
-from medtvt_training.stages.initialize import tiny_tokenizer
 from medtvt_training.synthetic.example_patient import write_example_patient
 from modeling_medtvt import DISEASES
 
 from tests.medtvt_training.evaluation.tiny_peers import CLASSES, tiny_answerer, write_tiny_peer
+from tests.toy import toy_tokenizer
 
 
-def run_command(*arguments):
+def run_command(*arguments: Any) -> None:
     cli.run(["baseline", *map(str, arguments)])
 
 
@@ -58,7 +59,7 @@ def test_the_command_on_a_folder(data, tmp_path):
 
 
 def test_text_only(rows, tmp_path):
-    tokenizer = tiny_tokenizer()
+    tokenizer = toy_tokenizer()
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -85,7 +86,7 @@ def test_the_ecg_page_is_drawn(rows):
 
 
 def test_gradient_boosting_learns_what_is_there():
-    def make(n, seed):
+    def make(n: Any, seed: int) -> Any:
         rng = np.random.default_rng(seed)
         rows = []
         for i in range(n):

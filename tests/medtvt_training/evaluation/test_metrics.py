@@ -2,6 +2,7 @@
 import json
 import math
 import re
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -23,6 +24,8 @@ from medtvt_training.evaluation.paper_tables import render_table
 from medtvt_training.evaluation.score import TextResources, compare_records, score_records
 from medtvt_training.evaluation.text_metrics import bleu_statistics, corpus_bleu
 from modeling_medtvt import DISEASES
+
+from tests.toy import toy_tokenizer
 
 
 AF, SEPSIS, CAD, DM = "Atrial Fibrillation", "Sepsis", "Coronary Artery Disease", "Diabetes Mellitus"
@@ -54,12 +57,12 @@ ANSWERS = [
 ]
 
 
-def run_command(*arguments):
+def run_command(*arguments: Any) -> None:
     cli.run(["metrics", *map(str, arguments)])
 
 
 @pytest.fixture
-def records():
+def records() -> list[Any]:
     return [
         {
             "id": str(i),
@@ -72,7 +75,7 @@ def records():
     ]
 
 
-def independent_paper_mode(records):
+def independent_paper_mode(records: list[dict[str, Any]]) -> Any:
     """The authors' definitions, one record after the other, without anything of the package."""
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     bleu, rouge, rows, pairs = [], [], [], []
@@ -127,12 +130,12 @@ def test_paper_mode_by_hand():
 
 
 @pytest.fixture
-def drawn():
+def drawn() -> Any:
     rng = np.random.default_rng(0)
     return rng.random((60, 7)) < 0.3, rng.random((60, 7)) < 0.4, np.round(rng.random((60, 7)), 1)
 
 
-def values_of(metrics, n=60, **kwargs):
+def values_of(metrics: Any, n: Any = 60, **kwargs: Any) -> Any:
     return evaluate_metrics(metrics, [str(i) for i in range(n)], resamples=0, **kwargs)[0]
 
 
@@ -300,7 +303,7 @@ def test_lines_alone_are_enough(records, tmp_path):
 
 
 def test_files_of_the_authors(records, tmp_path):
-    def write(name, key, questions):
+    def write(name: str, key: Any, questions: Any) -> Any:
         messages = [
             [{"role": "user", "content": question}, {"role": "assistant", "content": record[key]}]
             for question, record in zip(questions, records)
@@ -346,7 +349,7 @@ def test_swapped_modality(records):
     assert swap[SEPSIS]["named_patient_only"] == 1
 
 
-def write_wordnet(folder):
+def write_wordnet(folder: Any) -> Any:
     """An `nltk_data` folder with a WordNet of one noun synset, {car, auto}; returns the folder."""
     root, folder = folder, folder / "corpora" / "wordnet"
     folder.mkdir(parents=True)
@@ -377,16 +380,19 @@ def test_meteor_with_a_local_wordnet(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     import torch
     from transformers import BertConfig, BertModel
 
-    from medtvt_training.stages.initialize import tiny_tokenizer
-
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = tiny_tokenizer()
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    tokenizer = toy_tokenizer()
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
     model = BertModel(BertConfig(vocab_size=len(tokenizer), **sizes))
     model.embeddings.word_embeddings.weight.data.mul_(50)  # so that tokens differ
     model.save_pretrained(folder)

@@ -2,6 +2,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,32 +22,33 @@ ABOUT = {"model": "tiny", "settings": {}}
 
 
 @pytest.fixture(scope="module")
-def model_and_processor(checkpoint):
+def model_and_processor(checkpoint: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(checkpoint).eval(), AutoProcessor.from_pretrained(checkpoint)
 
 
 class Parrot:
     """Answers with its own reference, and counts; fails at the given record as a killed process would."""
 
-    def __init__(self, killed_at=None, unreadable=()):
-        self.seen, self.killed_at, self.unreadable = [], killed_at, set(unreadable)
+    def __init__(self, killed_at: Any = None, unreadable: Any = ()) -> None:
+        self.seen: list[str] = []
+        self.killed_at, self.unreadable = killed_at, set(unreadable)
 
-    def length(self, row):
+    def length(self, row: Any) -> Any:
         return 0
 
-    def prepare(self, rows):
+    def prepare(self, rows: list[Any]) -> Any:
         if bad := self.unreadable.intersection(row["id"] for row in rows):
             raise ValueError(f"{bad} cannot be read")
         return rows
 
-    def answer(self, rows):
+    def answer(self, rows: list[Any]) -> list[Any]:
         self.seen += [row["id"] for row in rows]
         if self.killed_at in self.seen:
             raise KeyboardInterrupt
         return [{"completion": f"<answer>{'; '.join(row['diseases'])}</answer>"} for row in rows]
 
 
-def run_command(*arguments):
+def run_command(*arguments: Any) -> None:
     cli.run(["evaluate", *map(str, arguments)])
 
 
@@ -128,8 +130,9 @@ def test_a_batch_answers_as_its_rows_alone(rows, model_and_processor):
 
 
 def test_drawn_answers_depend_on_their_row_and_the_seed_alone(rows, model_and_processor):
-    def draw(batches, seed=0):
-        answerer = MedTVTAnswerer(*model_and_processor, max_new_tokens=6, num_samples=3, seed=seed)
+    def draw(batches: Any, seed: int = 0) -> list[Any]:
+        model, processor = model_and_processor
+        answerer = MedTVTAnswerer(model, processor, max_new_tokens=6, num_samples=3, seed=seed)
         drawn = {}
         for batch in batches:
             for row, answer in zip(batch, answerer.answer(answerer.prepare(batch))):
@@ -201,7 +204,7 @@ def test_without_intervals_and_with_a_film_that_cannot_be_read(checkpoint, data,
 
 def test_two_runs_in_one_folder_are_refused(rows, tmp_path):
     class Impatient(Parrot):
-        def answer(self, prepared):
+        def answer(self, prepared: Any) -> Any:
             with pytest.raises(OSError, match="in use by another process"):
                 predict(rows, Parrot(), tmp_path, ABOUT, batch_size=2)
             return super().answer(prepared)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders with tiny random models of the classes that the paper compares with, and their processors."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from transformers import (
     AutoConfig,
@@ -22,7 +25,8 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from medtvt_training.evaluation.baseline import ChatAnswerer
-from medtvt_training.stages.initialize import tiny_tokenizer
+
+from tests.toy import toy_tokenizer
 
 
 SIZE, PATCH = 32, 16
@@ -49,7 +53,7 @@ _VISION = {
 }
 
 
-def write_tiny_peer(folder, model_type: str):
+def write_tiny_peer(folder: Path, model_type: str) -> Any:
     """Writes model and processor, such that the Auto classes open them."""
     answerer = tiny_answerer(model_type)
     answerer.model.save_pretrained(folder)
@@ -57,7 +61,7 @@ def write_tiny_peer(folder, model_type: str):
     return folder
 
 
-def tiny_answerer(model_type: str, **kwargs) -> ChatAnswerer:
+def tiny_answerer(model_type: str, **kwargs: Any) -> ChatAnswerer:
     """A tiny random model of the class, with its processor."""
     tokenizer = _tokenizer()
     processor, config = _BUILDERS[model_type](tokenizer)
@@ -70,7 +74,7 @@ def tiny_answerer(model_type: str, **kwargs) -> ChatAnswerer:
 
 def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tiny_tokenizer().backend_tokenizer,
+        tokenizer_object=toy_tokenizer().backend_tokenizer,
         bos_token="<|begin_of_text|>",
         eos_token="<|end_of_text|>",
         pad_token="<|pad|>",
@@ -82,21 +86,23 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _config(model_type, tokenizer, vision, text_type="llama", **kwargs):
+def _config(
+    model_type: str, tokenizer: PreTrainedTokenizerFast, vision: Any, text_type: Any = "llama", **kwargs: Any
+) -> Any:
     text = {**_TEXT, "model_type": text_type, "vocab_size": len(tokenizer)}
     text |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
     ids = {"image_token_id": tokenizer.convert_tokens_to_ids("<image>")}
     return AutoConfig.for_model(model_type, vision_config=vision, text_config=text, **ids, **kwargs)
 
 
-def _llava(tokenizer):
+def _llava(tokenizer: PreTrainedTokenizerFast) -> Any:
     image_processor = LlavaImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
     layout = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     processor = LlavaProcessor(image_processor, tokenizer, chat_template=CHAT_TEMPLATE, **layout)
     return processor, _config("llava", tokenizer, {**_VISION, "model_type": "clip_vision_model"})
 
 
-def _llava_next(tokenizer):
+def _llava_next(tokenizer: PreTrainedTokenizerFast) -> Any:
     grid = [[SIZE, 2 * SIZE], [2 * SIZE, SIZE]]
     image_processor = LlavaNextImageProcessorPil(
         size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_grid_pinpoints=grid
@@ -107,7 +113,7 @@ def _llava_next(tokenizer):
     return processor, _config("llava_next", tokenizer, vision, image_grid_pinpoints=grid)
 
 
-def _deepseek_vl(tokenizer):
+def _deepseek_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     image_processor = DeepseekVLImageProcessorPil(size={"height": SIZE, "width": SIZE}, min_size=14)
     processor = DeepseekVLProcessor(
         image_processor, tokenizer, chat_template=CHAT_TEMPLATE, num_image_tokens=(SIZE // PATCH) ** 2
@@ -115,18 +121,18 @@ def _deepseek_vl(tokenizer):
     return processor, _config("deepseek_vl", tokenizer, {**_VISION, "model_type": "siglip_vision_model"})
 
 
-def _without_video(processor_class):
+def _without_video(processor_class: Any) -> Any:
     """Video processors need torchvision; pictures do not."""
 
     class WithoutVideo(processor_class):
-        def check_argument_for_proper_class(self, argument_name, argument):
+        def check_argument_for_proper_class(self, argument_name: Any, argument: Any) -> None:
             if argument_name != "video_processor":
                 super().check_argument_for_proper_class(argument_name, argument)
 
     return WithoutVideo
 
 
-def _llava_onevision(tokenizer):
+def _llava_onevision(tokenizer: PreTrainedTokenizerFast) -> Any:
     grid = [[SIZE, SIZE], [SIZE, 2 * SIZE]]
     image_processor = LlavaOnevisionImageProcessorPil(size={"height": SIZE, "width": SIZE}, image_grid_pinpoints=grid)
     processor = _without_video(LlavaOnevisionProcessor)(
@@ -140,17 +146,23 @@ def _llava_onevision(tokenizer):
     return processor, _config("llava_onevision", tokenizer, vision, "qwen2", image_grid_pinpoints=grid)
 
 
-def _qwen2_5_vl(tokenizer):
+def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> Any:
     image_processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": 112 * 112})
     processor = _without_video(Qwen2_5_VLProcessor)(image_processor, tokenizer, chat_template=CHAT_TEMPLATE)
-    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+    vision: dict[str, Any] = {
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+    }
     vision["fullatt_block_indexes"] = [0]
     config = _config("qwen2_5_vl", tokenizer, vision, "qwen2_5_vl_text")
     config.text_config.rope_parameters = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     return processor, config
 
 
-def _internvl(tokenizer):
+def _internvl(tokenizer: PreTrainedTokenizerFast) -> Any:
     image_processor = GotOcr2ImageProcessorPil(size={"height": SIZE, "width": SIZE}, crop_to_patches=False)
     processor = _without_video(InternVLProcessor)(
         image_processor, tokenizer, image_seq_length=(SIZE // PATCH) ** 2 // 4, chat_template=CHAT_TEMPLATE

@@ -4,6 +4,7 @@
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from medtvt_training.mimic.cohort import COHORT_SCHEMA, draw_split
 from medtvt_training.mimic.tables import CHEXPERT_LABELS
 
 
-def invent_admission(i: int, **changes) -> dict:
+def invent_admission(i: int, **changes: Any) -> dict:
     """An admission whose every modality says something that no other one says."""
     labs = dict.fromkeys(LAB_NAMES)
     labs["Creatinine"] = {"value": round(2 + i / 1000, 3), "low": 0.5, "high": 1.2, "flag": "high"}
@@ -44,7 +45,7 @@ def invent_admission(i: int, **changes) -> dict:
     }
 
 
-def write_invented_cohort(build, number: int, **changes) -> Path:
+def write_invented_cohort(build: Path, number: int, **changes: Any) -> Path:
     """Writes `build/cohort`; returns `build`."""
     folder = Path(build) / "cohort"
     folder.mkdir(parents=True)

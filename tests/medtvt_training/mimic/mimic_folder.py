@@ -4,8 +4,10 @@
 import csv
 import gzip
 import shutil
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -52,7 +54,7 @@ REPORT = """\
 """
 
 
-def write_csv(path: Path, columns, rows, compress: bool = True):
+def write_csv(path: Path, columns: Sequence[str], rows: list[Any], compress: bool = True) -> None:
     """A table as MIMIC ships it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     opener = gzip.open if compress else open
@@ -147,7 +149,7 @@ def read_admissions(hosp: Path) -> list[tuple]:
     return [(int(r["subject_id"]), int(r["hadm_id"]), datetime.fromisoformat(r["admittime"])) for r in rows]
 
 
-def write_mimic(folder, demo: Path | None = None, patients: int = 12, drawings: int = 2) -> dict[str, Path]:
+def write_mimic(folder: Path, demo: Path | None = None, patients: int = 12, drawings: int = 2) -> dict[str, Path]:
     """
     The three folders by name of their option, with synthetic ECGs and films for every admission.
 
@@ -167,7 +169,7 @@ def write_mimic(folder, demo: Path | None = None, patients: int = 12, drawings: 
     return {name: folder / name for name in ("mimic-iv", "mimic-ecg", "mimic-cxr")}
 
 
-def _write_ecgs(folder: Path, admissions, drawings: int):
+def _write_ecgs(folder: Path, admissions: Any, drawings: int) -> None:
     drawn = [draw_ecg(draw_patient(7, i).ecg, np.random.default_rng(i)) for i in range(drawings)]
     records, measurements = [], []
     for i, (subject, _, time) in enumerate(admissions):
@@ -185,7 +187,7 @@ def _write_ecgs(folder: Path, admissions, drawings: int):
     write_csv(folder / "machine_measurements.csv", columns, measurements, False)
 
 
-def _write_films(folder: Path, admissions, drawings: int):
+def _write_films(folder: Path, admissions: Any, drawings: int) -> None:
     drawn = [Image.fromarray(draw_cxr(draw_patient(7, i).film, np.random.default_rng(i))) for i in range(drawings)]
     films, labels = [], []
     for i, (subject, _, time) in enumerate(admissions):

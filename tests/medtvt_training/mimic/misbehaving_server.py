@@ -7,15 +7,19 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 
 FAULTS = ("429", "429 in silence", "500", "cut before", "cut within", "malformed", "no choices")
 
 
 @contextmanager
-def misbehaving_server(answers: dict[str, str], fault_share: float = 0.5, delay: float = 0.01, seed: int = 0):
+def misbehaving_server(
+    answers: dict[str, str], fault_share: float = 0.5, delay: float = 0.01, seed: int = 0
+) -> Iterator[Any]:
     """
     Yields the server. It writes (and would charge for) an answer once for each `Idempotency-Key`, which is what
     `generated` counts; `faults` counts what it did wrong, `sent` the whole answers that left it.
@@ -26,7 +30,7 @@ def misbehaving_server(answers: dict[str, str], fault_share: float = 0.5, delay:
     generator, lock = random.Random(seed), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
+        def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
                 fault = generator.choice(FAULTS) if generator.random() < fault_share else None
@@ -48,7 +52,9 @@ def misbehaving_server(answers: dict[str, str], fault_share: float = 0.5, delay:
                 if key not in server.generated:
                     server.generated[key] = answers[body["messages"][-1]["content"]]
             content = json.dumps({"choices": [{"message": {"content": server.generated[key]}}]}).encode()
-            content = {"malformed": content[: len(content) // 2], "no choices": b'{"choices": []}'}.get(fault, content)
+            content = {"malformed": content[: len(content) // 2], "no choices": b'{"choices": []}'}.get(
+                fault or "", content
+            )
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -56,7 +62,7 @@ def misbehaving_server(answers: dict[str, str], fault_share: float = 0.5, delay:
             with lock:
                 server.sent[key] += fault is None
 
-        def log_message(self, *_):
+        def log_message(self, *_: Any) -> None:
             pass
 
     class Server(ThreadingHTTPServer):
@@ -66,7 +72,7 @@ def misbehaving_server(answers: dict[str, str], fault_share: float = 0.5, delay:
         sent: Counter[str] = Counter()
         url: str
 
-        def handle_error(self, *_):  # clients that were killed
+        def handle_error(self, *_: Any) -> None:  # clients that were killed
             pass
 
     server = Server(("127.0.0.1", 0), Handler)

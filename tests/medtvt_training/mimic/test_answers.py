@@ -2,6 +2,8 @@
 import csv
 import json
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,12 +14,12 @@ from medtvt_training.mimic.access import check_outside_git
 from medtvt_training.mimic.answers import STORE, write_answers
 from medtvt_training.mimic.dataset import write_dataset
 from medtvt_training.mimic.export_authors import export_authors
-from medtvt_training.mimic.prompts import make_requests, read_template
+from medtvt_training.mimic.prompts import Request, make_requests, read_template
 from medtvt_training.mimic.review import export_review, import_review
 from medtvt_training.mimic.stats import write_stats
 from medtvt_training.mimic.store import AnswerStore
 from medtvt_training.mimic.teachers import (
-    ACKNOWLEDGEMENT,
+    ACKNOWLEDGMENT,
     EndpointRefusedError,
     LocalTeacher,
     OpenAITeacher,
@@ -38,12 +40,12 @@ GOOD = (
 
 
 @pytest.fixture
-def requests():
+def requests() -> dict[Any, Any]:
     return {request.id.split("-")[1]: request for request in make_requests([invent_admission(0)])}
 
 
 @pytest.fixture
-def build(tmp_path):
+def build(tmp_path: Path) -> Any:
     build = write_invented_cohort(tmp_path / "build", 30)
     write_answers(build, TemplateTeacher())
     return build
@@ -130,7 +132,7 @@ class Stubborn(TemplateTeacher):
     identity = {"teacher": "stubborn"}
     attempts = 3
 
-    def answer(self, request, attempt=0):
+    def answer(self, request: Request, attempt: int = 0) -> str:
         if attempt == 0 or request.id.endswith("ecg"):
             return "Pneumothorax of 99 mm, see Dr. Who."
         return super().answer(request)
@@ -208,13 +210,13 @@ def test_an_endpoint_that_fails_keeps_what_it_answered(tmp_path):
         ("127.0.0.1:8000", "must look like"),
     ],
 )
-def test_nothing_leaves_without_the_acknowledgement(endpoint, problem):
+def test_nothing_leaves_without_the_acknowledgment(endpoint, problem):
     with pytest.raises(ValueError, match=problem):
-        OpenAITeacher(endpoint, "m", acknowledgement="yes")
+        OpenAITeacher(endpoint, "m", acknowledgment="yes")
     if problem == "not this machine":
-        assert OpenAITeacher(endpoint, "m", acknowledgement=ACKNOWLEDGEMENT).host
+        assert OpenAITeacher(endpoint, "m", acknowledgment=ACKNOWLEDGMENT).host
     for needed in ("retains no data", "trains on no data", "no human review"):
-        assert needed in ACKNOWLEDGEMENT
+        assert needed in ACKNOWLEDGMENT
 
 
 def test_loopback_needs_none_and_a_redirect_is_not_followed(requests):
@@ -222,12 +224,12 @@ def test_loopback_needs_none_and_a_redirect_is_not_followed(requests):
     import threading
 
     class Redirect(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
+        def do_POST(self) -> None:
             self.send_response(307)
             self.send_header("Location", "http://example.org/")
             self.end_headers()
 
-        def log_message(self, *_):
+        def log_message(self, *_: Any) -> None:
             pass
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Redirect)
@@ -263,7 +265,7 @@ def test_review_is_counted_and_applied(build):
     rows[1]["edited_answer"] = rows[1]["answer"].replace(". ", ".  ").replace(".\n", " indeed.\n") + " "
     rows[1]["edited_answer"] = rows[1]["edited_answer"].strip()
 
-    def write(entries):
+    def write(entries: Any) -> None:
         with open(csv_file, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0].keys())
             writer.writeheader()

@@ -4,6 +4,8 @@ import gzip
 import json
 import shutil
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,26 +13,26 @@ from medtvt_training.commands import build_qa
 from medtvt_training.data.load import load_medtvt_qa
 from medtvt_training.mimic.cohort import build_cohort, check_splits, draw_split, read_cohort
 
-from ...conftest import FIXTURES
 from .mimic_folder import CODES, write_mimic
+from tests.toy import FIXTURES
 
 
 @pytest.fixture(scope="module")
-def mimic(tmp_path_factory):
+def mimic(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write_mimic(tmp_path_factory.mktemp("mimic"), patients=6)
 
 
 @pytest.fixture(scope="module")
-def cohort(mimic, tmp_path_factory):
+def cohort(mimic: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
     return build_cohort(tmp_path_factory.mktemp("build") / "cohort", mimic, threads=1)
 
 
-def link_labs(mimic, out, **kwargs):
+def link_labs(mimic: dict[str, Path], out: Path, **kwargs: Any) -> Any:
     """Without signals, which take the time."""
     return build_cohort(out, {"mimic-iv": mimic["mimic-iv"]}, threads=1, **kwargs)
 
 
-def edit(file, old, new, count=1):
+def edit(file: Path, old: str, new: str, count: int = 1) -> None:
     """Replaces text in a table, gzipped or not."""
     zipped = file.with_name(file.name + ".gz")
     text = gzip.decompress(zipped.read_bytes()).decode() if zipped.exists() else file.read_text()
@@ -40,11 +42,11 @@ def edit(file, old, new, count=1):
 
 
 @pytest.fixture
-def own_mimic(mimic, tmp_path):
+def own_mimic(mimic: dict[str, Path], tmp_path: Path) -> dict[Any, Any]:
     return {name: shutil.copytree(folder, tmp_path / name) for name, folder in mimic.items()}
 
 
-def rejects(cohort):
+def rejects(cohort: Path) -> list[Any]:
     return [json.loads(line) for line in (cohort / "rejects.jsonl").read_text().splitlines()]
 
 
@@ -84,7 +86,7 @@ def test_the_same_folders_give_the_same_bytes(mimic, tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_paper_rules_keep_labelled_admissions_from_admission_on(own_mimic, tmp_path):
+def test_paper_rules_keep_labeled_admissions_from_admission_on(own_mimic, tmp_path):
     labs = own_mimic["mimic-iv"] / "hosp" / "labevents.csv"
     edit(labs, "2150-03-01 13:00:00", "2150-03-01 11:00:00", -1)  # of the first patient, now before admission
     symile, _ = read_cohort(link_labs(own_mimic, tmp_path / "symile"))
@@ -200,7 +202,7 @@ def test_real_demo_tables(tmp_path):
 
 
 def test_one_command_and_its_continuation(mimic, tmp_path, capsys):
-    def build_all(*further):
+    def build_all(*further: Any) -> None:
         parser = argparse.ArgumentParser()
         build_qa.add_arguments(parser)
         out = ["--out", str(tmp_path / "build"), "--mimic-iv", str(mimic["mimic-iv"]), "--threads", "1"]

@@ -2,7 +2,6 @@
 import pytest
 
 from medtvt_training.mimic.codes import disease_of, label_diseases, paper_codes
-from medtvt_training.mimic.cxr_reports import read_report
 from medtvt_training.mimic.ecg_statements import (
     clean_statement,
     clean_statements,
@@ -67,27 +66,6 @@ def test_statements_are_cleaned():
 def test_sentinels_are_no_measurements():
     row = {"rr_interval": 65535, "p_onset": 40, "p_end": 29999, "qrs_onset": 180, "qrs_end": 270, "t_end": 29999}
     assert measure({**row, "qrs_axis": 32767}) == {"pr": 140, "qrs": 90}
-
-
-@pytest.mark.parametrize(
-    ("sentence", "kept"),
-    [
-        ("Compared to the prior study of ___, the heart is enlarged.", "The heart is enlarged."),
-        ("In comparison with the study of ___, there is mild edema.", "There is mild edema."),
-        ("Unchanged moderate cardiomegaly is seen.", "Moderate cardiomegaly is seen."),
-        ("Pleural effusion has decreased from the previous film.", ""),
-        ("New right lower lobe opacity.", ""),
-        ("Findings were discussed with Dr. ___ at 9:30 am.", ""),
-        ("No pneumothorax.", "No pneumothorax."),
-    ],
-)
-def test_reports_lose_what_one_film_cannot_show(sentence, kept):
-    report = f"FINAL REPORT\n INDICATION: Chest pain in Mr. ___.\n\n COMPARISON: None.\n\n FINDINGS: \n\n {sentence}\n"
-    assert read_report(report) == kept
-
-
-def test_reports_without_findings_or_impression_are_empty():
-    assert read_report("FINAL REPORT\n HISTORY: Cough.\n\n The lungs are clear.\n") == ""
 
 
 @pytest.mark.parametrize(

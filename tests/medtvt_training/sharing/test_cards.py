@@ -2,6 +2,8 @@
 import json
 import re
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
@@ -14,7 +16,7 @@ from medtvt_training.synthetic.cohort import write_cohort
 
 
 @pytest.fixture
-def folder(checkpoint, tmp_path):
+def folder(checkpoint: Path, tmp_path: Path) -> Any:
     folder = shutil.copytree(checkpoint, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     entry = {"stage": "sft", "name": "cohort", "access": "synthetic"}
@@ -23,11 +25,11 @@ def folder(checkpoint, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory):
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cohort(tmp_path_factory.mktemp("cohort") / "drawn", 10, num_workers=1, progress=False)
 
 
-def write_metrics(folder, model):
+def write_metrics(folder: Path, model: Any) -> Any:
     text = "<think>x</think><answer>Sepsis</answer>"
     records = [
         {
@@ -57,7 +59,7 @@ def test_model_card_is_filled_from_its_files(folder, tmp_path):
     value, limits = results["strict"]["exact_match"], results["intervals"]["strict"]["exact_match"]
     assert f"{value:.3f} [{limits[0]:.3f}, {limits[1]:.3f}]" in card.text
     assert "6 records of 6 patients, diagnosis level, split test" in card.text
-    for said in ("Research use only", 'model="org/mine"', "imaginary patients", "Limits", "Licence", "2506.18512"):
+    for said in ("Research use only", 'model="org/mine"', "imaginary patients", "Limits", "License", "2506.18512"):
         assert said in card.text
     snippet = re.search("```python\n(.*?)```", card.text, re.DOTALL)[1]
     compile(snippet, "card", "exec")
@@ -91,7 +93,7 @@ def test_metrics_of_another_model_are_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "access", "licence", "said"),
+    ("changes", "access", "license", "said"),
     [
         ({"stage": None, "training_data": None}, "none", "apache-2.0", "random and untrained"),
         ({"training_data": None}, "unknown", "other", "Not recorded"),
@@ -103,12 +105,12 @@ def test_metrics_of_another_model_are_refused(folder, tmp_path):
         ),
     ],
 )
-def test_card_is_honest_about_data(folder, changes, access, licence, said):
+def test_card_is_honest_about_data(folder, changes, access, license, said):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
     card = cards.model_card(folder)
     assert cards.read_access(folder) == access
-    assert card.data.license == licence and said in card.text
+    assert card.data.license == license and said in card.text
     assert "None was given" in card.text and card.data.eval_results is None
 
 

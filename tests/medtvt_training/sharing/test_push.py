@@ -8,7 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -25,19 +28,23 @@ CREDENTIALED = {"stage": "sft", "name": "mimic", "access": "credentialed"}
 class Hub(ThreadingHTTPServer):
     """The few endpoints of the Hub that a push uses. `fails` is a path at which it answers 500, or hangs up."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), HubHandler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.private, self.files, self.commits, self.tags, self.fails, self.hangs_up = None, {}, 0, [], "", False
+        self.private: bool | None = None
+        self.files: dict[str, bytes] = {}
+        self.tags: list[str] = []
+        self.commits, self.fails, self.hangs_up = 0, "", False
 
 
 class HubHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    server: Hub
 
-    def log_message(self, *args):
+    def log_message(self, *args: Any) -> None:
         pass
 
-    def answer(self, content, status=200):
+    def answer(self, content: Any, status: Any = 200) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -45,7 +52,7 @@ class HubHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_GET(self):
+    def do_GET(self) -> Any:
         hub = self.server
         if self.path.endswith("/refs"):
             tags = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": "c" * 40} for tag in hub.tags]
@@ -54,7 +61,7 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.answer({"id": "org/name", "private": hub.private, "sha": "c" * 40, "siblings": []})
         self.answer({}, 404)
 
-    def do_POST(self):
+    def do_POST(self) -> Any:
         hub = self.server
         if hub.hangs_up and hub.fails in self.path:
             self.rfile.read(1000)
@@ -88,7 +95,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub():
+def hub() -> Iterator[Any]:
     server = Hub()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -99,11 +106,11 @@ def hub():
 
 
 @pytest.fixture
-def folder(checkpoint, tmp_path):
+def folder(checkpoint: Path, tmp_path: Path) -> Path:
     return shutil.copytree(checkpoint, tmp_path / "model")
 
 
-def trained_on(folder, *entries):
+def trained_on(folder: Path, *entries: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "stage": "sft", "training_data": list(entries)}))
 
@@ -124,7 +131,7 @@ def test_one_commit_that_opens(hub, folder, tmp_path, caplog):
     assert "synthetic" in str(ModelCard.load(arrived / "README.md")) or "drawn" in str(
         ModelCard.load(arrived / "README.md")
     )
-    assert json.loads((arrived / "config.json").read_text())["training_data"] == [SYNTHETIC]
+    assert json.loads((arrived / "provenance.json").read_text())["training_data"] == [SYNTHETIC]
     diagnose = pipeline("medical-diagnosis", model=str(arrived), trust_remote_code=True)
     assert diagnose(lab={"Sodium": 140}, max_new_tokens=2)["contributions"]["lab"] > 0
 

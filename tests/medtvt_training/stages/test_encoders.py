@@ -15,8 +15,8 @@ from medtvt_training.stages.findings_dataset import FindingsDataset, frequent_fi
 from modeling_medtvt import MedTVTForCausalLM
 from processing_medtvt import MedTVTProcessor
 
-from ..toy_dataset import write_toy_dataset
 from .test_pt import changed_parameters, run
+from tests.toy import write_toy_dataset
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_encoders_learn_and_nothing_else_changes(trained, checkpoint):
     weights = {name for name in names if name.split(".")[1].endswith("_encoder") and name.endswith(".weight")}
     assert weights <= changed
     model = MedTVTForCausalLM.from_pretrained(trained / "final")
-    assert model.config.stage is None and model.config.freeze_encoders
+    assert model.provenance.stage is None and model.model.has_frozen_encoders
     assert not any(parameter.requires_grad for parameter in model.model.cxr_encoder.parameters())
 
 

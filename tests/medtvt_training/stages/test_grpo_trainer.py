@@ -14,7 +14,7 @@ from medtvt_training.stages.grpo_trainer import MedTVTGRPOTrainer
 from medtvt_training.stages.initialize import default_processor
 from medtvt_training.stages.trl_private import OVERRIDDEN, READ
 
-from tests.medtvt_training.toy_dataset import write_toy_dataset
+from tests.toy import write_toy_dataset
 
 
 TARGETS = r".*language_model\..*\.(q_proj|v_proj|up_proj)"
@@ -325,7 +325,7 @@ def test_models_without_a_right_reference_are_refused(policy, make_trainer):
     with pytest.raises(ValueError, match="'default'"):
         make_trainer(get_peft_model(copy.deepcopy(policy), config, adapter_name="sft"))
     unfrozen = copy.deepcopy(policy)
-    unfrozen.config.freeze_encoders = False
+    unfrozen.model.ecg_encoder.requires_grad_(True)
     with pytest.raises(ValueError, match="freeze_encoders"):
         make_trainer(unfrozen)
     with pytest.raises(ValueError, match="MedTVTForCausalLM"):

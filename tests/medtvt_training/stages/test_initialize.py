@@ -24,7 +24,7 @@ from medtvt_training.cli import main
 from medtvt_training.stages.initialize import init_from_parts, init_tiny
 from modeling_medtvt import MedTVTEcgConfig, MedTVTEcgEncoder, MedTVTForCausalLM, MedTVTLabConfig, MedTVTLabEncoder
 
-from ...conftest import assert_close
+from tests.toy import assert_close
 
 
 CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
@@ -127,14 +127,13 @@ def test_command_says_what_is_random(parts, tmp_path, capsys):
     assert "lab  random weights" in printed and str(folder / "ked.pt") in printed and "untrained" not in printed
 
 
-def test_tiny_is_deterministic_and_its_seed_is_its_own(tmp_path, checkpoint):
+def test_tiny_is_deterministic_and_its_seed_is_its_own(tmp_path):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
     again = MedTVTForCausalLM.from_pretrained(init_tiny(tmp_path / "again"))
     assert torch.equal(torch.rand(3), expected)
-    model = MedTVTForCausalLM.from_pretrained(checkpoint)
-    expected = model.state_dict()
+    expected = MedTVTForCausalLM.from_pretrained(init_tiny(tmp_path / "first")).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in again.state_dict().items())
 
 

@@ -11,16 +11,14 @@ from transformers import AutoModelForCausalLM, AutoProcessor, LlamaConfig, Llama
 from medtvt_training.stages.model import TRAINED_MODULES
 from medtvt_training.stages.run import run_stage
 
-from ..toy_dataset import write_toy_dataset
-
 
 PROJECTORS = tuple(f"model.{name}." for name in TRAINED_MODULES["pt"])
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_toy_dataset(tmp_path_factory.mktemp("data") / "toy")
+def data(toy):
+    return toy
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +92,11 @@ def test_what_trains_and_what_is_frozen(tuning, trained, pretrain_toy, checkpoin
 def test_the_result_is_a_plain_folder(tuning, trained, pretrain_toy):
     final = trained(tuning, pretrain_toy) / "final"
     model = AutoModelForCausalLM.from_pretrained(final)
-    assert model.config.stage == "pt" and model.model.perception is None
+    assert model.provenance.stage == "pt" and model.model.perception is None
     assert model.config.use_cache
     # a folder that is not a drawn cohort counts as patients' data
-    assert [(entry["stage"], entry["access"]) for entry in model.config.training_data] == [("pt", "credentialed")]
+    data = model.provenance.training_data
+    assert [(entry["stage"], entry["access"]) for entry in data] == [("pt", "credentialed")]
     assert type(AutoProcessor.from_pretrained(final)).__name__ == "MedTVTProcessor"
     assert not (final / "adapter_config.json").exists() and not (final / "training_args.bin").exists()
 
@@ -161,7 +160,9 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(trained, pretrain_toy, tmp_pa
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_rows(pretrain_toy, tmp_path):
-    with pytest.raises(ValueError, match=r"(loss|norm) is (nan|inf) at step 2, rows (\w+-\d+(, )?){4}\. "):
+    with pytest.raises(
+        ValueError, match=r"(loss|weight) is (nan|inf|not finite) at step 2, rows (\w+-\d+(, )?){4}\. "
+    ):
         pretrain_toy(tmp_path / "run", tuning="full", learning_rate=1e20, lr_scheduler_type="constant")
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
     weights = load_file(tmp_path / "run" / "checkpoint-1" / "model.safetensors")

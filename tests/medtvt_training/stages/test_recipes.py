@@ -3,7 +3,8 @@ import pytest
 import yaml
 
 from medtvt_training.cli import build_parser
-from medtvt_training.stages.recipes import RECIPE_NAMES, RECIPES, packaged_recipes, parse_arguments
+from medtvt_training.stages.arguments import RECIPE_NAMES, RECIPES, packaged_recipes
+from medtvt_training.stages.recipes import parse_arguments
 
 
 COMMANDS = {"encoders": "train-encoders", "pt": "pretrain", "sft": "finetune", "rft": "reinforce"}

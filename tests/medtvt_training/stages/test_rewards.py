@@ -8,7 +8,7 @@ from medtvt_training.stages.rewards import (
     graded_format_reward,
     jaccard_reward,
 )
-from medtvt_training.synthetic import findings
+from medtvt_training.synthetic.findings import FINDINGS
 
 
 GOOD = "<think>Creatinine raised.</think><answer>Acute Renal Failure; Sepsis</answer>"
@@ -104,10 +104,15 @@ def test_graded_format_reward_rises_towards_the_format():
     assert rewards == [0, 1 / 8, 2 / 8, 3 / 8, 4 / 8, 1]
 
 
-def test_evidence_reward_is_the_share_of_true_findings(monkeypatch):
-    monkeypatch.setattr(findings, "cited_findings", lambda text: set(text.split()))
-    completions = ["<think>a b</think>", "<think>a x</think>", "<think></think>", "a b"]
-    assert evidence_reward(prompts=[""] * 4, completions=completions, findings=[["a", "b", "c"]] * 4) == [1, 0.5, 0, 0]
+def test_evidence_reward_is_the_share_of_true_findings():
+    name, other, absent = [name for name in FINDINGS if name.startswith("ecg")][:3]
+    said = [
+        f"<think>ECG: {'; '.join(FINDINGS[name].phrases[0] for name in names)}.</think>"
+        for names in ((name, other), (name, absent))
+    ]
+    completions = [*said, "<think></think>", said[0].replace("<think>", "")]
+    rewards = evidence_reward(prompts=[""] * 4, completions=completions, findings=[[name, other]] * 4)
+    assert rewards == [1, 0.5, 0, 0]
     with pytest.raises(ValueError, match="findings"):
         evidence_reward(prompts=[""], completions=["<think>a</think>"], findings=[None])
 

@@ -7,14 +7,14 @@ import torch
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from medtvt_training.stages import grpo_trainer
+from medtvt_training.stages import rft
 from medtvt_training.stages.grpo_trainer import SampleCallback
 from medtvt_training.stages.initialize import init_tiny
 from medtvt_training.stages.recipes import RECIPES, parse_arguments
 from medtvt_training.stages.rewards import REWARDS
 from medtvt_training.stages.run import run_stage
 
-from tests.medtvt_training.toy_dataset import write_toy_dataset
+from tests.toy import write_toy_dataset
 
 
 SHORT = {
@@ -80,7 +80,7 @@ def finished(request, run, tmp_path_factory):
 def test_a_run_ends_in_a_plain_folder_with_samples(finished, checkpoint):
     out, _ = finished
     model = AutoModelForCausalLM.from_pretrained(out / "final")
-    assert model.config.stage == "rft"
+    assert model.provenance.stage == "rft"
     AutoProcessor.from_pretrained(out / "final")
     before = AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
@@ -110,7 +110,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, run, tmp_
 
     caplog.set_level("INFO", logger="medtvt_training")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(grpo_trainer, "SampleCallback", Kill)
+        patch.setattr(rft, "SampleCallback", Kill)
         run(killed, **kwargs)
     assert "train: 1 of 12 rows list no disease and are left out." in caplog.text
     with open(killed / "samples.jsonl", "a") as file:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import filecmp
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,12 +29,12 @@ PATIENTS = 40
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory):
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cohort") / "cohort"
     return write_cohort(folder, PATIENTS, seed=5, num_workers=1, progress=False)
 
 
-def read_causes(folder):
+def read_causes(folder: Path) -> list[Any]:
     return [json.loads(line) for line in (folder / "causes.jsonl").read_text().splitlines()]
 
 
@@ -196,7 +198,7 @@ def test_wrong_arguments_write_nothing(tmp_path, arguments, message):
 
 
 def test_failed_run_leaves_nothing(tmp_path, monkeypatch):
-    def full(*args):
+    def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("medtvt_training.synthetic.patient.write_cxr", full)

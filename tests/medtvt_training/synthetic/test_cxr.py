@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,8 +8,8 @@ from PIL import Image
 
 from medtvt_training.synthetic.cxr import draw_cxr, draw_outlines, write_cxr
 from medtvt_training.synthetic.signs import FilmSigns
-from processing_medtvt.image_processing_medtvt import load_cxr
 from processing_medtvt.measure_cxr_medtvt import measure_cxr
+from processing_medtvt.read_cxr_medtvt import load_cxr
 
 
 HEALTHY = FilmSigns(male=True, view="PA", ctr=0.45)
@@ -18,21 +19,21 @@ RIGHT_BASE, LEFT_BASE = (0.1, 0.34, 0.5, 0.72), (0.68, 0.9, 0.52, 0.74)
 ALL = (0.0, 1.0, 0.0, 1.0)
 
 
-def draw(seed=0, healthy=HEALTHY, **signs):
+def draw(seed: int = 0, healthy: Any = HEALTHY, **signs: Any) -> Any:
     return draw_cxr(dataclasses.replace(healthy, **signs), np.random.default_rng(seed))
 
 
-def cut(film, box):
+def cut(film: Any, box: Any) -> Any:
     left, right, top, bottom = (round(film.shape[0] * edge) for edge in box)
     return film[top:bottom, left:right]
 
 
-def change(seed=0, healthy=HEALTHY, **signs):
-    """Grey levels that the signs add to the same person's film."""
+def change(seed: int = 0, healthy: Any = HEALTHY, **signs: Any) -> Any:
+    """Gray levels that the signs add to the same person's film."""
     return draw(seed, healthy, **signs).astype(float) - draw(seed, healthy)
 
 
-def opacity(form, zone, extent=0.6):
+def opacity(form: Any, zone: Any, extent: Any = 0.6) -> dict[str, Any]:
     return {"opacity": form, "opacity_zones": (zone,), "opacity_extent": extent}
 
 
@@ -130,7 +131,7 @@ def test_oedema_grows_from_upper_vessels_to_wings():
 
 
 def test_bands_are_unlike_opacities():
-    def bands(**signs):
+    def bands(**signs: Any) -> list[Any]:
         figures = [(measure_cxr(draw(seed, **signs)), measure_cxr(draw(seed))) for seed in range(4)]
         return [np.mean([after[f"right_base{kind}"] - before[f"right_base{kind}"] for after, before in figures])
                 for kind in ("", "_bands")]  # fmt: skip

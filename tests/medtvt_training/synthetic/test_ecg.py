@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,11 +34,11 @@ INFERIOR, LATERAL = ("II", "III", "aVF"), ("I", "V5", "V6")
 SEEDS = range(4)
 
 
-def draw(seed=0, signs=CLEAN, **changes):
+def draw(seed: int = 0, signs: Any = CLEAN, **changes: Any) -> Any:
     return draw_ecg(replace(signs, **changes), np.random.default_rng(seed))
 
 
-def beat_of(signal):
+def beat_of(signal: Any) -> Any:
     """`dict` of 1.1 s of each lead of one beat, from 0.3 s before QRS, level before QRS as zero; needs no noise."""
     speed = np.abs(np.diff(signal, axis=1)).sum(axis=0)
     start = 1000
@@ -48,22 +49,22 @@ def beat_of(signal):
     return dict(zip(STANDARD_LEADS, beat - beat[:, 148:149]))
 
 
-def qrs_of(beat, qrs_ms=94):
+def qrs_of(beat: Any, qrs_ms: Any = 94) -> dict[Any, Any]:
     return {name: values[150 : 151 + int(qrs_ms / 2)] for name, values in beat.items()}
 
 
-def st_of(beat, qrs_ms=94):
+def st_of(beat: Any, qrs_ms: Any = 94) -> dict[Any, Any]:
     j = 150 + int(qrs_ms / 2)
     return {name: values[j + 30 : j + 41].mean() for name, values in beat.items()}
 
 
-def t_of(beat, qrs_ms=94):
+def t_of(beat: Any, qrs_ms: Any = 94) -> dict[Any, Any]:
     """The wave farthest from zero after ST."""
     late = {name: values[150 + int(qrs_ms / 2) + 45 : 150 + 220] for name, values in beat.items()}
     return {name: values[np.abs(values).argmax()] for name, values in late.items()}
 
 
-def spectrum_peak(values, low, high):
+def spectrum_peak(values: Any, low: Any, high: Any) -> Any:
     power = np.abs(np.fft.rfft(values - values.mean())) ** 2
     frequencies = np.fft.rfftfreq(values.size, 1 / 500)
     power[(frequencies < low) | (frequencies > high)] = 0

@@ -2,6 +2,7 @@
 import csv
 import filecmp
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wfdb
@@ -10,14 +11,14 @@ from PIL import Image
 from medtvt_training.synthetic.example_patient import EXAMPLE_INDEX, EXAMPLE_SEED, write_example_patient
 from medtvt_training.synthetic.patient import draw_patient
 from processing_medtvt import LAB_DEFINITIONS, MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor
-from processing_medtvt.image_processing_medtvt import load_cxr
+from processing_medtvt.read_cxr_medtvt import load_cxr
 
 
 FILES = ["cxr.png", "ecg.dat", "ecg.hea", "lab.csv"]
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory):
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write_example_patient(tmp_path_factory.mktemp("patient") / "new" / "folder")
 
 

@@ -1,29 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`medtvt baseline`: what other models make of the same records, by the same parser and metrics."""
+"""`medtvt baseline`: evaluate another model on the same records, with the same parser and metrics."""
 
 import argparse
 
-from ..evaluation.baseline import GRADIENT_BOOSTING, list_peers, run_baseline
 from .evaluation_options import add_record_options, add_scoring_options, check_required, records_of, scoring_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `medtvt baseline`."""
-    parser.add_argument(
-        "--model", help=f"a model of the paper by its name, a Hub id, a folder, or {GRADIENT_BOOSTING!r}"
-    )
+    parser.add_argument("--model", help="a model of the paper by its name, a Hub id, a folder, or 'gradient-boosting'")
     parser.add_argument("--list", action="store_true", help="print the models that the paper compares with")
     parser.add_argument(
-        "--encoders", help="with gradient-boosting: checkpoint whose encoders' features it gets in place of statistics"
+        "--encoders", help="with gradient-boosting: use the encoder outputs of this checkpoint as features"
     )
-    parser.add_argument("--feature-cache", help="with --encoders: folder of the encoders' outputs; made if missing")
-    parser.add_argument("--text-only", action="store_true", help="a causal LM, with measurements and labs as text")
+    parser.add_argument(
+        "--feature-cache", help="with --encoders: folder for cached encoder outputs; created if missing"
+    )
+    parser.add_argument(
+        "--text-only", action="store_true", help="evaluate a causal LM: ECG measurements and labs are given as text"
+    )
     add_record_options(parser)
     add_scoring_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt baseline`."""
+    from ..evaluation.baseline import list_peers, run_baseline
+
     if args.list:
         print(list_peers())
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`medtvt build-qa`: MedTVT-QA from MIMIC folders, in steps that share one folder."""
+"""`medtvt build-qa`: build MedTVT-QA from MIMIC, in steps that share one folder."""
 
 import argparse
 import logging
@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..mimic.access import check_outside_git
-from ..mimic.codes import CODE_SETS
 
 
 STEPS = {
-    "cohort": "link ECG, X-ray and labs of each admission, label and split them",
-    "answers": "let a teacher write the answers, and check each",
+    "cohort": "link ECG, X-ray and labs of each admission; assign labels and splits",
+    "answers": "generate the answers with a teacher, and check each",
     "dataset": "write the accepted answers as MedTVT-QA",
-    "review-export": "write a batch of answers for human review",
-    "review-import": "take the reviewers' verdicts",
+    "review-export": "export a sample of answers for human review",
+    "review-import": "import the reviewers' verdicts",
     "stats": "the paper's Table 4, Table 5 and Figure 2b for this build",
     "authors": "write the dataset in the authors' layout",
     "all": "cohort, answers, dataset and stats",
@@ -28,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, summary in STEPS.items():
         step = steps.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         step.add_argument("--out", required=True, type=Path, help="folder of this build, the same for every step")
-        step.add_argument("--seed", type=int, default=0, help="of splits, questions and samples (default: 0)")
+        step.add_argument("--seed", type=int, default=0, help="seed of splits, questions and samples (default: 0)")
         step.add_argument(
             "--open-data",
             action="store_true",
-            help="everything read is open (MIMIC's demo, synthetic): --out may be inside a git repository",
+            help="all source data are open (MIMIC demo, synthetic); --out may then be inside a git repository",
         )
         if name in ("cohort", "all"):
             _add_cohort_arguments(step)
@@ -43,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 "--name", default="dataset", help="name of the dataset's folder in --out (default: dataset)"
             )
         if name == "review-export":
-            step.add_argument("--number", type=int, default=50, help="how many answers (default: 50)")
+            step.add_argument("--number", type=int, default=50, help="number of answers (default: 50)")
         if name == "review-import":
             step.add_argument("--file", required=True, type=Path, help="the filled-in review.csv")
 
@@ -53,9 +52,15 @@ def _add_cohort_arguments(step: argparse.ArgumentParser) -> None:
     step.add_argument("--mimic-ecg", type=Path, help="folder of MIMIC-IV-ECG; without it there are no ECGs")
     step.add_argument("--mimic-cxr", type=Path, help="folder of MIMIC-CXR-JPG; without it there are no X-rays")
     step.add_argument("--cxr-reports", type=Path, help="folder of MIMIC-CXR's reports (default: --mimic-cxr)")
-    step.add_argument("--rules", choices=["symile", "paper"], default="symile", help="windows and selection")
-    step.add_argument("--codes", choices=CODE_SETS, default=CODE_SETS[0], help="code set of the seven diseases")
-    step.add_argument("--labels", choices=["diagnoses", "ext-icd"], default="diagnoses", help="where codes come from")
+    step.add_argument(
+        "--rules", choices=["symile", "paper"], default="symile", help="time windows and selection rules"
+    )
+    step.add_argument(
+        "--codes", choices=["corrected", "paper"], default="corrected", help="code set of the seven diseases"
+    )
+    step.add_argument(
+        "--labels", choices=["diagnoses", "ext-icd"], default="diagnoses", help="source of the diagnosis codes"
+    )
     step.add_argument("--ext-icd", type=Path, help="folder of MIMIC-IV-ECG-Ext-ICD, for --labels ext-icd")
     step.add_argument("--ext-icd-column", default="all_diag_all", help="its column of codes (default: all_diag_all)")
     step.add_argument(
@@ -63,29 +68,39 @@ def _add_cohort_arguments(step: argparse.ArgumentParser) -> None:
         type=float,
         nargs=3,
         default=[0.8, 0.1, 0.1],
-        help="of train, validation, test (default: 0.8 0.1 0.1)",
+        help="shares of patients in train, validation and test (default: 0.8 0.1 0.1)",
     )
     step.add_argument(
-        "--allow-lab-mismatch", action="store_true", help="leave out labs whose item id means another one"
+        "--allow-lab-mismatch",
+        action="store_true",
+        help="skip labs whose MIMIC item id has another label in this release",
     )
     step.add_argument("--memory", default="3GB", help="DuckDB's memory limit (default: 3GB)")
-    step.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
+    step.add_argument("--threads", type=int, default=2, help="number of threads (default: 2)")
 
 
 def _add_teacher_arguments(step: argparse.ArgumentParser) -> None:
-    step.add_argument("--teacher", choices=["template", "local", "openai"], default="template", help="who writes")
-    step.add_argument("--model", help="model folder (local), or the endpoint's name of its model (openai)")
+    step.add_argument(
+        "--teacher",
+        choices=["template", "local", "openai"],
+        default="template",
+        help="source of the answers (default: template)",
+    )
+    step.add_argument("--model", help="model folder (local), or model name at the endpoint (openai)")
     step.add_argument("--endpoint", help="base URL for openai, e.g. http://127.0.0.1:8000/v1")
-    step.add_argument("--api-key-file", type=Path, help="file with the endpoint's key")
+    step.add_argument("--api-key-file", type=Path, help="file that contains the API key")
     step.add_argument(
         "--acknowledge-data-use",
         metavar="SENTENCE",
-        help="asked for, word by word, where an endpoint is not this machine",
+        help="required, word for word, if the endpoint is not on this machine",
     )
-    step.add_argument("--concurrency", type=int, default=8, help="requests at a time (default: 8)")
-    step.add_argument("--requests-per-minute", type=float, help="limit of the endpoint")
+    step.add_argument("--concurrency", type=int, default=8, help="concurrent requests (default: 8)")
+    step.add_argument("--requests-per-minute", type=float, help="rate limit of the endpoint")
     step.add_argument(
-        "--attempts", type=int, default=3, help="how often an answer is written anew if it fails (default: 3)"
+        "--attempts",
+        type=int,
+        default=3,
+        help="generations per question until an answer passes the checks (default: 3)",
     )
 
 
@@ -177,7 +192,7 @@ def _make_teacher(args: argparse.Namespace) -> Any:
     return OpenAITeacher(
         args.endpoint,
         args.model,
-        acknowledgement=args.acknowledge_data_use,
+        acknowledgment=args.acknowledge_data_use,
         api_key=args.api_key_file.read_text().strip() if args.api_key_file else None,
         concurrency=args.concurrency,
         requests_per_minute=args.requests_per_minute,

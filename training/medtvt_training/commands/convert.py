@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`medtvt convert`: a checkpoint of the authors as a folder."""
+"""`medtvt convert`: convert a checkpoint of the authors."""
 
 import argparse
 from pathlib import Path
-
-from modeling_medtvt.convert_medtvt_weights_to_hf import BASE_FOLDER, convert_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,13 +13,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--params", required=True, help="Meta's params.json")
     parser.add_argument("--tokenizer", required=True, help="Meta's tokenizer.model of Llama 3")
     parser.add_argument("--lab-means", required=True, help="the authors' labs_means.json")
-    parser.add_argument("--out", required=True, help="folder to make")
-    parser.add_argument("--keep-lora", action="store_true", help="write LoRA as a PEFT adapter instead of merging it")
-    parser.add_argument("--require-perception", action="store_true", help="refuse a PT file (no perception layer)")
+    parser.add_argument("--out", required=True, help="output folder; it must not exist, or be empty")
+    parser.add_argument("--keep-lora", action="store_true", help="keep LoRA as a PEFT adapter instead of merging it")
+    parser.add_argument(
+        "--require-perception", action="store_true", help="refuse a checkpoint without perception layer (PT)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt convert`."""
+    from modeling_medtvt.convert_medtvt_weights_to_hf import BASE_FOLDER, convert_checkpoint
+
     dropped = convert_checkpoint(
         args.checkpoint,
         args.params,

@@ -3,27 +3,30 @@
 
 import argparse
 import textwrap
-
-from modeling_medtvt import DEFAULT_CHECKPOINT
-from processing_medtvt.report_medtvt import RESEARCH_USE
-
-from ..inference.load import load_pipeline
-from ..inference.result import format_result
-from ..synthetic.example_patient import write_example_patient
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `medtvt demo`."""
-    parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint folder (default: the package's own)")
-    parser.add_argument("--ecg", help="your own WFDB record instead of the example patient")
-    parser.add_argument("--cxr", help="your own chest X-ray: PNG, JPEG or DICOM")
+    parser.add_argument("--model", help="checkpoint folder (default: the package's own)")
+    parser.add_argument("--ecg", help="your own ECG file instead of the example patient")
+    parser.add_argument("--cxr", help="your own chest X-ray: PNG, JPEG, TIFF or DICOM")
     parser.add_argument("--lab", help="your own laboratory panel: CSV with the columns name,value[,unit]")
     parser.add_argument("--out", default="demo", help="folder for the example patient's files (default: demo)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt demo`."""
-    print(f"MedTVT-R1 demo. {RESEARCH_USE}\n")
+    print("MedTVT-R1 demo: loading the libraries takes some seconds ...", flush=True)
+    from modeling_medtvt import DEFAULT_CHECKPOINT
+    from processing_medtvt.report_medtvt import RESEARCH_USE
+
+    from ..inference.load import load_pipeline
+    from ..inference.result import format_result
+    from ..synthetic.example_patient import write_example_patient
+
+    print(f"{RESEARCH_USE}\n")
+    model = args.model or DEFAULT_CHECKPOINT
     files = {"ecg": args.ecg, "cxr": args.cxr, "lab": args.lab}
     patient = None
     if not any(files.values()):
@@ -33,13 +36,13 @@ def run(args: argparse.Namespace) -> None:
     for modality, path in files.items():
         if path is not None:
             print(f"  {modality}  {path}")
-    print(f"  model {args.model}\n")
-    print(format_result(load_pipeline(args.model)(**files)))
+    print(f"  model {model}\n")
+    print(format_result(load_pipeline(model)(**files)))
     if patient is not None:
         print(format_truth(patient))
 
 
-def format_truth(patient: dict) -> str:
+def format_truth(patient: dict[str, Any]) -> str:
     """What the example patient was drawn with, to hold against the answer."""
     lines = [
         "",

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`medtvt evaluate`: answers of a model to a dataset's questions, and every metric of them."""
+"""`medtvt evaluate`: generate a model's answers to a dataset's questions, and compute all metrics."""
 
 import argparse
 from collections.abc import Sequence
 
 from ..data.conversation import MODALITIES
-from ..evaluation.paper_tables import TABLES, render_table
-from ..evaluation.run import evaluate_model
 from .evaluation_options import add_record_options, add_scoring_options, check_required, records_of, scoring_of
 
 
@@ -15,10 +13,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="checkpoint folder")
     add_record_options(parser)
     parser.add_argument(
-        "--num-samples", type=int, default=0, help="answers to draw as well; scores are shares of them"
+        "--num-samples",
+        type=int,
+        default=0,
+        help="number of answers to sample per record; a probability is the share that names the disease",
     )
-    parser.add_argument("--likelihood", action="store_true", help="probability of each disease in the answer slot too")
-    parser.add_argument("--feature-cache", help="folder of the encoders' outputs; made if missing")
+    parser.add_argument(
+        "--likelihood", action="store_true", help="also compute the probability of each disease in the answer slot"
+    )
+    parser.add_argument("--feature-cache", help="folder for cached encoder outputs; created if missing")
     parser.add_argument(
         "--withhold", nargs="+", choices=MODALITIES, default=[], help="evaluate again without each of these modalities"
     )
@@ -29,13 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="evaluate again with each of these modalities taken from another patient",
     )
-    parser.add_argument("--table", type=int, choices=sorted(TABLES), help="print a table of the paper instead")
-    parser.add_argument("--metrics", nargs="+", metavar="NAME=FILE", help="with --table: metrics.json of each row")
+    parser.add_argument("--table", type=int, choices=[1, 2, 3], help="print a table of the paper instead")
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="NAME=FILE", help="with --table: name and metrics.json of each row"
+    )
     add_scoring_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt evaluate`."""
+    from ..evaluation.paper_tables import render_table
+    from ..evaluation.run import evaluate_model
+
     if args.table:
         print(render_table(args.table, parse_named_files(args.metrics)))
         return

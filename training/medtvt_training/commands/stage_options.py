@@ -4,14 +4,14 @@
 import argparse
 import dataclasses
 
-from ..stages.recipes import OWN_ARGUMENTS, packaged_recipes
+from ..stages.arguments import OWN_ARGUMENTS, packaged_recipes
 
 
 def add_stage_options(parser: argparse.ArgumentParser, stage: str) -> None:
     """Adds `--recipe`; all other words stay in `args.overrides`, for [`run_stage`]."""
     parser.add_argument("--recipe", help=f"a YAML file, or one of {', '.join(packaged_recipes(stage))}")
     parser.set_defaults(overrides=[])
-    lines = ["options, which are keys of a recipe too (the command line wins):"]
+    lines = ["options, also accepted as keys of a recipe (the command line has priority):"]
     for fields in map(dataclasses.fields, OWN_ARGUMENTS[stage]):
         for item in fields:
             required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING

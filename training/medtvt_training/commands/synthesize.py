@@ -1,31 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`medtvt synthesize`: writes a cohort of imaginary patients with known causes."""
+"""`medtvt synthesize`: write a synthetic cohort with known causes."""
 
 import argparse
 from pathlib import Path
 
 from ..files import write_json, write_text
-from ..synthetic.causes import SETTINGS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `medtvt synthesize`."""
-    parser.add_argument("--patients", type=int, default=1000, help="how many (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed; different seeds share no patient (default: 0)")
+    parser.add_argument("--patients", type=int, default=1000, help="number of patients (default: 1000)")
     parser.add_argument(
-        "--out", required=True, help="folder to write; with --report or --preview it may be there already"
+        "--seed", type=int, default=0, help="random seed; different seeds share no patient (default: 0)"
     )
+    parser.add_argument("--out", required=True, help="output folder; with --report or --preview it may exist")
     parser.add_argument(
         "--setting",
-        choices=list(SETTINGS),
-        help="how plainly causes show; realistic: as often as published (default: clear)",
+        choices=["clear", "realistic"],
+        help="how often causes produce signs; realistic: as often as published (default: clear)",
     )
+    parser.add_argument("--first", type=int, default=0, help="index of the first patient (default: 0)")
+    parser.add_argument("--workers", type=int, help="number of processes (default: one per core)")
     parser.add_argument(
-        "--first", type=int, default=0, help="index of the first patient, to draw some alone (default: 0)"
+        "--report",
+        action="store_true",
+        help="report how well simple classifiers and the known signs predict the labels",
     )
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
-    parser.add_argument("--report", action="store_true", help="measure whether the cohort is a fair problem")
-    parser.add_argument("--preview", action="store_true", help="draw a contact sheet for each disease")
+    parser.add_argument("--preview", action="store_true", help="write a contact sheet for each disease")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`medtvt train-encoders`: a supervised stage before PT, for those without the released encoders."""
+"""`medtvt train-encoders`: train the encoders on findings, before PT, if the released ones are not available."""
 
 import argparse
 

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of MedTVT-QA rows."""
 
+import functools
+import itertools
 import zlib
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
 from processing_medtvt import MedTVTProcessor
 
+from .columns import read_column
 from .conversation import MODALITIES, message_text, withhold
 from .feature_cache import FeatureCache
 from .inputs import FEATURE_INPUTS, RAW_INPUTS, read_values
@@ -110,13 +115,25 @@ class MedTVTDataCollator:
     def estimate_lengths(self, dataset: Dataset) -> list[float]:
         """
         Tokens of each row as modality dropout leaves it in this epoch, for batches of similar length: those of the column
-        `length` (see [`drop_long_rows`]), times the share of its characters that stay.
+        `length`, times the share of its `characters` that stay (see [`measure_rows`]).
         """
-        columns = ["id", "modalities", "prompt", "completion", "length"]
-        return [
-            row["length"] * _num_characters(self._withhold(row)) / _num_characters(row)
-            for row in dataset.select_columns(columns)
-        ]
+        ids = read_column(dataset, "id").combine_chunks()
+        lengths = read_column(dataset, "length").to_numpy()
+        if not self.modality_dropout:
+            return lengths.tolist()
+        column = read_column(dataset, "modalities").combine_chunks()
+        codes = pc.index_in(column.flatten(), pa.array(MODALITIES)).to_numpy()
+        ends = pc.list_value_length(column).to_numpy().cumsum()
+        masks = np.bincount(pc.list_parent_indices(column), weights=1 << codes, minlength=len(ids)).astype(np.int64)
+        kept = masks.copy()
+        for i in (masks & (masks - 1)).nonzero()[0]:  # of two or more
+            modalities = [MODALITIES[code] for code in codes[ends[i - 1] if i else 0 : ends[i]]]
+            kept[i] -= sum(1 << MODALITIES.index(name) for name in self._draw_withheld(ids[i].as_py(), modalities))
+        characters = _stack_lists(read_column(dataset, "characters"), 1 << len(MODALITIES))
+        rows = np.arange(len(lengths))
+        if (unknown := (characters[rows, kept] < 0).nonzero()[0]).size:
+            self._withhold(dataset[int(unknown[0])])  # says what is wrong with it
+        return (lengths * characters[rows, kept] / characters[rows, masks]).tolist()
 
     def encode(self, row: QARow) -> tuple[list[int], list[int]]:
         """
@@ -155,13 +172,16 @@ class MedTVTDataCollator:
         modalities = row["modalities"]
         if not self.modality_dropout or len(modalities) < 2:
             return row
-        rng = np.random.default_rng([self.seed, self.epoch, zlib.crc32(row["id"].encode())])
+        for modality in self._draw_withheld(row["id"], modalities):
+            row = withhold(row, modality)
+        return row
+
+    def _draw_withheld(self, row_id: str, modalities: list[Modality]) -> list[Modality]:
+        rng = np.random.default_rng([self.seed, self.epoch, zlib.crc32(row_id.encode())])
         withheld = [modality for modality in modalities if rng.random() < self.modality_dropout]
         if len(withheld) == len(modalities):
             withheld.pop(rng.integers(len(withheld)))
-        for modality in withheld:
-            row = withhold(row, modality)
-        return row
+        return withheld
 
 
 def _num_characters(row: QARow) -> int:
@@ -173,12 +193,58 @@ def _num_characters(row: QARow) -> int:
     )
 
 
+def _stack_lists(lists: pa.ChunkedArray, length: int) -> np.ndarray:
+    """(rows, length) of lists that all have that length."""
+    return lists.combine_chunks().flatten().to_numpy().reshape(-1, length)
+
+
+def _count_characters(row: QARow) -> list[int]:
+    """
+    Characters of prompt and completion without each set of modalities, by the mask of those that stay; -1 where the row's
+    parts do not tell, or the row has not those modalities.
+    """
+    counts = [-1] * (1 << len(MODALITIES))
+    has = [modality for modality in MODALITIES if modality in row["modalities"]]
+    for size in range(len(has), -1, -1):
+        for kept in itertools.combinations(has, size):
+            mask = sum(1 << MODALITIES.index(modality) for modality in kept)
+            if len(has) in (0, size):
+                counts[mask] = _num_characters(row)
+            elif kept:
+                try:
+                    # in the order of the row, as modality dropout does it
+                    left = functools.reduce(withhold, [name for name in row["modalities"] if name not in kept], row)
+                    counts[mask] = _num_characters(left)
+                except ValueError:
+                    continue
+    return counts
+
+
+def measure_rows(table: pa.Table, processor: MedTVTProcessor) -> pa.Table:
+    """
+    Adds to rows how long they are: `length`, the tokens of prompt and completion, which
+    `TrainingArguments(train_sampling_strategy="group_by_length")` reads, and `characters`, those that are left when
+    modalities are withheld.
+    """
+    encode = MedTVTDataCollator(processor).encode
+    lengths, characters = [], []
+    names = [name for name in ("id", "modalities", "prompt", "completion", "findings") if name in table.column_names]
+    for batch in table.select(names).to_batches(1000):
+        for row in batch.to_pylist():
+            lengths.append(sum(map(len, encode(row))))
+            characters.append(_count_characters(row))
+    table = table.drop_columns([name for name in ("length", "characters") if name in table.column_names])
+    table = table.append_column("length", pa.array(lengths, pa.int64()))
+    table = table.append_column("characters", pa.array(characters, pa.list_(pa.int32())))
+    return table.replace_schema_metadata(None)  # what `datasets` put there does not know the two columns
+
+
 def drop_long_rows(
     dataset: Dataset, processor: MedTVTProcessor, max_length: int
 ) -> tuple[Dataset, list[dict[str, Any]]]:
     """
-    The rows of at most `max_length` tokens, prompt and completion together, whole. They get the column `length`, which
-    `TrainingArguments(train_sampling_strategy="group_by_length")` reads.
+    The rows of at most `max_length` tokens, prompt and completion together, whole, with the columns of [`measure_rows`],
+    which are computed where the dataset lacks them.
 
     Returns:
         The dataset, and what was left out as a list of `{"id", "length"}`.
@@ -186,17 +252,16 @@ def drop_long_rows(
     Raises:
         ValueError: if no row is left.
     """
-    encode = MedTVTDataCollator(processor).encode
-    texts = dataset.select_columns(["id", "prompt", "completion"])
-    lengths = [sum(map(len, encode(row))) for row in texts]
-    dropped = [{"id": row_id, "length": n} for row_id, n in zip(dataset["id"], lengths) if n > max_length]
-    if lengths and len(dropped) == len(lengths):
+    if "characters" not in dataset.column_names:
+        dataset = Dataset(measure_rows(dataset.with_format("arrow")[:], processor))
+    lengths = read_column(dataset, "length").to_numpy()
+    is_long = lengths > max_length
+    if len(lengths) and is_long.all():
         raise ValueError(
-            f"All {len(lengths)} rows have more than {max_length} tokens; the shortest has {min(lengths)}."
+            f"All {len(lengths)} rows have more than {max_length} tokens; the shortest has {lengths.min()}."
         )
-    if "length" in dataset.column_names:
-        dataset = dataset.remove_columns("length")
-    dataset = dataset.add_column("length", lengths)
-    if dropped:
-        dataset = dataset.select([i for i, length in enumerate(lengths) if length <= max_length])
-    return dataset, dropped
+    if not is_long.any():
+        return dataset, []
+    ids = read_column(dataset, "id").filter(pa.array(is_long)).to_pylist()
+    dropped = [{"id": row_id, "length": int(n)} for row_id, n in zip(ids, lengths[is_long])]
+    return dataset.select((~is_long).nonzero()[0]), dropped

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads MedTVT-QA, in the schema of this package or as the authors' files."""
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
@@ -58,25 +59,13 @@ def load_medtvt_qa(
         FileNotFoundError: if the folder holds no such dataset, level or split.
         ValueError: if columns or rows contradict the schema, or more than `max_rejected` of the rows cannot be read.
     """
-    for name, value, accepted in (("level", level, LEVELS), ("split", split, SPLITS)):
-        if value not in accepted:
-            raise ValueError(f"`{name}` must be one of {', '.join(accepted)}; got {value!r}.")
+    [file, *_] = find_rows(folder, level, split)
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder.")
-    parquet = folder / level / f"{split}.parquet"
     rejects: list[Reject] = []
-    if parquet.is_file():
-        table = _read_parquet(parquet)
-    elif any(find_authors_file(folder, source.json) for sources in AUTHORS_FILES.values() for source in sources):
-        rows, rejects = read_authors_rows(folder, level, split)
-        table = pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
+    if file.suffix == ".parquet":
+        table = _read_parquet(file)
     else:
-        found = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.parquet"))
-        raise FileNotFoundError(
-            f"{folder} has no {level}/{split}.parquet, nor files of the authors' layout. "
-            + (f"Found: {', '.join(found)}." if found else "It is no MedTVT-QA folder.")
-        )
+        table, rejects = _read_authors_table(folder, level, split)
     _check_rows(table, level)
     dataset = Dataset(_resolve_paths(table, {"ecg": ecg_root or folder, "cxr": cxr_root or folder}))
     total = len(dataset) + len(rejects)
@@ -85,11 +74,89 @@ def load_medtvt_qa(
     return drop_rejects(dataset, rejects, max_rejected, rejects_file, total)
 
 
+def find_rows(folder: str | os.PathLike, level: str, split: str) -> list[Path]:
+    """
+    The files that the rows of a level and split are in: one of ours, or those of the authors' layout.
+
+    Raises:
+        FileNotFoundError: if the folder holds no such dataset, level or split.
+        ValueError: if there is no such level or split in any dataset.
+    """
+    for name, value, accepted in (("level", level, LEVELS), ("split", split, SPLITS)):
+        if value not in accepted:
+            raise ValueError(f"`{name}` must be one of {', '.join(accepted)}; got {value!r}.")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder.")
+    parquet = folder / level / f"{split}.parquet"
+    if parquet.is_file():
+        return [parquet]
+    names = [name for sources in AUTHORS_FILES.values() for source in sources for name in (source.json, source.csv)]
+    authors = [file for name in names if name and (file := find_authors_file(folder, name))]
+    if any(file.suffix == ".json" for file in authors):
+        return authors
+    found = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.parquet"))
+    raise FileNotFoundError(
+        f"{folder} has no {level}/{split}.parquet, nor files of the authors' layout. "
+        + (f"Found: {', '.join(found)}." if found else "It is no MedTVT-QA folder.")
+    )
+
+
+def read_tables(
+    folder: Path, level: str, split: str, roots: dict[Modality, str], rows: int
+) -> tuple[Iterator[Callable[[], pa.Table]], list[Reject]]:
+    """
+    The rows of a level and split in tables of at most so many, each checked when it is asked for, with absolute paths;
+    and the records that cannot become a row.
+
+    Raises:
+        FileNotFoundError, ValueError: See [`load_medtvt_qa`]; an id that occurs in two tables is not seen.
+    """
+    [file, *_] = find_rows(folder, level, split)
+    rejects: list[Reject] = []
+    if file.suffix == ".parquet":
+        tables = _stream_parquet(file, rows)
+    else:
+        table, rejects = _read_authors_table(folder, level, split)
+        tables = (table.slice(start, rows) for start in range(0, len(table), rows))
+
+    def check(table: pa.Table) -> pa.Table:
+        table = _conform(table, file) if file.suffix == ".parquet" else table
+        _check_rows(table, level)
+        return _resolve_paths(table, roots)
+
+    return (functools.partial(check, table) for table in tables), rejects
+
+
+def _read_authors_table(folder: Path, level: str, split: str) -> tuple[pa.Table, list[Reject]]:
+    rows, rejects = read_authors_rows(folder, level, split)
+    return pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema), rejects
+
+
+def _stream_parquet(file: Path, rows: int) -> Iterator[pa.Table]:
+    """Without holding more than some of the file."""
+    try:
+        with pq.ParquetFile(file) as parquet:
+            empty = True
+            for batch in parquet.iter_batches(rows):
+                empty = False
+                yield pa.Table.from_batches([batch])
+            if empty:
+                yield parquet.schema_arrow.empty_table()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file}: not a readable Parquet file ({error}).") from error
+
+
 def _read_parquet(file: Path) -> pa.Table:
     try:
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file}: not a readable Parquet file ({error}).") from error
+    return _conform(table, file)
+
+
+def _conform(table: pa.Table, file: Path) -> pa.Table:
+    """The columns of the schema, and then any further ones."""
     missing = [name for name in FEATURES if name not in table.column_names]
     for name in [name for name in missing if name in OPTIONAL_COLUMNS]:
         table = table.append_column(name, pa.nulls(len(table), FEATURES.arrow_schema.field(name).type))
@@ -194,7 +261,7 @@ def _find_answer_problem(row: QARow) -> str | None:
     return None
 
 
-def _resolve_paths(table: pa.Table, roots: dict[Modality, str | os.PathLike]) -> pa.Table:
+def _resolve_paths(table: pa.Table, roots: Mapping[Modality, str | os.PathLike]) -> pa.Table:
     for modality, root in roots.items():
         root = os.path.abspath(root)
         paths = [os.path.join(root, path) if path else None for path in table[modality].to_pylist()]

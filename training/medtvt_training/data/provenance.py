@@ -4,8 +4,9 @@
 import csv
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
+
+from modeling_medtvt import Provenance
 
 from ..files import read_json
 
@@ -16,7 +17,8 @@ ACCESS = ("synthetic", "open", "credentialed")
 
 def training_data_entry(stage: str, data_dir: str | os.PathLike) -> dict[str, str]:
     """
-    What a training stage adds to the list `training_data` of its model's config, which travels with the weights.
+    What a training stage adds to the list `training_data` of its model's [`~modeling_medtvt.Provenance`], which travels
+    with the weights.
 
     A folder with a cohort.json that says so is synthetic. One whose rows all say `access: open`, as those that
     `medtvt build-qa --open-data` writes, and PTB-XL (CC BY 4.0) are open. Any other holds patients' data and counts as
@@ -66,20 +68,18 @@ def _is_ptb_xl(folder: Path) -> bool:
 
 def read_access(model_dir: str | os.PathLike) -> str:
     """
-    The most restricted data that a folder's weights were trained on, as its config says: `"none"` for untrained ones, one
+    The most restricted data that a folder's weights were trained on, as it says itself: `"none"` for untrained ones, one
     of `ACCESS`, or `"unknown"` for trained ones that do not say.
 
     Raises:
-        ValueError: if there is no config, or its `training_data` is malformed.
+        ValueError: if there is no config, or what it says is malformed.
     """
-    config = read_json(Path(model_dir) / "config.json")
-    entries = config.get("training_data") or []
-    if not isinstance(entries, list) or any(
-        not isinstance(x, Mapping) or x.get("access") not in ACCESS for x in entries
-    ):
-        raise ValueError(
-            f"{model_dir}/config.json: `training_data` needs an `access` out of {', '.join(ACCESS)} each."
-        )
-    if not entries:
-        return "none" if config.get("stage") is None else "unknown"
-    return max((entry["access"] for entry in entries), key=ACCESS.index)
+    if not (Path(model_dir) / "config.json").is_file():
+        raise ValueError(f"{model_dir} is no model folder: it has no config.json.")
+    provenance = Provenance.from_pretrained(model_dir)
+    accesses = [entry["access"] for entry in provenance.training_data]
+    if any(access not in ACCESS for access in accesses):
+        raise ValueError(f"{model_dir}: `training_data` needs an `access` out of {', '.join(ACCESS)} each.")
+    if not accesses:
+        return "none" if provenance.stage is None else "unknown"
+    return max(accesses, key=ACCESS.index)

@@ -3,23 +3,14 @@
 
 import logging
 import os
-from typing import TypedDict
 
 from datasets import Dataset
 
 from ..files import write_jsonl
-from .rows import Modality, QARow
+from .rows import Modality, QARow, Reject
 
 
 logger = logging.getLogger(__name__)
-
-
-class Reject(TypedDict):
-    """A line of the rejects file: the row, its file where that is to blame, and why."""
-
-    id: str
-    path: str | None
-    reason: str
 
 
 def make_reject(row: QARow, modality: Modality, reason: str) -> Reject:

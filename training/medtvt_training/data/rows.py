@@ -5,6 +5,8 @@ from typing import Literal, TypedDict
 
 
 Modality = Literal["ecg", "cxr", "lab"]
+LEVELS = ("physiology", "diagnosis")
+SPLITS = ("train", "validation", "test")
 
 
 class Part(TypedDict):
@@ -44,3 +46,11 @@ class QARow(TypedDict):
     lab: dict[str, float | None]
     diseases: list[str]
     findings: list[str] | None
+
+
+class Reject(TypedDict):
+    """A line of the rejects file: the row, its file where that is to blame, and why."""
+
+    id: str
+    path: str | None
+    reason: str

@@ -9,13 +9,13 @@ from datasets import Features, List, Value
 
 from processing_medtvt import LAB_DEFINITIONS
 
+from .rows import LEVELS, SPLITS
+
 
 SEXES = ("F", "M")
 OLDEST_AGE = 130  # years
 # Columns that datasets written before they existed lack
 OPTIONAL_COLUMNS = ("age", "sex")
-LEVELS = ("physiology", "diagnosis")
-SPLITS = ("train", "validation", "test")
 LAB_NAMES = tuple(lab.name for lab in LAB_DEFINITIONS)
 _MESSAGES = List(
     {
@@ -43,3 +43,6 @@ FEATURES = Features(
         "findings": List(Value("string")),
     }
 )
+
+
+__all__ = ["FEATURES", "LAB_NAMES", "LEVELS", "SPLITS"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Variants of the paper's Tables 1 and 3, and numbers of tokens a modality, trained and evaluated beside the full model.
+Trains and evaluates the variants of the paper's Tables 1 and 3, and other numbers of modality tokens, and compares them
+with the full model.
 """
 
 import logging
@@ -125,8 +126,8 @@ class Ablation:
 
 def run_ablation(ablation: Ablation, variants: Sequence[str] = tuple(VARIANTS)) -> str:
     """
-    Trains and evaluates variants beside the full model. What is finished stays in `out`, so the same call goes on where it
-    was killed.
+    Trains and evaluates variants and the full model. Finished parts stay in `out`, so the same call continues a run that
+    was stopped.
 
     Args:
         variants (`Sequence[str]`): Names of `VARIANTS`; `full`, with which they are compared, is always there.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of a MedTVT model to rows of a dataset."""
+"""Generates answers of a MedTVT model to rows of a dataset, in batches."""
 
 import zlib
 from collections.abc import Mapping, Sequence

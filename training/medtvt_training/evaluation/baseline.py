@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What other models make of the same records, by the same parser and metrics.
+Evaluates other models on the same records, with the same parser and metrics.
 
 Image-text models get the ECG as a drawn page, the X-ray as it is and the labs as text; text models get measurements of
 the ECG and the labs; gradient boosting gets both as numbers.
@@ -78,7 +78,7 @@ def run_baseline(
     device: str | None = None,
 ) -> dict:
     """
-    Answers of another model to the records, measured like ours.
+    Answers of another model to the records, scored with the same metrics.
 
     Args:
         name (`str`): A model of the paper by its name, a Hub id, a folder, or `GRADIENT_BOOSTING`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is a synthetic cohort a fair problem? Numbers from its files, its causes and simple classifiers."""
+"""How hard a synthetic cohort is: scores of simple classifiers on what is drawn and measured, and checks for leaks."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
     Returns:
         `dict`: `sample_f1` of test patients for the prior, the question alone, raw labs with simple statistics of ECG
         and film, the drawn signs of each modality, and of all (the ceiling); `auroc` of linear probes on the drawn signs
-        of labelled patients, five-fold; `shared_signals` between splits; `measured`, what simple programs measure on
+        of labeled patients, five-fold; `shared_signals` between splits; `measured`, what simple programs measure on
         ECGs without a sign.
 
     Raises:
@@ -104,14 +104,14 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
         "prior: always Hypertension": float(sample_f1(truth[parts[2]], always).mean()),
         **{name: _fit_and_score(table, truth, parts) for name, table in inputs.items()},
     }
-    labelled = np.any(truth, axis=1)
+    labeled = np.any(truth, axis=1)
     return {
         **made_by,
-        "share_without_label": float(1 - labelled.mean()),
+        "share_without_label": float(1 - labeled.mean()),
         "prevalence": dict(zip(DISEASES, truth.mean(0).round(4).tolist())),
-        "labels_a_patient": float(truth[labelled].sum(1).mean()),
+        "labels_a_patient": float(truth[labeled].sum(1).mean()),
         "sample_f1": scores,
-        "auroc": probe_auroc(signs, truth, labelled),
+        "auroc": probe_auroc(signs, truth, labeled),
         "shared_signals": _shared_signals(rows),
         "measured": _measured_intervals(measured, everyone),
         "megabytes_a_patient": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / len(everyone) / 1e6,
@@ -151,7 +151,7 @@ def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) ->
 
 
 def probe_auroc(
-    signs: Mapping[str, np.ndarray], truth: np.ndarray, labelled: np.ndarray
+    signs: Mapping[str, np.ndarray], truth: np.ndarray, labeled: np.ndarray
 ) -> dict[str, dict[str, float]]:
     """
     AUROC of linear probes, by disease and table, five-fold over the labeled patients.
@@ -159,15 +159,15 @@ def probe_auroc(
     Args:
         signs (`dict[str, np.ndarray]`): From [`sign_tables`].
         truth (`np.ndarray`): (patients, 7) of bool.
-        labelled (`np.ndarray`): (patients,) of bool: who has any of the seven diseases.
+        labeled (`np.ndarray`): (patients,) of bool: who has any of the seven diseases.
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
     found: dict[str, Any] = {}
     for k, disease in enumerate(DISEASES):
         found[disease] = {}
         for modality, table in signs.items():
-            scores = cross_val_predict(probe, table[labelled], truth[labelled, k], cv=5, method="predict_proba")
-            found[disease][modality] = float(roc_auc_score(truth[labelled, k], scores[:, 1]))
+            scores = cross_val_predict(probe, table[labeled], truth[labeled, k], cv=5, method="predict_proba")
+            found[disease][modality] = float(roc_auc_score(truth[labeled, k], scores[:, 1]))
     return found
 
 

@@ -13,9 +13,9 @@ from ..data.conversation import MODALITIES, MODALITY_NAMES
 from ..files import new_file
 
 
-# Okabe and Ito's colours, which the colour-blind can tell apart
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
-MODALITY_COLOURS = dict(zip(MODALITIES, COLOURS))
+# Okabe and Ito's colors, which the color-blind can tell apart
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
+MODALITY_COLORS = dict(zip(MODALITIES, COLORS))
 
 
 def write_figures(results: Mapping, folder: Path) -> list[str]:
@@ -78,7 +78,7 @@ def plot_bars(groups: Sequence[str], series: Mapping[str, tuple], title: str) ->
     for i, (name, (values, limits)) in enumerate(series.items()):
         places = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
         heights = np.array([np.nan if value is None else value for value in values], dtype=float)
-        axes.bar(places, heights, width * 0.92, color=COLOURS[i % len(COLOURS)], label=name)
+        axes.bar(places, heights, width * 0.92, color=COLORS[i % len(COLORS)], label=name)
         for place, value, limit in zip(places, values, limits):
             if value is None:
                 axes.text(place, 0.01, "undefined", rotation=90, ha="center", va="bottom", fontsize=7, color="#555555")

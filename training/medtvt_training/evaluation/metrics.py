@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The metrics of MedTVT-R1, in two modes: `paper` computes what the authors' script computes, `strict` what one would want
-to know. A metric is a function of the records' weights, so that a bootstrap is one call with many rows of weights.
+The metrics of MedTVT-R1, in two modes: `paper` follows the authors' script, `strict` uses standard definitions that count
+every record. A metric is a function of the records' weights, so that a bootstrap is one call with many rows of weights.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

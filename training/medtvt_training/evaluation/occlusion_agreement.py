@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what moves a disease most is its known cause, in patients of a synthetic cohort."""
+"""Tests on a synthetic cohort whether the part of an input with the largest effect on a disease is its known cause."""
 
 import json
 import os
@@ -60,7 +60,7 @@ class _Count:
 def occlusion_agreement(model_dir: str | os.PathLike, cohort_dir: str | os.PathLike, n: int = 50) -> dict[str, dict]:
     """
     How often the part that moves a disease most is its known cause, in test patients of a synthetic cohort who have the
-    cause and whose answer names the disease: the opacity for Pneumonia, the ST segments of the leads with ischaemia for
+    cause and whose answer names the disease: the opacity for Pneumonia, the ST segments of the leads with ischemia for
     Coronary Artery Disease, creatinine for Acute Renal Failure.
 
     Args:
@@ -135,12 +135,12 @@ def _opacity(patient: Mapping, falls: Mapping, inputs: Mapping) -> _Target:
     return values, wanted
 
 
-def _ischaemia(patient: Mapping) -> str | None:
+def _ischemia(patient: Mapping) -> str | None:
     return patient["ecg"]["acute"] or patient["ecg"]["ischaemia"]
 
 
-def _has_ischaemia(patient: Mapping, inputs: Mapping) -> bool:
-    return "Coronary Artery Disease" in patient["diseases"] and _ischaemia(patient) in ST_LEADS
+def _has_ischemia(patient: Mapping, inputs: Mapping) -> bool:
+    return "Coronary Artery Disease" in patient["diseases"] and _ischemia(patient) in ST_LEADS
 
 
 def _st_segment(patient: Mapping, falls: Mapping, inputs: Mapping) -> _Target:
@@ -157,7 +157,7 @@ def _st_segment(patient: Mapping, falls: Mapping, inputs: Mapping) -> _Target:
     middles = (np.arange(values.shape[1]) + 0.5) * STRETCH_SECONDS
     inside = [(beat + ST_WINDOW[0] <= middles) & (middles <= beat + ST_WINDOW[1]) for beat in beats]
     wanted = np.zeros(values.shape, bool)
-    for lead in ST_LEADS[_ischaemia(patient) or ""]:
+    for lead in ST_LEADS[_ischemia(patient) or ""]:
         wanted[STANDARD_LEADS.index(lead)] = np.any(inside, axis=0) if inside else False
     return values, wanted
 
@@ -172,6 +172,6 @@ def _creatinine(patient: Mapping, falls: Mapping, inputs: Mapping) -> _Target:
 
 _CHECKS = {
     "opacity": _Check("Pneumonia", "cxr", _has_opacity, _opacity),
-    "st_segment": _Check("Coronary Artery Disease", "ecg", _has_ischaemia, _st_segment),
+    "st_segment": _Check("Coronary Artery Disease", "ecg", _has_ischemia, _st_segment),
     "creatinine": _Check("Acute Renal Failure", "lab", _has_creatinine, _creatinine),
 }

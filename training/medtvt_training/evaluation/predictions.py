@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prediction files: one JSON line a record, written as it is made, with a header file beside them that says of what."""
+"""Prediction files: one JSON line per record, appended when it is generated, and a header file that identifies the run."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 from modeling_medtvt import DISEASES, parse_answer
 
 from ..data.conversation import MODALITIES, message_text
-from ..files import JsonlLog, read_json, read_jsonl, write_json
+from ..files import JsonlLog, keep_header, read_json, read_jsonl
 
 
 PREDICTIONS_FILE, HEADER_FILE, REJECTS_FILE = "predictions.jsonl", "run.json", "rejects.jsonl"
@@ -19,7 +19,7 @@ REQUIRED = ("id", "subject_id", "diseases", "reference", "completion")
 
 def read_predictions(path: str | os.PathLike) -> list[dict]:
     """
-    The checked lines of a predictions file. Where its header lies beside it, they must be all that the run was to make.
+    The checked lines of a predictions file. If the header of its run is in the same folder, no record may be missing.
 
     Raises:
         ValueError: naming the line and what is wrong with it: no JSON, a missing field, a text that is none, a label
@@ -181,17 +181,7 @@ class PredictionWriter:
         self.path, header_file = self.folder / PREDICTIONS_FILE, self.folder / HEADER_FILE
         if self.path.exists() and not header_file.exists():
             raise ValueError(f"{self.path} exists without {HEADER_FILE}, so nobody knows of what; remove or move it.")
-        if header_file.exists():
-            before = read_json(header_file)
-            if not isinstance(before, dict):
-                raise ValueError(f"{header_file} is no header of a run; choose another folder, or remove it.")
-            if differing := sorted(key for key in {*before, *header} if before.get(key) != header.get(key)):
-                raise ValueError(
-                    f"{self.folder} holds predictions of another run ({', '.join(differing)} differ); choose another "
-                    "folder, or remove it."
-                )
-        else:
-            write_json(header, header_file)
+        keep_header(header, header_file)
         self._log = JsonlLog(self.path)
         self.done = {record["id"] for record in self._log.records}
         self._rejects = open(self.folder / REJECTS_FILE, "w", encoding="utf-8")

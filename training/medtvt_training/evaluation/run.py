@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers of a model to a split of MedTVT-QA, with modalities withheld or swapped, and every metric of them."""
+"""Generates a model's answers to a split of MedTVT-QA, with modalities withheld or swapped if wanted, and scores them."""
 
 import json
 import logging
@@ -81,7 +81,7 @@ class Records:
 @dataclass(frozen=True)
 class Scoring:
     """
-    How answers are measured.
+    Settings of the metrics.
 
     Args:
         resources ([`TextResources`]): Of the text metrics.
@@ -132,13 +132,13 @@ def evaluate_model(
     device: str | None = None,
 ) -> dict[str, dict]:
     """
-    Answers the questions of a dataset and measures the answers. What a killed run answered is kept.
+    Answers the questions of a dataset and computes the metrics. A run that was stopped continues where it stopped.
 
     Args:
         model_dir (`str` or `os.PathLike`): Checkpoint folder.
         records ([`Records`]): Which records.
         out (`str` or `os.PathLike`): Folder for predictions.jsonl, metrics.json, report.md and figures.
-        scoring ([`Scoring`], *optional*): How the answers are measured.
+        scoring ([`Scoring`], *optional*): Settings of the metrics.
         batch_size, max_new_tokens, num_samples, likelihood: See [`MedTVTAnswerer`].
         feature_cache (`str` or `os.PathLike`, *optional*): Folder of the encoders' outputs; made if missing.
         withheld (`Sequence[str]`): Evaluate again without each of these modalities.
@@ -205,7 +205,7 @@ def score_run(answers: Sequence[Mapping], folder: str | os.PathLike, scoring: Sc
 def _compare_with_plain(
     name: str, answers: list[dict], plain: Mapping[str, dict], folder: Path, scoring: Scoring
 ) -> None:
-    """Writes how a variant differs from the records as they are."""
+    """Writes the paired differences between a variant and the unchanged records."""
     answers = [record for record in answers if record["id"] in plain]
     same = [plain[record["id"]] for record in answers]
     comparison = compare_records(answers, same, scoring.resources, scoring.resamples, scoring.seed)
@@ -215,12 +215,12 @@ def _compare_with_plain(
 
 
 def choose_device(device: str | None) -> str:
-    """The device that is named, or the best there is."""
+    """The given device, or by default CUDA where it is available."""
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def describe_cost(records: Sequence[Mapping]) -> dict[str, float]:
-    """Seconds a record, and the most memory that this process held."""
+    """Seconds per record, and the peak memory of this process."""
     cost = {"seconds_per_record": float(np.mean([record["seconds"] for record in records]))}
     if sys.platform != "win32":
         unit = 1 if sys.platform == "darwin" else 1024
@@ -232,12 +232,12 @@ def describe_cost(records: Sequence[Mapping]) -> dict[str, float]:
 
 def predict(rows: Sequence[QARow], answerer: Answerer, folder: Path, about: dict, batch_size: int) -> list[dict]:
     """
-    Answers of a run, those of an earlier start included, in the order of the rows. Records whose inputs cannot be used
-    are listed in rejects.jsonl with the reason.
+    Answers of a run, including those of an earlier, stopped run, in the order of the rows. Records whose inputs cannot be
+    used are listed in rejects.jsonl with the reason.
 
     Args:
         answerer ([`Answerer`]): What answers.
-        about (`dict`): What must be the same for a run to go on.
+        about (`dict`): Model, data and settings, which must be equal for a stopped run to continue.
 
     Raises:
         ValueError: if the folder holds another run, or no record can be used.
@@ -270,7 +270,7 @@ def predict(rows: Sequence[QARow], answerer: Answerer, folder: Path, about: dict
 
 
 def _predict_batch(rows: list[QARow], answerer: Answerer, writer: PredictionWriter) -> list[str]:
-    """Writes the answers to some rows; returns why rows were rejected."""
+    """Answers some rows and writes the answers; returns the reasons of rejected rows."""
     start = time.perf_counter()
     try:
         prepared = answerer.prepare(rows)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every metric of answers that are there, and differences between two sets of answers."""
+"""Computes all metrics of existing answers, and paired differences between two sets of answers."""
 
 import logging
 import os
@@ -52,7 +52,7 @@ PROBABILITY_METRICS = ("auroc", "auprc", "brier", "ece")
 @dataclass(frozen=True)
 class TextResources:
     """
-    What two of the text metrics need and the package does not bring; a metric without its resource is skipped.
+    Resources of METEOR and BERTScore that the package does not include. A metric without its resource is skipped.
 
     Args:
         wordnet (`str`, *optional*): `nltk_data` folder with WordNet, for METEOR.
@@ -229,7 +229,7 @@ def score_records(
 
     Returns:
         `dict`: `paper` and `strict` (fractions, None where undefined), further sections where the records allow them,
-        `intervals` in the same form, `undefined` with the reason of each None, and what the numbers rest on.
+        `intervals` in the same form, `undefined` with the reason of each None, and `about` with counts and settings.
     """
     if not records:
         raise ValueError("There is no record to score.")

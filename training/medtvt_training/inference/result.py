@@ -4,12 +4,12 @@
 import textwrap
 from typing import Any
 
-from processing_medtvt.report_medtvt import RESEARCH_USE
+from processing_medtvt.report_medtvt import RESEARCH_USE, describe_patient
 
 
 def format_result(result: dict[str, Any]) -> str:
     """A result of the pipeline as text for a terminal."""
-    lines = ["Diseases"]
+    lines = [f"Patient: {describe_patient(result['patient'])}", "Diseases"]
     for disease in result["diseases"]:
         score = "" if disease["score"] is None else f"{disease['score']:6.0%} of the answers"
         lines.append(f"  [{'x' if disease['named'] else ' '}] {disease['label']:<24}{score}".rstrip())

@@ -17,7 +17,7 @@ from modeling_medtvt import DISEASES
 
 CODEBOOKS = Path(__file__).parent / "codebooks"
 CODE_SETS = ("corrected", "paper")
-# Not in: acute ischaemic heart disease (I20-I24), pneumonitis by aspiration (J69), diabetes of E12 and E14 (no such codes
+# Not in: acute ischemic heart disease (I20-I24), pneumonitis by aspiration (J69), diabetes of E12 and E14 (no such codes
 # in ICD-10-CM).
 PREFIXES = {
     10: {

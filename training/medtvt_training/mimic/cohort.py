@@ -134,7 +134,7 @@ def build_cohort(
 
     Raises:
         FileNotFoundError: if a folder or a table is missing. Names it.
-        ValueError: if a column is missing, an item id means another lab, or nothing remains.
+        ValueError: if a column is missing, an item id has another label in this release, or nothing remains.
         FileExistsError: if `output_dir` exists and is not empty.
     """
     _check_arguments(folders, reports, rules, labels, ext_icd_column, shares)
@@ -270,14 +270,14 @@ def _link_cxr(
     study_time = "try_strptime(StudyDate || lpad(split_part(StudyTime, '.', 1), 6, '0'), '%Y%m%d%H%M%S') AS cxr_time"
     labels = ", ".join(f'c."{name}"' for name in CHEXPERT_LABELS)
     found = tables.dicts(
-        f"SELECT r.hadm_id, m.subject_id, m.dicom_id, m.study_id, m.ViewPosition, m.cxr_time, c.study_id AS labelled, {labels} "
+        f"SELECT r.hadm_id, m.subject_id, m.dicom_id, m.study_id, m.ViewPosition, m.cxr_time, c.study_id AS labeled, {labels} "
         f"FROM (SELECT *, {study_time} FROM metadata) m JOIN remaining r USING (subject_id) "
         "LEFT JOIN chexpert c ON m.study_id = c.study_id WHERE m.ViewPosition IN ('AP', 'PA') "
         "AND m.cxr_time > r.admittime + INTERVAL 24 HOUR AND m.cxr_time <= r.admittime + INTERVAL 72 HOUR "
         "ORDER BY r.hadm_id, m.cxr_time, m.ViewPosition DESC, m.dicom_id"
     )
     rows = _keep(rows, found, "AP or PA film more than 24 h and up to 72 h after admission", flow)
-    found = [film for film in found if film["labelled"] is not None]
+    found = [film for film in found if film["labeled"] is not None]
     rows = _keep(rows, found, "film's study has a row in the CheXpert table", flow)
 
     def path(film: dict[str, Any]) -> str:
@@ -439,7 +439,7 @@ def _label(
     for row in rows:
         codes = found.get(row[key], [])
         if not codes:
-            flow.reject(labels, row[key], "no diagnosis code: labelled with none of the seven")
+            flow.reject(labels, row[key], "no diagnosis code: labeled with none of the seven")
         row["diseases"] = label_diseases(codes, code_set)
         row["codes"] = sorted(f"{version}:{code}" for code, version in codes if disease_of(code, version, code_set))
         converted = {convert_to_icd10(code, version) for code, version in codes if disease_of(code, version, "paper")}

@@ -38,7 +38,7 @@ GROUPS = {
         r"rhythm|tachycardia|bradycardia|fibrillation|flutter|pacemaker|paced|\bpac\(?s?\)?|\bpvc\(?s?\)?|"
         r"premature|ectop|arrhythmia|escape"
     ),
-    "ischaemia, infarct and ST-T": r"infarct|ischemi|\bst\b|st-t|\bt wave|repolarization|\bmi\b|myocardial|\bq wave|qt interval",
+    "ischemia, infarct and ST-T": r"infarct|ischemi|\bst\b|st-t|\bt wave|repolarization|\bmi\b|myocardial|\bq wave|qt interval",
     "conduction and axis": r"block|axis|conduction|\bpr interval|a-v|\bav\b|fascicular|rsr|pre-excitation|wpw|\bivcd\b",
     "voltages and chambers": r"hypertrophy|lvh|rvh|enlargement|abnormality|voltage|progression|r-wave|qrs",
 }

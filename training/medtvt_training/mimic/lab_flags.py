@@ -4,13 +4,13 @@
 from typing import NamedTuple
 
 from processing_medtvt import LAB_DEFINITIONS
-from processing_medtvt.lab_definitions_medtvt import flag_value, normalize_unit
+from processing_medtvt.lab_definitions_medtvt import flag_value
 
 
 LABS = {lab.name: lab for lab in LAB_DEFINITIONS}
 # The seven groups of the 50 labs; the paper names none.
 LAB_GROUPS = {
-    "red_cells": "Red cells and haemoglobin",
+    "red_cells": "Red cells and hemoglobin",
     "white_cells": "White cells and differential",
     "platelets_coagulation": "Platelets and coagulation",
     "electrolytes_minerals": "Electrolytes and minerals",
@@ -18,7 +18,7 @@ LAB_GROUPS = {
     "liver_protein_muscle": "Liver, protein and muscle",
     "blood_gas_perfusion": "Blood gas and perfusion",
 }
-# Analyser's measures of the specimen (haemolysis, icterus, lipaemia): in the tensor, never in a sentence
+# Analyzer's measures of the specimen (hemolysis, icterus, lipemia): in the tensor, never in a sentence
 SPECIMEN_INDICES = {lab.name for lab in LAB_DEFINITIONS if lab.reference_low is None}
 
 
@@ -50,8 +50,7 @@ def read_lab(
     """
     lab, note, factor = LABS[name], None, 1.0
     if unit and unit.strip():
-        factors = {normalize_unit(known): known_factor for known, known_factor in lab.units.items()}
-        unit_factor = factors.get(normalize_unit(unit), 1 if lab.name in SPECIMEN_INDICES else None)
+        unit_factor = 1.0 if lab.name in SPECIMEN_INDICES else lab.factor_of(unit)
         if unit_factor is None:
             return None, f"{name}: unit {unit.strip()!r} is none of {', '.join(lab.units)}; left out"
         factor = unit_factor

@@ -154,7 +154,7 @@ h2 { font-size: 1rem; font-family: ui-monospace, monospace } h3 { font-size: .9r
 ul { margin: 0 } blockquote { white-space: pre-wrap; margin: 1rem 0; padding-left: 1rem; border-left: 4px solid #268 }
 </style>
 <h1>Review of {number} answers</h1>
-<p>Grey: what the data show. Blue bar: the answer. Write <code>accept</code>, <code>edit</code> (with the whole new text in
+<p>Gray: what the data show. Blue bar: the answer. Write <code>accept</code>, <code>edit</code> (with the whole new text in
 <code>edited_answer</code>) or <code>reject</code> into <code>review.csv</code>. Patient data: keep this page where the data
 may be.</p>
 {cards}

@@ -19,7 +19,7 @@ from .prompts import Request
 
 
 logger = logging.getLogger(__name__)
-ACKNOWLEDGEMENT = (
+ACKNOWLEDGMENT = (
     "The service at this endpoint retains no data, trains on no data and has no human review, which I have verified as "
     "PhysioNet's notice of 24 September 2025 asks."
 )
@@ -120,7 +120,7 @@ class OpenAITeacher:
     Args:
         endpoint (`str`): e.g. `http://127.0.0.1:8000/v1`.
         model (`str`): The name by which the server knows it.
-        acknowledgement (`str`, *optional*): Must be [`ACKNOWLEDGEMENT`] unless the host is this machine.
+        acknowledgment (`str`, *optional*): Must be [`ACKNOWLEDGMENT`] unless the host is this machine.
         api_key (`str`, *optional*): Sent as bearer token.
         concurrency (`int`): Requests at a time.
         requests_per_minute (`float`, *optional*): No more than these are begun in a minute.
@@ -131,7 +131,7 @@ class OpenAITeacher:
         backoff (`float`): First wait in seconds.
 
     Raises:
-        ValueError: if the endpoint is no such URL, or the acknowledgement is missing.
+        ValueError: if the endpoint is no such URL, or the acknowledgment is missing.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class OpenAITeacher:
         endpoint: str,
         model: str,
         *,
-        acknowledgement: str | None = None,
+        acknowledgment: str | None = None,
         api_key: str | None = None,
         concurrency: int = 8,
         requests_per_minute: float | None = None,
@@ -150,10 +150,10 @@ class OpenAITeacher:
         backoff: float = 1.0,
     ) -> None:
         self.secure, self.host, self.port, self.path = parse_endpoint(endpoint)
-        if not is_loopback(self.host) and acknowledgement != ACKNOWLEDGEMENT:
+        if not is_loopback(self.host) and acknowledgment != ACKNOWLEDGMENT:
             raise ValueError(
                 f"{self.host} is not this machine. MIMIC's data may go there only if you have verified three things; if so, "
-                f'say it with --acknowledge-data-use "{ACKNOWLEDGEMENT}"'
+                f'say it with --acknowledge-data-use "{ACKNOWLEDGMENT}"'
             )
         if not self.secure and not is_loopback(self.host):
             logger.warning("The connection to %s is not encrypted.", self.host)

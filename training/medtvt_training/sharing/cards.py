@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
-from modeling_medtvt import DISEASES, MedTVTConfig
+from modeling_medtvt import DISEASES, MedTVTConfig, Provenance
 
 from ..data.provenance import read_access, training_data_entry
 from ..files import read_json
@@ -18,7 +18,7 @@ TEMPLATES = Path(__file__).parent / "card_templates"
 TAGS = ["medical", "ecg", "chest-x-ray", "laboratory", "medtvt"]
 ACCESS_NOTES = {
     "synthetic": "imaginary patients, drawn by the package: no data of any person",
-    "open": "open data, under their own licence",
+    "open": "open data, under their own license",
     "credentialed": "data under credentialed access: who gets the weights must hold the same agreement",
 }
 COLUMN_NOTES = {
@@ -78,6 +78,7 @@ def model_card(
         raise ValueError(f"{folder} holds a model of type {config.get('model_type')!r}, not a MedTVT model.")
     is_adapter = (folder / "adapter_config.json").is_file()
     access = read_access(folder)
+    provenance = Provenance.from_pretrained(folder)
     repo = repo or folder.resolve().name
     results = None if metrics is None else _read_metrics(metrics, folder, config)
     data = ModelCardData(
@@ -86,25 +87,25 @@ def model_card(
         license="apache-2.0" if access in ("none", "synthetic") else "other",
         license_name=None if access in ("none", "synthetic") else f"{access}-data",
         tags=TAGS,
-        datasets=list(dict.fromkeys(entry["name"] for entry in config.get("training_data") or [])) or None,
+        datasets=list(dict.fromkeys(entry["name"] for entry in provenance.training_data)) or None,
         model_name=repo.split("/")[-1] if results else None,
-        eval_results=_eval_results(results, config) if results else None,
+        eval_results=_eval_results(results, provenance) if results else None,
     )
-    fields = {
+    fields: dict[str, Any] = {
         "name": repo.split("/")[-1],
         "repo": repo,
-        "stage": config.get("stage") or "none",
-        "training_data": _describe_training_data(config, access),
+        "stage": provenance.stage or "none",
+        "training_data": _describe_training_data(provenance, access),
         "evaluation": _describe_evaluation(results, metrics, peers or {}),
-        "licence": _describe_licence(access),
+        "license": _describe_license(access),
     }
     if is_adapter:
         adapter = read_json(folder / "adapter_config.json")
         base = adapter.get("base_model_name_or_path") or ""
         saved = ", and in full: " + ", ".join(adapter["modules_to_save"]) if adapter.get("modules_to_save") else ""
         # a folder's place on somebody's disk is nobody's business
-        fields |= {"base_model": base if _is_repo(base) else Path(base).name, "rank": adapter.get("r"), "saved": saved}
-        if _is_repo(base):
+        fields |= {"base_model": base if is_repo(base) else Path(base).name, "rank": adapter.get("r"), "saved": saved}
+        if is_repo(base):
             data.base_model = base
         return _fill(ModelCard, "adapter.md", data, fields)
     labs = read_json(folder / "processor_config.json").get("lab_feature_extractor", {})
@@ -150,7 +151,7 @@ def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> Datase
         size_categories=_size_category(sum(row[2] for row in splits)),
         pretty_name=(repo or folder.resolve().name).split("/")[-1],
     )
-    fields = {
+    fields: dict[str, Any] = {
         "name": repo or folder.resolve().name,
         "description": f"A 12-lead ECG, a chest X-ray and a blood panel of each patient: {kind if synthetic else real}.",
         "splits": splits,
@@ -159,7 +160,7 @@ def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> Datase
         if synthetic
         else "# needs the source data",
         "build": (folder / "build.md").read_text(encoding="utf-8") if (folder / "build.md").is_file() else "",
-        "licence": _describe_licence(access),
+        "license": _describe_license(access),
     }
     return _fill(DatasetCard, "dataset.md", data, fields)
 
@@ -170,7 +171,7 @@ def _fill(card_class: Any, template: str, data: Any, fields: Mapping) -> Any:
     return card_class(str(card))
 
 
-def _is_repo(name: str) -> bool:
+def is_repo(name: str) -> bool:
     """Whether a name is that of a Hub repository and no place on a disk."""
     return (
         name.count("/") == 1 and not name.startswith((".", "/", "~")) and "\\" not in name and not Path(name).exists()
@@ -201,11 +202,11 @@ def _describe_parts(folder: Path) -> list[tuple[str, str]]:
         ("lab encoder", f"MLP, {config.lab_config.hidden_size} wide"),
         ("perception layer", "on" if config.use_perception else "off"),
         ("tokens a modality", str(config.num_modality_tokens)),
-        ("stage", config.stage or "none: untrained"),
+        ("stage", Provenance.from_pretrained(folder).stage or "none: untrained"),
     ]
 
 
-def _describe_training_data(config: Mapping, access: str) -> str:
+def _describe_training_data(provenance: Provenance, access: str) -> str:
     if access == "none":
         return "None: the weights are random. No data of any patient went into them."
     if access == "unknown":
@@ -213,17 +214,17 @@ def _describe_training_data(config: Mapping, access: str) -> str:
     lines = ["| stage | data | access |", "|---|---|---|"]
     lines += [
         f"| {entry.get('stage')} | {entry.get('name')} | {ACCESS_NOTES[entry['access']]} |"
-        for entry in config["training_data"]
+        for entry in provenance.training_data
     ]
     return "\n".join(lines)
 
 
-def _describe_licence(access: str) -> str:
+def _describe_license(access: str) -> str:
     code = "The code is Apache-2.0."
     if access in ("none", "synthetic"):
         return f"Apache-2.0, code and {'weights' if access == 'none' else 'what comes of drawn data'} alike."
     if access == "open":
-        return f"{code} The data have licences of their own, and what was made from them follows these."
+        return f"{code} The data have licenses of their own, and what was made from them follows these."
     return (
         f"{code} What was made from credentialed data (such as MIMIC's, of PhysioNet) may be shared only under the terms of "
         "their data use agreement."
@@ -246,8 +247,8 @@ def _read_metrics(path: str | os.PathLike, folder: Path, config: Mapping) -> dic
     return results
 
 
-def _eval_results(results: Mapping, config: Mapping) -> list[EvalResult]:
-    entries = config.get("training_data") or [{"name": "MedTVT-QA"}]
+def _eval_results(results: Mapping, provenance: Provenance) -> list[EvalResult]:
+    entries = provenance.training_data or [{"name": "MedTVT-QA"}]
     found = []
     for mode, name, title in HEADLINES:
         value = results.get(mode, {}).get(name)

@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from modeling_medtvt import export_for_hub
 
 from ..data.provenance import read_access
-from .cards import _is_repo, model_card
+from .cards import is_repo, model_card
 
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,10 @@ DATA_SUFFIXES = (
     *(".hea", ".dat", ".mat", ".edf", ".dcm", ".dicom", ".nii", ".gz", ".zip", ".tar"),
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2"),
 )
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "config.json", "generation_config.json")
+ADAPTER_FILES = (
+    *("adapter_config.json", "adapter_model.safetensors"),
+    *("config.json", "generation_config.json", "provenance.json"),
+)
 
 
 class TagError(OSError):
@@ -97,7 +100,7 @@ def push(
 
 
 def _refusal(folder: Path, repo_id: str, access: str) -> str:
-    said = "its config does not say on what data" if access == "unknown" else "on data under credentialed access"
+    said = "it does not say on what data" if access == "unknown" else "on data under credentialed access"
     return (
         f"{folder} was trained {said}, and {repo_id} would be public. Push with --private, or, if the data's terms "
         "allow it, with --allow-credentialed-public."
@@ -146,7 +149,7 @@ def _name_base_model(path: Path, base_model: str | None) -> None:
     """An adapter names its model by ORG/NAME, not by a place on somebody's disk."""
     config = json.loads(path.read_text(encoding="utf-8"))
     name = base_model or config.get("base_model_name_or_path") or ""
-    if not _is_repo(name):
+    if not is_repo(name):
         raise ValueError(
             "The adapter names its model by a local folder, which nobody else has. Say where that model is on the Hub "
             "with --base-model ORG/NAME."

@@ -2,6 +2,7 @@
 """Arguments of the training stages."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 LORA_TARGETS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -60,6 +61,13 @@ class DataArguments:
     )
     feature_cache: str | None = field(
         default=None, metadata={"help": "Folder for the frozen encoders' outputs, so that each file is read once."}
+    )
+    feature_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Precision of the outputs in the feature cache; float16 takes half the space.",
+            "choices": ["float32", "float16"],
+        },
     )
     max_eval_rows: int | None = field(
         default=None, metadata={"help": "Validation rows to take the validation loss on (default: all)."}
@@ -132,3 +140,19 @@ class EncoderArguments:
         default=0.01, metadata={"help": "Share of inputs that may be unreadable before the run is refused."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the last whole checkpoint of each encoder."})
+
+
+RECIPES = Path(__file__).parent / "recipes"
+# Stage to the name of its command and of its recipe's file
+RECIPE_NAMES = {"encoders": "encoders", "pt": "pretrain", "sft": "finetune", "rft": "reinforce"}
+OWN_ARGUMENTS = {
+    "encoders": (EncoderArguments,),
+    "pt": (ModelArguments, DataArguments),
+    "sft": (ModelArguments, DataArguments, FinetuneArguments),
+    "rft": (ModelArguments, DataArguments, ReinforceArguments),
+}
+
+
+def packaged_recipes(stage: str) -> list[str]:
+    """Names of the packaged recipes of a stage."""
+    return sorted(path.parent.name for path in RECIPES.glob(f"*/{RECIPE_NAMES[stage]}.yaml"))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the stages add to the stock `Trainer`: epochs that can be resumed, a guard of the loss, disease F1."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from modeling_medtvt import parse_answer
 
 from ..data.collator import MedTVTDataCollator
 from ..data.labels import as_label_array, sample_f1
+from ..data.rows import QARow
+from .checkpoints import output_folder
 
 
 class EpochCallback(TrainerCallback):
@@ -53,7 +56,7 @@ class EpochCallback(TrainerCallback):
         sampler = train_dataloader.batch_sampler
         while hasattr(sampler, "batch_sampler"):  # accelerate's share of a process
             sampler = sampler.batch_sampler
-        if self.collator.modality_dropout and hasattr(sampler.sampler, "lengths"):
+        if hasattr(sampler.sampler, "lengths"):
             sampler.sampler.lengths = self.collator.estimate_lengths(self.dataset)
         set_seed(args.seed + epoch)
 
@@ -65,64 +68,91 @@ class SaveConfigCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         if args.should_save:
-            save_configs(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            save_configs(model, output_folder(args) / f"checkpoint-{state.global_step}")
 
 
 def save_configs(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """config.json and generation_config.json of a model, with or without an adapter."""
-    model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
+    """config.json, generation_config.json and provenance.json of a model, with or without an adapter."""
+    parts: Any = model  # a PeftModel passes on what it has not itself
+    for part in (parts.config, parts.generation_config, parts.provenance):
+        part.save_pretrained(folder)
 
 
 class FiniteLossCallback(TrainerCallback):
     """
-    Stops at a loss or a gradient that is not finite, before it reaches the weights or a checkpoint.
+    Stops at a loss or a gradient that is not finite, before a checkpoint holds what came of it.
 
-    Batches hold the `ids` of their rows, which hooks take out before the model sees them.
+    Losses stay on their device, and are looked at when the `Trainer` waits for the device anyway: at a log, a
+    validation, a checkpoint, the end. Batches hold the `ids` of their rows, which a hook takes out before the model sees
+    them.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.ids: list[list[str]] = []  # of the batches since the last optimizer step
+        self.steps: list[tuple[int, list[str], torch.Tensor | None]] = []  # since the last look: step, row ids, loss
         self.step = 0
         model.register_forward_pre_hook(self._take_ids, with_kwargs=True)
-        model.register_forward_hook(self._check_loss)
+        model.register_forward_hook(self._keep_loss)
 
     def _take_ids(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         ids = kwargs.pop("ids", None)
-        if model.training and ids is not None:
-            self.ids.append(ids)
+        if model.training:
+            self.steps.append((self.step + 1, ids or [], None))
         return args, kwargs
 
-    def _check_loss(self, model: nn.Module, args: tuple, output: Any) -> None:
-        if model.training and output.loss is not None and not torch.isfinite(output.loss):
-            raise ValueError(f"The loss is {output.loss.item()} at {self._where(self.ids[-1:])}")
+    def _keep_loss(self, model: nn.Module, args: tuple, output: Any) -> None:
+        if model.training and output.loss is not None:
+            self.steps[-1] = (*self.steps[-1][:2], output.loss.detach())
 
-    def _where(self, batches: Sequence[Sequence[str]]) -> str:
-        ids = ", ".join(row_id for ids in batches for row_id in ids)
-        rows = f", rows {ids}" if ids else ""  # batches of RFT carry no ids
-        return (
-            f"step {self.step + 1}{rows}. No weight was changed by it and the last checkpoint is as it was. Look "
-            "at these rows, lower `learning_rate` or `max_grad_norm`, and go on with --resume."
-        )
+    def _check_losses(self) -> None:
+        kept = [(step, ids, loss) for step, ids, loss in self.steps if loss is not None]
+        if kept:
+            values = torch.stack([loss for *_, loss in kept]).tolist()
+            for (step, ids, _), value in zip(kept, values):
+                if not math.isfinite(value):
+                    raise ValueError(f"The loss is {value} at {_where(step, ids)}")
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # it would wait for the device at each forward, and put a mean in place of what is not finite
+        args.logging_nan_inf_filter = False
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.step = state.global_step
-        self.ids.clear()
 
-    def on_pre_optimizer_step(
+    def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        if (
-            args.fp16 or not gradients
-        ):  # a loss scaler skips such a step by itself; DeepSpeed holds gradients elsewhere
+        is_last = state.global_step >= state.max_steps
+        if not (control.should_log or control.should_save or control.should_evaluate or is_last):
             return
-        norm = torch.nn.utils.get_total_norm(gradients)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP
-        if not torch.isfinite(norm):
-            raise ValueError(f"The gradient's norm is {norm.item()} at {self._where(self.ids)}")
+        self._check_losses()
+        if control.should_save or is_last:  # a gradient spoils the weights, and no loss has seen them yet
+            trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+            mine = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in trained]  # of FSDP's
+            if not torch.stack([tensor.isfinite().all() for tensor in mine]).all():
+                ids = [row_id for step, ids, _ in self.steps if step == state.global_step for row_id in ids]
+                raise ValueError(f"A weight is not finite at {_where(state.global_step, ids)}")
+        self.steps.clear()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        for name, key in (("loss", "loss"), ("gradient's norm", "grad_norm")):
+            value = logs.get(key)
+            # a loss scaler skips a step with such a gradient by itself
+            if value is not None and not math.isfinite(value) and not (args.fp16 and key == "grad_norm"):
+                raise ValueError(f"The {name} is {value} at {_where(state.global_step, [])}")
+
+
+def _where(step: int, ids: Sequence[str]) -> str:
+    rows = f", rows {', '.join(ids)}" if ids else ""  # batches of RFT carry no ids
+    return (
+        f"step {step}{rows}. Nothing of it was saved, and the last checkpoint is as it was. Look at these rows, lower "
+        "`learning_rate` or `max_grad_norm`, and go on with --resume."
+    )
 
 
 class DiseaseF1Callback(TrainerCallback):
@@ -166,7 +196,7 @@ class DiseaseF1Callback(TrainerCallback):
         self.trainer.log(found)
 
 
-def answer_rows(model: Any, collator: MedTVTDataCollator, rows: list[dict]) -> list[str]:
+def answer_rows(model: Any, collator: MedTVTDataCollator, rows: list[QARow]) -> list[str]:
     """
     Greedy answers to the prompts of rows, in one batch.
 

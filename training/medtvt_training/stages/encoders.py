@@ -5,10 +5,12 @@ the findings of its modality, with a linear head on its pooled features; the hea
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,11 +24,15 @@ from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
 from modeling_medtvt.output_folder import check_new_folder, new_folder
 from processing_medtvt import MedTVTProcessor
 
+from ..data.conversation import MODALITIES
+from ..data.feature_cache import PROCESSOR_PARTS
+from ..data.rows import Modality
 from ..files import write_text
 from .arguments import EncoderArguments, ModelArguments
 from .callbacks import FiniteLossCallback
-from .checkpoints import explain_write_errors, find_checkpoint
+from .checkpoints import explain_write_errors, find_checkpoint, output_folder
 from .findings_dataset import FindingsDataset, collate_findings, frequent_findings, read_cohort, read_ptb_xl
+from .launch import check_launch
 from .model import load_model, record_training_data
 
 
@@ -45,22 +51,24 @@ class FindingsClassifier(nn.Module):
     def __init__(
         self,
         model: MedTVTForCausalLM,
-        modality: str,
+        modality: Modality,
         num_findings: int,
         scale: float = 1.0,
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
     ) -> None:
         super().__init__()
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.encoder = getattr(model.model, f"{modality}_encoder").requires_grad_(True)
         self.encode = getattr(model, f"get_{modality}_features")
         self.head = nn.Linear(_hidden_size(model.config, modality), num_findings)
-        length = model.config.cxr_sequence_length if modality == "cxr" else 1
+        length = (model.config.cxr_sequence_length or 1) if modality == "cxr" else 1
         self.pooling = nn.Parameter(torch.full((length, num_findings), 1 / length))
         self.scale = scale
         for name, value in (("mean", mean), ("std", std)):
-            value = torch.as_tensor(value, dtype=torch.float32)
-            self.register_buffer(name, value[:, None, None] if value.ndim else value, persistent=False)
+            tensor = torch.as_tensor(value, dtype=torch.float32)
+            self.register_buffer(name, tensor[:, None, None] if tensor.ndim else tensor, persistent=False)
 
     def forward(self, values: torch.Tensor, labels: torch.Tensor) -> ModelOutput:
         """(batch, ...) stored inputs and (batch, findings) labels in {0, 1} -> loss and (batch, findings) logits."""
@@ -89,12 +97,11 @@ def train_encoders(arguments: EncoderArguments, training: TrainingArguments) -> 
     """
     if (arguments.data is None) == (arguments.labels is None):
         raise ValueError("Pass either `data`, a MedTVT-QA folder, or `labels`, a CSV in the layout of PTB-XL.")
-    if not training.output_dir:
-        raise ValueError("`output_dir` is missing: the folder for checkpoints and result.")
-    modalities = ["ecg"] if arguments.labels else arguments.modalities
-    if unknown := set(modalities) - {"ecg", "cxr", "lab"}:
+    check_launch(training)
+    output_dir = output_folder(training)
+    if unknown := set(arguments.modalities) - set(MODALITIES):
         raise ValueError(f"`modalities` must be some of ecg, cxr and lab; got {', '.join(sorted(unknown))}.")
-    output_dir = Path(training.output_dir)
+    modalities = [name for name in MODALITIES if name in (["ecg"] if arguments.labels else arguments.modalities)]
     check_new_folder(output_dir / "final")
     runs = {modality: _modality_arguments(arguments, training, modality) for modality in modalities}
     checkpoints = {modality: find_checkpoint(run, arguments.resume) for modality, run in runs.items()}
@@ -104,11 +111,9 @@ def train_encoders(arguments: EncoderArguments, training: TrainingArguments) -> 
     metrics = {}
     for modality, run in runs.items():
         rows = labelled[modality]
-        extractor = processor.lab_feature_extractor
-        if modality == "lab" and extractor.percentile_source == "reference_intervals":
-            table = pd.DataFrame([row["lab"] for row in rows["train"]])
-            extractor.fit(table, source=f"{Path(arguments.data).name}, training split", allow_missing=True)
-        with explain_write_errors(run.output_dir):
+        if modality == "lab":
+            _fit_percentiles(processor, rows["train"], arguments)
+        with explain_write_errors(output_folder(run)):
             metrics[modality] = train_encoder(
                 modality,
                 model,
@@ -119,7 +124,8 @@ def train_encoders(arguments: EncoderArguments, training: TrainingArguments) -> 
                 arguments.max_rejected,
                 checkpoints[modality],
             )
-    record_training_data(model.config, "encoders", arguments.data or Path(arguments.labels).parent)
+    source = arguments.data or os.path.dirname(str(arguments.labels))
+    record_training_data(model, "encoders", source)
     if training.should_save:
         with explain_write_errors(output_dir), new_folder(output_dir / "final") as folder:
             model.save_pretrained(folder)
@@ -128,17 +134,27 @@ def train_encoders(arguments: EncoderArguments, training: TrainingArguments) -> 
     return metrics
 
 
-def _read_labelled(arguments: EncoderArguments, modality: str) -> dict[str, list[dict]]:
-    if arguments.labels:
-        return read_ptb_xl(arguments.labels, arguments.statements)
+def _fit_percentiles(processor: MedTVTProcessor, rows: list[dict], arguments: EncoderArguments) -> None:
+    """Where the processor has only reference intervals, its percentiles become those of the training split."""
+    extractor: Any = getattr(processor, PROCESSOR_PARTS["lab"])
+    if extractor.percentile_source == "reference_intervals":
+        table = pd.DataFrame([row["lab"] for row in rows])
+        extractor.fit(table, source=f"{Path(str(arguments.data)).name}, training split", allow_missing=True)
+
+
+def _read_labelled(arguments: EncoderArguments, modality: Modality) -> dict[str, list[dict]]:
+    if arguments.data is None:
+        return read_ptb_xl(str(arguments.labels), arguments.statements)
     return read_cohort(arguments.data, modality)
 
 
-def _modality_arguments(arguments: EncoderArguments, training: TrainingArguments, modality: str) -> TrainingArguments:
+def _modality_arguments(
+    arguments: EncoderArguments, training: TrainingArguments, modality: Modality
+) -> TrainingArguments:
     batch_size = getattr(arguments, f"{modality}_batch_size")
     return replace(
         training,
-        output_dir=str(Path(training.output_dir) / modality),
+        output_dir=str(output_folder(training) / modality),
         num_train_epochs=getattr(arguments, f"{modality}_epochs"),
         learning_rate=getattr(arguments, f"{modality}_learning_rate"),
         per_device_train_batch_size=batch_size,
@@ -148,7 +164,7 @@ def _modality_arguments(arguments: EncoderArguments, training: TrainingArguments
 
 
 def train_encoder(
-    modality: str,
+    modality: Modality,
     model: MedTVTForCausalLM,
     processor: MedTVTProcessor,
     labelled: dict[str, list[dict]],
@@ -170,10 +186,10 @@ def train_encoder(
         `dict`: `auroc` per finding, `mean_auroc`, and `positives` and `rows` of the validation split.
     """
     findings = frequent_findings(modality, labelled["train"], min_positives)
-    Path(training.output_dir).mkdir(parents=True, exist_ok=True)
-    freeze, model.config.freeze_encoders = model.config.freeze_encoders, False  # `get_*_features` reads it
+    output_dir = output_folder(training)
+    output_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=".inputs-", dir=training.output_dir) as folder:
+        with tempfile.TemporaryDirectory(prefix=".inputs-", dir=output_dir) as folder:
             workers = training.dataloader_num_workers
             datasets = {}
             for split, rows in labelled.items():
@@ -193,10 +209,10 @@ def train_encoder(
                 callbacks=[FiniteLossCallback(classifier)],
             )
             trainer.train(resume_from_checkpoint=checkpoint)
-            logits, labels, _ = trainer.predict(datasets["validation"])
+            predicted = trainer.predict(datasets["validation"])
     finally:
-        model.config.freeze_encoders = freeze
-        model.to("cpu").train(model.training)  # freezes the encoders again
+        model.cpu().model.freeze_encoders()
+    logits, labels = np.asarray(predicted.predictions), np.asarray(predicted.label_ids)
     auroc = _auroc(logits, labels)
     return {
         "auroc": {name: auroc[i] for i, name in enumerate(findings)},
@@ -206,16 +222,20 @@ def train_encoder(
     }
 
 
-def _hidden_size(config: MedTVTConfig, modality: str) -> int:
-    sizes = {"ecg": config.ecg_config.hidden_size, "cxr": config.cxr_hidden_size, "lab": config.lab_config.hidden_size}
+def _hidden_size(config: MedTVTConfig, modality: Modality) -> int:
+    sizes: dict[Modality, Any] = {
+        "ecg": config.ecg_config.hidden_size,
+        "cxr": config.cxr_hidden_size,
+        "lab": config.lab_config.hidden_size,
+    }
     return sizes[modality]
 
 
-def normalization(modality: str, processor: MedTVTProcessor) -> dict:
+def normalization(modality: Modality, processor: MedTVTProcessor) -> dict:
     """Scale, mean and standard deviation that turn stored X-rays into the encoder's inputs; nothing for the others."""
     if modality != "cxr":
         return {}
-    images = processor.image_processor
+    images: Any = getattr(processor, PROCESSOR_PARTS["cxr"])
     scale = images.rescale_factor if images.do_rescale else 1.0
     return (
         {"scale": scale, "mean": images.image_mean, "std": images.image_std}
@@ -233,5 +253,5 @@ def _auroc(logits: np.ndarray, labels: np.ndarray) -> dict[int, float | None]:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    values = [value for value in values if value is not None]
-    return sum(values) / len(values) if values else None
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if found else None

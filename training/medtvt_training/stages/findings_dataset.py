@@ -18,13 +18,14 @@ from processing_medtvt import MedTVTProcessor
 
 from ..data.inputs import RAW_INPUTS
 from ..data.load import load_medtvt_qa
+from ..data.rows import Modality
 
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation")
 
 
-def read_cohort(folder: str | os.PathLike, modality: str) -> dict[str, list[dict]]:
+def read_cohort(folder: str | os.PathLike, modality: Modality) -> dict[str, list[dict]]:
     """
     The physiology rows of a MedTVT-QA folder that belong to one modality, each input once.
 
@@ -34,7 +35,7 @@ def read_cohort(folder: str | os.PathLike, modality: str) -> dict[str, list[dict
     Raises:
         ValueError: if no row belongs to it, or the rows do not list their findings.
     """
-    splits = {}
+    splits: dict[str, list[dict]] = {}
     for split in SPLITS:
         dataset = load_medtvt_qa(folder, "physiology", split)
         unique: dict[str, Any] = {}
@@ -69,7 +70,7 @@ def read_ptb_xl(labels: str | os.PathLike, statements: str | os.PathLike | None 
         codes = _read_table(statements, ["diagnostic", "diagnostic_class"])
         codes = codes[codes["diagnostic"] == 1]
         classes = dict(zip(codes.iloc[:, 0], codes["diagnostic_class"]))
-    splits = {"train": [], "validation": []}
+    splits: dict[str, list[dict]] = {"train": [], "validation": []}
     for number, (name, codes, fold) in enumerate(zip(table["filename_hr"], table["scp_codes"], table["strat_fold"])):
         try:
             findings = list(ast.literal_eval(codes))
@@ -94,7 +95,7 @@ def _read_table(file: str | os.PathLike, columns: list[str]) -> pd.DataFrame:
     return table
 
 
-def frequent_findings(modality: str, rows: list[dict], minimum: int) -> list[str]:
+def frequent_findings(modality: Modality, rows: list[dict], minimum: int) -> list[str]:
     """
     Names of the findings that at least `minimum` rows show, and as many do not.
 
@@ -142,7 +143,7 @@ class FindingsDataset(Dataset):
     def read(
         cls,
         rows: list[dict],
-        modality: str,
+        modality: Modality,
         processor: MedTVTProcessor,
         findings: list[str],
         file: Path,
@@ -163,7 +164,9 @@ class FindingsDataset(Dataset):
         loader = DataLoader(
             _Reader(rows, modality, processor), batch_size=None, num_workers=num_workers, collate_fn=_same
         )
-        kept, problems, values = [], [], None
+        kept: list[dict] = []
+        problems: list[str] = []
+        values: Any = None  # the memory map, once the shape is known
         for row, value in zip(rows, tqdm(loader, desc=f"{modality} inputs", total=len(rows))):
             if isinstance(value, str):
                 problems.append(f"{row['id']}: {value}")
@@ -193,7 +196,7 @@ def collate_findings(items: list[dict]) -> dict:
 class _Reader(Dataset):
     """What is stored of a row's input, or why it cannot be read."""
 
-    def __init__(self, rows: list[dict], modality: str, processor: MedTVTProcessor) -> None:
+    def __init__(self, rows: list[dict], modality: Modality, processor: MedTVTProcessor) -> None:
         self.rows, self.modality, self.processor = rows, modality, processor
 
     def __len__(self) -> int:
@@ -201,12 +204,15 @@ class _Reader(Dataset):
 
     def __getitem__(self, index: int) -> np.ndarray | str:
         # a picture's pixels are bytes until they are rescaled, a quarter of the space
-        raw = {"images_kwargs": {"do_rescale": False, "do_normalize": False}} if self.modality == "cxr" else {}
+        is_picture = self.modality == "cxr"
+        given: dict[str, Any] = {self.modality: [self.rows[index][self.modality]]}
+        if is_picture:
+            given["images_kwargs"] = {"do_rescale": False, "do_normalize": False}
         try:
-            values = self.processor(**{self.modality: [self.rows[index][self.modality]]}, **raw)
+            values = self.processor(**given)
         except (ValueError, TypeError, OSError) as error:
             return str(error)
-        return values[RAW_INPUTS[self.modality]][0].astype(np.uint8 if raw else np.float32)
+        return values[RAW_INPUTS[self.modality]][0].astype(np.uint8 if is_picture else np.float32)
 
 
 def _same(item: Any) -> Any:

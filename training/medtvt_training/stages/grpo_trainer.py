@@ -4,7 +4,6 @@
 import copy
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,9 @@ from modeling_medtvt import DISEASES, parse_answer
 from modeling_medtvt.modeling_medtvt import FEATURE_INPUT_NAMES, RAW_INPUT_NAMES, MedTVTForCausalLM
 
 from ..data.collator import MedTVTDataCollator
+from ..data.columns import list_column
 from ..files import JsonlLog, read_jsonl, write_jsonl
+from .checkpoints import output_folder
 from .rewards import completion_text, format_reward, jaccard_reward
 from .trl_private import add_fused_lm_head, disable_dropout_in_model, prepare_deepspeed, prepare_fsdp
 
@@ -55,6 +56,8 @@ class MedTVTGRPOTrainer(GRPOTrainer):
             before the step that it would spoil, if a reward is not finite.
     """
 
+    model: MedTVTForCausalLM | PeftModel
+
     def __init__(
         self,
         model: MedTVTForCausalLM | PeftModel,
@@ -70,6 +73,8 @@ class MedTVTGRPOTrainer(GRPOTrainer):
     ) -> None:
         if data_collator is None:
             raise ValueError("`data_collator` is missing: a `MedTVTDataCollator`, which reads what the rows name.")
+        if args is None:
+            raise ValueError("`args` is missing: a `trl.GRPOConfig`.")
         _check_model(model, peft_config)
         _check_arguments(args)
         eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
@@ -79,15 +84,16 @@ class MedTVTGRPOTrainer(GRPOTrainer):
 
         # trl would load the reference from the path in the model's config, which may not be there, or not this model
         beta, reference = args.beta, None
-        if beta and peft_config is None and not isinstance(model, PeftModel):
+        if beta and peft_config is None and isinstance(model, MedTVTForCausalLM):
             reference, args.beta = _copy_policy(model, args), 0.0
         args.disable_dropout = True
+        rewards: list[Any] = [format_reward, jaccard_reward]
         self._modality_inputs: dict[str, torch.Tensor] = {}
         self.modality_collator = data_collator
         try:
             super().__init__(
                 model=model,
-                reward_funcs=[format_reward, jaccard_reward] if reward_funcs is None else reward_funcs,
+                reward_funcs=rewards if reward_funcs is None else reward_funcs,
                 args=args,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
@@ -102,15 +108,15 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         self.beta = beta
         _disable_functional_dropout(self.model)
         if reference is not None:
-            self.ref_model = self._prepare_reference(reference)
-        elif beta:
+            self.ref_model = self._prepare_reference(reference, args)
+        elif beta and isinstance(self.model, PeftModel):
             _check_adapter_reference(self.model)
 
-    def _prepare_reference(self, reference: MedTVTForCausalLM) -> Any:
+    def _prepare_reference(self, reference: MedTVTForCausalLM, args: GRPOConfig) -> Any:
         """What trl does with the reference that it loads itself."""
         disable_dropout_in_model(reference)
         _disable_functional_dropout(reference)
-        add_fused_lm_head(reference, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
+        add_fused_lm_head(reference, temperature=self.temperature, cast_lm_head_to_fp32=args.cast_lm_head_to_fp32)
         if self.is_deepspeed_enabled:
             return prepare_deepspeed(reference, self.accelerator)
         if self.is_fsdp_enabled:
@@ -122,7 +128,8 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         rows = {row["id"]: row for row in inputs}
         position = {row_id: i for i, row_id in enumerate(rows)}
         self._rows = list(rows.values())
-        self._row_of = torch.tensor([position[row["id"]] for row in inputs], device=self.accelerator.device)
+        self._positions = [position[row["id"]] for row in inputs]
+        self._row_of = torch.tensor(self._positions, device=self.accelerator.device)
         output = super()._generate_and_score_completions(inputs)
         # one row a completion, so that trl shuffles and splits them with the rest
         return {**output, **self._modality_inputs}
@@ -136,12 +143,12 @@ class MedTVTGRPOTrainer(GRPOTrainer):
                     f"The prompt of row {row['id']} ends with a placeholder; text must follow the last one."
                 )
         modality_inputs = self.modality_collator.modality_inputs(self._rows)
-        return [prompt_ids[i] for i in self._row_of], None, modality_inputs
+        return [prompt_ids[i] for i in self._positions], None, modality_inputs
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: Any, has_tool_images: bool = False
     ) -> Any:
-        model = self.accelerator.unwrap_model(self.model)
+        model: Any = self.accelerator.unwrap_model(self.model)
         model = model.get_base_model() if isinstance(model, PeftModel) else model
         # as trl does with `forward`; whatever wraps the model ends there
         model.generate = functools.partial(self._generate_from_unique_prompts, model, model.generate)
@@ -171,7 +178,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
                 features[name] = inputs[name]
         self._modality_inputs = {name: tensor[self._row_of] for name, tensor in features.items()}
 
-        first = torch.stack([(self._row_of == i).nonzero()[0, 0] for i in range(len(self._rows))])
+        first = torch.tensor([self._positions.index(i) for i in range(len(self._rows))]).to(input_ids.device)
         # all but the last token, which is left for `generate` to begin with
         mask = attention_mask[first, :-1]
         cache = model(
@@ -238,8 +245,10 @@ def _check_model(model: MedTVTForCausalLM | PeftModel, peft_config: PeftConfig |
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, MedTVTForCausalLM):
         raise ValueError(f"`model` must be a MedTVTForCausalLM or a PeftModel around one, got {type(base).__name__}.")
-    if not base.config.freeze_encoders:
-        raise ValueError("`freeze_encoders` is off in the model's config, but RFT shares the encoders' outputs.")
+    if not base.model.has_frozen_encoders:
+        raise ValueError(
+            "Encoders of `model` are trainable, but RFT shares their outputs: `model.model.freeze_encoders()`."
+        )
     if isinstance(model, PeftModel) and "default" not in model.peft_config:
         raise ValueError(
             f"The adapter of `model` must be called 'default', got {', '.join(model.peft_config)}: trl copies that one "
@@ -251,9 +260,7 @@ def _check_model(model: MedTVTForCausalLM | PeftModel, peft_config: PeftConfig |
         )
 
 
-def _check_arguments(args: GRPOConfig | None) -> None:
-    if args is None:
-        raise ValueError("`args` is missing: a `trl.GRPOConfig`.")
+def _check_arguments(args: GRPOConfig) -> None:
     for name in ("use_vllm", "use_transformers_continuous_batching", "cache_implementation"):
         if getattr(args, name):
             raise ValueError(f"`{name}` cannot be used with ECGs, X-rays and laboratory values; leave it out.")
@@ -270,7 +277,7 @@ def _check_dataset(name: str, dataset: Dataset | None) -> None:
         raise ValueError(
             f"`{name}` lacks the column(s) {', '.join(missing)}; it has {', '.join(dataset.column_names)}."
         )
-    ids, diseases = dataset["id"][:], dataset["diseases"][:]
+    ids, diseases = list_column(dataset, "id"), list_column(dataset, "diseases")
     if not ids:
         raise ValueError(f"`{name}` has no rows.")
     if len(set(ids)) < len(ids):
@@ -321,7 +328,7 @@ class SampleCallback(TrainerCallback):
 
     def __init__(self, trainer: MedTVTGRPOTrainer, num_samples: int) -> None:
         self.trainer, self.num_samples = trainer, num_samples
-        self.path = Path(trainer.args.output_dir) / "samples.jsonl"
+        self.path = output_folder(trainer.args) / "samples.jsonl"
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

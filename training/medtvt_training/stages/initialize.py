@@ -77,7 +77,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 def tiny_config(tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> MedTVTConfig:
     """A model of two million parameters with every part of the full one."""
-    ids = {f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS}
+    ids = _placeholder_ids(tokenizer)
     return MedTVTConfig(
         text_config={
             "model_type": "llama",
@@ -110,6 +110,10 @@ def tiny_config(tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> MedTVTConf
         **ids,
         **kwargs,
     )
+
+
+def _placeholder_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return {f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS}
 
 
 def default_processor(tokenizer: PreTrainedTokenizerBase, num_modality_tokens: int = 1) -> MedTVTProcessor:
@@ -181,30 +185,26 @@ def init_from_parts(
     check_new_folder(output_dir)
     tokenizer, language_model = _load_text(text) if text else (tiny_tokenizer(), None)
     cxr_encoder, image_processor = _load_cxr_encoder(cxr) if cxr else (None, MedTVTImageProcessor())
-    ecg_encoder = load_ecg_encoder(ecg) if ecg else None
-    lab_encoder = load_lab_encoder(lab) if lab else None
-    if text:
-        text_config = language_model.config
-    else:
-        text_config = MedTVTConfig().text_config
-        text_config.update(
-            {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        )
-    encoders = {"ecg": ecg_encoder, "cxr": cxr_encoder, "lab": lab_encoder}
-    parts: dict[str, Any] = {
-        f"{name}_config": encoder.config for name, encoder in encoders.items() if encoder is not None
+    parts = {
+        "ecg": load_ecg_encoder(ecg) if ecg else None,
+        "cxr": cxr_encoder,
+        "lab": load_lab_encoder(lab) if lab else None,
     }
-    parts |= {f"{name[1:-1]}_token_id": tokenizer.convert_tokens_to_ids(name) for name in PLACEHOLDERS}
-    config = MedTVTConfig(text_config=text_config, **parts, num_modality_tokens=num_modality_tokens)
+    encoders: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
+    config = MedTVTConfig(
+        text_config=language_model.config if language_model else _random_text_config(tokenizer),
+        num_modality_tokens=num_modality_tokens,
+        **{f"{name}_config": encoder.config for name, encoder in encoders.items()},
+        **_placeholder_ids(tokenizer),
+    )
     if config.lab_config.num_labs != len(LAB_DEFINITIONS):
         raise ValueError(f"{lab}: takes {config.lab_config.num_labs} labs, but {len(LAB_DEFINITIONS)} are defined.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MedTVTForCausalLM(config)
     for name, encoder in encoders.items():
-        if encoder is not None:
-            getattr(model.model, f"{name}_encoder").load_state_dict(encoder.state_dict())
-    if text:
+        getattr(model.model, f"{name}_encoder").load_state_dict(encoder.state_dict())
+    if text and language_model:
         _copy_text(text, language_model, model)
         model.generation_config = language_model.generation_config
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -215,6 +215,13 @@ def init_from_parts(
     if tokenizer.chat_template:
         processor.chat_template = {"default": tokenizer.chat_template, "plain": processor.default_chat_template}
     return _save(model, processor, output_dir)
+
+
+def _random_text_config(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A Llama-3.2-1B's, with the special tokens of another tokenizer."""
+    config = MedTVTConfig().text_config
+    config.update({name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
+    return config
 
 
 def _save(model: MedTVTForCausalLM, processor: MedTVTProcessor, output_dir: str | os.PathLike) -> Path:
@@ -236,7 +243,8 @@ def _load_text(text: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    embeddings: Any = model.get_input_embeddings()
+    if len(tokenizer) > len(embeddings.weight):
         model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer, model

@@ -8,7 +8,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from transformers import AutoProcessor, GenerationConfig
 
-from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
+from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM, Provenance
 from modeling_medtvt.output_folder import check_new_folder, new_folder
 
 
@@ -29,9 +29,9 @@ def merge_adapter(
         ValueError: if the folder holds no adapter of a MedTVT model, or its model is not found.
     """
     check_new_folder(output_dir)
-    adapter = Path(adapter)
+    adapter = os.fspath(adapter)
     for name in ("adapter_config.json", "config.json"):
-        if not (adapter / name).is_file():
+        if not Path(adapter, name).is_file():
             raise ValueError(f"{adapter} is no adapter of a training stage: it has no {name}.")
     model = model or PeftConfig.from_pretrained(adapter).base_model_name_or_path
     config = MedTVTConfig.from_pretrained(adapter)
@@ -44,6 +44,7 @@ def merge_adapter(
     with torch.no_grad():
         merged = PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
     merged.generation_config = GenerationConfig.from_pretrained(adapter)
+    merged.provenance = Provenance.from_pretrained(adapter)
     with new_folder(output_dir) as folder:
         merged.save_pretrained(folder)
         AutoProcessor.from_pretrained(model).save_pretrained(folder)

@@ -5,16 +5,18 @@ import logging
 import os
 from pathlib import Path
 
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, TrainingArguments
 
-from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
+from modeling_medtvt import MedTVTForCausalLM
 from modeling_medtvt.checkpoint_folder import open_checkpoint, read_config
 from processing_medtvt import MedTVTProcessor
 
 from ..data.collator import MedTVTDataCollator
+from ..data.columns import read_column
 from ..data.provenance import training_data_entry
 from .arguments import ModelArguments
 
@@ -28,9 +30,6 @@ TRAINED_MODULES = {
     "rft": ["perception"],
 }
 CALIBRATION_ROWS = 32
-
-
-# Model
 
 
 def load_model(
@@ -60,21 +59,33 @@ def load_model(
         compute_dtype = getattr(torch, arguments.dtype)
         quantization = {
             "quantization_config": BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_compute_dtype=compute_dtype,
+                bnb_4bit_quant_storage=compute_dtype,  # FSDP shards parameters of one dtype together
             ),
             "device_map": {"": device},
         }
     model, processor = open_checkpoint(source, config=config, dtype=getattr(torch, arguments.dtype), **quantization)
     if not quantization:
         model.to(device)
-    model.config.stage = stage
-    model.config.chunked_loss = arguments.chunked_loss
+    model.provenance.stage = stage
+    model.chunked_loss = arguments.chunked_loss
     return model, processor, is_drawn
 
 
-def record_training_data(config: MedTVTConfig, stage: str, data_dir: str) -> None:
+def check_precision(arguments: ModelArguments, training: TrainingArguments) -> None:
+    """
+    Raises:
+        ValueError: if the frozen weights are held in a precision that the step does not compute in.
+    """
+    if arguments.dtype == "bfloat16" and not training.bf16:
+        raise ValueError("`dtype: bfloat16` needs `bf16: true`: what is trained stays in float32.")
+
+
+def record_training_data(model: MedTVTForCausalLM, stage: str, data_dir: str) -> None:
     """Adds a stage's dataset to what the weights were trained on; the list travels with them."""
-    config.training_data = [*(config.training_data or []), training_data_entry(stage, data_dir)]
+    model.provenance.training_data.append(training_data_entry(stage, data_dir))
 
 
 def lora_config(stage: str, arguments: ModelArguments) -> LoraConfig:
@@ -99,31 +110,32 @@ def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArgument
     Raises:
         ValueError: if LoRA's targets are not in the language model, or there are none.
     """
+    trained: MedTVTForCausalLM | PeftModel = model
     if arguments.tuning == "lora":
-        model = get_peft_model(model, lora_config(stage, arguments))
-        strayed = [name for name, _ in model.named_parameters() if "lora_" in name and "language_model" not in name]
+        trained = get_peft_model(model, lora_config(stage, arguments))
+        strayed = [name for name, _ in trained.named_parameters() if "lora_" in name and "language_model" not in name]
         if strayed:
             raise ValueError(
                 f"`lora_targets` also adapts {strayed[0]}; anchor it at the language model, e.g. "
                 r"'.*language_model\..*\.(q_proj|v_proj)'."
             )
     else:
-        trained = [model.model.language_model, model.lm_head]
-        trained += [getattr(model.model, name) for name in TRAINED_MODULES[stage]]
         model.requires_grad_(False)
-        for module in trained:
+        modules = [getattr(model.model, name) for name in ("language_model", *TRAINED_MODULES[stage])]
+        for module in (*modules, model.lm_head):
             module.requires_grad_(True)
-    for parameter in model.parameters():
+    for parameter in trained.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return model
+    return trained
 
 
 def calibrate_perception(model: MedTVTForCausalLM, processor: MedTVTProcessor, dataset: Dataset) -> None:
     """Fits a perception layer that was drawn just now to the projectors' outputs on patients with all modalities."""
     if model.model.perception.layer_norm is None:
         return
-    indices = [i for i, modalities in enumerate(dataset["modalities"]) if len(modalities) == 3][:CALIBRATION_ROWS]
+    counts = pc.list_value_length(read_column(dataset, "modalities")).to_numpy()
+    indices = (counts == 3).nonzero()[0][:CALIBRATION_ROWS].tolist()
     if not indices:
         logger.warning(
             "No row has all three modalities; the perception layer is fitted to noise in place of patients."

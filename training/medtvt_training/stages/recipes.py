@@ -12,24 +12,13 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from .arguments import DataArguments, EncoderArguments, FinetuneArguments, ModelArguments, ReinforceArguments
-
-
-RECIPES = Path(__file__).parent / "recipes"
-# Stage to the name of its command and of its recipe's file
-RECIPE_NAMES = {"encoders": "encoders", "pt": "pretrain", "sft": "finetune", "rft": "reinforce"}
-OWN_ARGUMENTS = {
-    "encoders": (EncoderArguments,),
-    "pt": (ModelArguments, DataArguments),
-    "sft": (ModelArguments, DataArguments, FinetuneArguments),
-    "rft": (ModelArguments, DataArguments, ReinforceArguments),
-}
+from .arguments import OWN_ARGUMENTS, RECIPE_NAMES, RECIPES, packaged_recipes
 
 
 class StageParser(HfArgumentParser):
     """Raises its errors, so that those of a recipe and of a command line read alike."""
 
-    def __init__(self, dataclass_types: Sequence[type]) -> None:
+    def __init__(self, dataclass_types: Sequence[Any]) -> None:
         super().__init__(dataclass_types, allow_abbrev=False, add_help=False)
 
     def error(self, message: str) -> NoReturn:
@@ -81,11 +70,6 @@ def parse_arguments(stage: str, recipe: str | None, overrides: Sequence[str]) ->
         where = f" (recipe: {path})" if path else ""
         raise ValueError(f"unknown argument {rest[0][:100]!r}{_suggest(name, known)}{where}.")
     return tuple(parsed)
-
-
-def packaged_recipes(stage: str) -> list[str]:
-    """Names of the packaged recipes of a stage."""
-    return sorted(path.parent.name for path in RECIPES.glob(f"*/{RECIPE_NAMES[stage]}.yaml"))
 
 
 def read_recipe(stage: str, recipe: str) -> tuple[Path, dict[str, Any]]:

@@ -2,20 +2,18 @@
 """What a stage leaves behind: a model folder, and an adapter where one was trained."""
 
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from modeling_medtvt.output_folder import new_folder
 
 from .arguments import ModelArguments
 from .callbacks import save_configs
+from .checkpoints import output_folder
 from .merge import merge_adapter
-
-
-# Result
 
 
 def save_result(trainer: Trainer, arguments: ModelArguments) -> None:
@@ -24,19 +22,34 @@ def save_result(trainer: Trainer, arguments: ModelArguments) -> None:
 
     All processes call this; one of them writes.
     """
-    args = trainer.args
-    trainer.model.config.use_cache = True  # the Trainer had switched it off
-    output_dir = Path(args.output_dir)
-    folder = output_dir / ("adapter" if isinstance(trainer.model, PeftModel) else "final")
+    args, model = trainer.args, trainer.model
+    assert isinstance(model, PreTrainedModel | PeftModel)
+    model.config.use_cache = True  # the Trainer had switched it off
+    output_dir = output_folder(args)
+    folder = output_dir / ("adapter" if isinstance(model, PeftModel) else "final")
     if args.should_save and folder.exists():
         shutil.rmtree(folder)  # of this run, which ended between the two folders
-    with new_folder(folder) if args.should_save else nullcontext(folder) as target:
-        trainer.save_model(str(target))
-        if args.should_save:
-            save_configs(trainer.model, target)
-            (target / "training_args.bin").unlink(missing_ok=True)
+    # gathered from all processes, in the first's memory
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if args.should_save:
+        with new_folder(folder) as target:
+            _save_weights(model, weights, target)
+            save_configs(model, target)
+            if trainer.processing_class is not None:
+                trainer.processing_class.save_pretrained(target)
     if args.should_save:
         trainer.save_state()
-        if isinstance(trainer.model, PeftModel):
+        if isinstance(model, PeftModel):
             merge_adapter(folder, output_dir / "final", arguments.model)
     trainer.accelerator.wait_for_everyone()
+
+
+def _save_weights(model: PreTrainedModel | PeftModel, weights: dict[str, Any], folder: Path) -> None:
+    # an adapter has none
+    tied = model.all_tied_weights_keys if isinstance(model, PreTrainedModel) else {}
+    # what is gathered no longer shares memory, and would be written twice
+    model.save_pretrained(
+        str(folder), state_dict={name: weight for name, weight in weights.items() if name not in tied}
+    )
+    if not any(folder.glob("*.safetensors")):
+        raise RuntimeError(f"No weights were written to {folder.name}.")

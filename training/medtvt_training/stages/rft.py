@@ -2,17 +2,27 @@
 """RFT, the third stage: GRPO rewards format and diagnoses, and the SFT model holds it (paper, 3.2.2)."""
 
 import logging
-from typing import TYPE_CHECKING
 
+import pyarrow.compute as pc
 from datasets import Dataset
+from transformers import set_seed
+from trl import GRPOConfig
 
+from modeling_medtvt import MedTVTForCausalLM
+from processing_medtvt import MedTVTProcessor
+
+from ..data.collator import MedTVTDataCollator
+from ..data.columns import read_column
+from ..data.feature_cache import FeatureCache
 from .arguments import DataArguments, ModelArguments, ReinforceArguments
-
-
-if TYPE_CHECKING:  # trl takes long to import
-    from trl import GRPOConfig
-
-    from .grpo_trainer import MedTVTGRPOTrainer
+from .callbacks import FiniteLossCallback, SaveConfigCallback
+from .checkpoints import check_fits, explain_write_errors, find_checkpoint, output_folder
+from .grpo_trainer import MedTVTGRPOTrainer, SampleCallback
+from .launch import check_launch, check_same_rows, set_fsdp_layers
+from .model import check_precision, load_model, lora_config, record_training_data, set_trainable
+from .result import save_result
+from .rewards import REWARDS
+from .rows import cache_features, load_rows
 
 
 logger = logging.getLogger(__name__)
@@ -22,8 +32,8 @@ def reinforce(
     model_arguments: ModelArguments,
     data_arguments: DataArguments,
     arguments: ReinforceArguments,
-    training: "GRPOConfig",
-) -> "MedTVTGRPOTrainer":
+    training: GRPOConfig,
+) -> MedTVTGRPOTrainer:
     """
     Runs RFT from its arguments to its saved result.
 
@@ -41,40 +51,21 @@ def reinforce(
             a reward, the loss or a gradient is not finite.
         OSError: if a file cannot be read or written.
     """
-    from transformers import set_seed
-
-    from ..data.collator import MedTVTDataCollator
-    from .callbacks import FiniteLossCallback, SaveConfigCallback
-    from .checkpoints import check_fits, explain_write_errors, find_checkpoint
-    from .grpo_trainer import MedTVTGRPOTrainer, SampleCallback
-    from .model import load_model, lora_config, record_training_data, set_trainable
-    from .result import save_result
-    from .rewards import REWARDS
-    from .rows import cache_features, load_rows
-
-    if not training.output_dir:
-        raise ValueError("`output_dir` is missing: the folder for checkpoints and result.")
     if unknown := [name for name in arguments.rewards if name not in REWARDS]:
         raise ValueError(f"`rewards` has {', '.join(unknown)}; accepted are {', '.join(REWARDS)}.")
+    check_launch(training)
+    check_precision(model_arguments, training)
     checkpoint = find_checkpoint(training, data_arguments.resume)
     set_seed(training.seed)
     model, processor, is_drawn = load_model("rft", model_arguments, training.device)
     if is_drawn:
         raise ValueError(f"{model_arguments.model} has no perception layer: RFT starts from SFT's result.")
-    record_training_data(model.config, "rft", data_arguments.data)
-    model.to(training.device)
-    names = ["train"] if training.eval_strategy == "no" else ["train", "validation"]
-    splits = {name: _keep_diseased(load_rows("rft", name, data_arguments, processor), name) for name in names}
-    cache = None
-    if data_arguments.feature_cache:
-        splits, cache = cache_features(splits, data_arguments.feature_cache, training, model, processor)
-    peft_config = None
-    if model_arguments.tuning == "lora":
-        peft_config = lora_config("rft", model_arguments)
-    else:
-        model = set_trainable(model, "rft", model_arguments)
+    record_training_data(model, "rft", data_arguments.data)
+    set_fsdp_layers(training, model)
+    splits, cache = _load_splits(data_arguments, training, model, processor)
+    peft_config = lora_config("rft", model_arguments) if model_arguments.tuning == "lora" else None
     trainer = MedTVTGRPOTrainer(
-        model,
+        model if peft_config else set_trainable(model, "rft", model_arguments),
         reward_funcs=[REWARDS[name] for name in arguments.rewards],
         args=training,
         train_dataset=splits["train"],
@@ -87,14 +78,24 @@ def reinforce(
     trainer.add_callback(SampleCallback(trainer, arguments.sample_completions))
     if checkpoint:
         check_fits(checkpoint, trainer.model)
-    with explain_write_errors(training.output_dir):
+    with explain_write_errors(output_folder(training)):
         trainer.train(resume_from_checkpoint=checkpoint)
         save_result(trainer, model_arguments)
     return trainer
 
 
+def _load_splits(
+    arguments: DataArguments, training: GRPOConfig, model: MedTVTForCausalLM, processor: MedTVTProcessor
+) -> tuple[dict[str, Dataset], FeatureCache | None]:
+    """The diseased rows of each split, and the feature cache where there is one."""
+    names = ["train"] if training.eval_strategy == "no" else ["train", "validation"]
+    splits = {name: _keep_diseased(load_rows("rft", name, arguments, training, processor), name) for name in names}
+    check_same_rows(splits)
+    return cache_features(splits, arguments, training, model, processor)
+
+
 def _keep_diseased(dataset: Dataset, split: str) -> Dataset:
     """The rows that can earn the Jaccard reward; says how many there are not."""
-    kept = [i for i, diseases in enumerate(dataset["diseases"]) if diseases]
+    kept = pc.list_value_length(read_column(dataset, "diseases")).to_numpy().nonzero()[0]
     logger.info("%s: %d of %d rows list no disease and are left out.", split, len(dataset) - len(kept), len(dataset))
     return dataset.select(kept)

@@ -26,14 +26,27 @@ def run_stage(stage: str, recipe: str | None, overrides: Sequence[str] = ()) -> 
 
     Raises:
         ValueError: if arguments, model, data or checkpoint are not what they should be, or a loss is not finite.
-        OSError: if a file cannot be read or written.
+        OSError: if a file cannot be read or written, or another run writes to the output folder.
     """
+    from ..data.stored_rows import remove_stored_rows
+    from .checkpoints import output_folder
+    from .launch import locked_folder
+
     arguments = parse_arguments(stage, recipe, overrides)
     first, training = arguments[0 if stage == "encoders" else 1], arguments[-1]
     final = Path(training.output_dir or "", "final")
     if first.resume and training.output_dir and final.is_dir():
         logger.info("%s is there already: this run is finished.", final)
         return None
+    output_dir = output_folder(training)
+    with locked_folder(training, output_dir):
+        result = _run(stage, arguments)
+        if training.should_save:  # patients' texts need not lie beside a result
+            remove_stored_rows(output_dir)
+        return result
+
+
+def _run(stage: str, arguments: tuple) -> Any:
     if stage == "encoders":
         from .encoders import train_encoders
 

@@ -3,15 +3,14 @@
 
 from transformers import Trainer, TrainingArguments, set_seed
 
+from ..data.columns import read_column
 from .arguments import DataArguments, ModelArguments
 from .callbacks import DiseaseF1Callback, EpochCallback, FiniteLossCallback, SaveConfigCallback
-from .checkpoints import check_fits, explain_write_errors, find_checkpoint
-from .model import calibrate_perception, load_model, record_training_data, set_trainable
+from .checkpoints import check_fits, explain_write_errors, find_checkpoint, output_folder
+from .launch import check_launch, check_same_rows, set_fsdp_layers
+from .model import calibrate_perception, check_precision, load_model, record_training_data, set_trainable
 from .result import save_result
 from .rows import StageCollator, cache_features, load_rows
-
-
-# PT and SFT
 
 
 def train_stage(
@@ -37,42 +36,45 @@ def train_stage(
         ValueError: if arguments, model, data or checkpoint are not what they should be, or the loss is not finite.
         OSError: if a file cannot be read or written.
     """
-    if not training.output_dir:
-        raise ValueError("`output_dir` is missing: the folder for checkpoints and result.")
+    check_launch(training)
+    check_precision(model_arguments, training)
     if training.remove_unused_columns:
         raise ValueError("`remove_unused_columns` must be false: the Trainer would drop the signals' columns.")
-    if model_arguments.dtype == "bfloat16" and not training.bf16:
-        raise ValueError("`dtype: bfloat16` needs `bf16: true`: what is trained stays in float32.")
     training.label_names = ["labels"]  # a PEFT model's signature does not tell
     checkpoint = find_checkpoint(training, data_arguments.resume)
     set_seed(training.seed)
     model, processor, is_drawn = load_model(stage, model_arguments, training.device)
-    splits = {split: load_rows(stage, split, data_arguments, processor) for split in ("train", "validation")}
-    record_training_data(model.config, stage, data_arguments.data)
+    splits = {split: load_rows(stage, split, data_arguments, training, processor) for split in ("train", "validation")}
+    check_same_rows(splits)
+    record_training_data(model, stage, data_arguments.data)
     if is_drawn:
         calibrate_perception(model, processor, splits["train"])
-    cache = None
-    if data_arguments.feature_cache:
-        splits, cache = cache_features(splits, data_arguments.feature_cache, training, model, processor)
+    splits, cache = cache_features(splits, data_arguments, training, model, processor)
     # room for the longest answer, as prompt and answer together
     generation = model.generation_config
-    generation.max_new_tokens = max(generation.max_new_tokens or 0, *splits["train"]["length"])
-    model = set_trainable(model, stage, model_arguments)
+    longest = int(read_column(splits["train"], "length").to_numpy().max())
+    generation.max_new_tokens = max(generation.max_new_tokens or 0, longest)
+    trained = set_trainable(model, stage, model_arguments)
+    set_fsdp_layers(training, trained)
     if checkpoint:
-        check_fits(checkpoint, model)
+        check_fits(checkpoint, trained)
     collator = StageCollator(processor, cache, modality_dropout, training.seed)
     trainer = Trainer(
-        model=model,
+        model=trained,
         args=training,
         data_collator=collator,
         train_dataset=splits["train"],
         eval_dataset=splits["validation"],
         processing_class=processor,
-        callbacks=[EpochCallback(collator.training, splits["train"]), FiniteLossCallback(model), SaveConfigCallback()],
+        callbacks=[
+            EpochCallback(collator.training, splits["train"]),
+            FiniteLossCallback(trained),
+            SaveConfigCallback(),
+        ],
     )
     if eval_answers:
         trainer.add_callback(DiseaseF1Callback(trainer, splits["validation"], collator.evaluation, eval_answers))
-    with explain_write_errors(training.output_dir):
+    with explain_write_errors(output_folder(training)):
         trainer.train(resume_from_checkpoint=checkpoint)
         save_result(trainer, model_arguments)
     return trainer

@@ -2,7 +2,7 @@
 """
 The healthy chest of a drawn film: outlines that vary from person to person, bones and vessels.
 
-Lengths are shares of the drawing's side (`CM` is one centimetre), x runs from the patient's right to left, y downwards.
+Lengths are shares of the drawing's side (`CM` is one centimeter), x runs from the patient's right to left, y downwards.
 Outlines are given by their distance from the midline, row by row, so that areas follow by comparison, without blur.
 Pairs are in the order right, left.
 """
@@ -79,9 +79,9 @@ class Thorax:
 @lru_cache
 def rows() -> np.ndarray:
     """Centres of the rows (and columns), (384,)."""
-    centres = ((np.arange(SIZE) + 0.5) / SIZE).astype(np.float32)
-    centres.setflags(write=False)
-    return centres
+    centers = ((np.arange(SIZE) + 0.5) / SIZE).astype(np.float32)
+    centers.setflags(write=False)
+    return centers
 
 
 def ramp(distance: np.ndarray, width: float) -> np.ndarray:
@@ -119,7 +119,7 @@ def vary(rng: np.random.Generator, means: list[float], spreads: list[float]) -> 
 
 
 def soften(film: np.ndarray, amount: float) -> None:
-    """Blur in place: each pixel gives this share to either neighbour, along the rows and then along the columns."""
+    """Blur in place: each pixel gives this share to either neighbor, along the rows and then along the columns."""
     for view in (film, film.T):
         view[1:-1] += amount * (view[2:] + view[:-2] - 2 * view[1:-1])
 
@@ -187,7 +187,7 @@ def shape_thorax(signs: FilmSigns, lung_rng: np.random.Generator, heart_rng: np.
     edge = np.empty_like(offset)
     edge[:, :half], edge[:, half:] = wall[0][:, None], wall[1][:, None]
     edge -= aside
-    # the pleura leaves the midline towards the apex
+    # the pleura leaves the midline toward the apex
     inner = 0.035 + 0.09 * np.clip(1 - (y - apex) / 0.1, 0, 1.2) ** 2
     aside -= inner[:, None]
     lungs = ramp(np.minimum(np.minimum(edge, aside, out=aside), dome - y[:, None], out=aside), 0.008)
@@ -248,8 +248,8 @@ def _domes(
     dome = np.empty(SIZE, dtype=np.float32)
     for side, sign in enumerate(SIDES):
         half = float(wall[side].max())
-        centre, steep, hump = vary(rng, [0.46, 2.5, 0.0], [0.03, 0.2, 0.004])
-        place = (sign * offset / half - centre) / (1 - centre)
+        center, steep, hump = vary(rng, [0.46, 2.5, 0.0], [0.03, 0.2, 0.004])
+        place = (sign * offset / half - center) / (1 - center)
         curve = tops[side] + np.where(place > 0, (angles[side] - tops[side]) * np.abs(place) ** steep, 0)
         curve += np.where(place < 0, 0.5 * depth * np.clip(-place, 0, 1) ** 2, 0)
         curve += hump * np.sin(9 * place)

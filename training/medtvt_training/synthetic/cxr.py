@@ -323,10 +323,10 @@ def _pacemaker(strokes: Strokes, thorax: Thorax, rng: np.random.Generator) -> No
     across = size * np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** 0.5
     down = 0.85 * size * np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** 0.5
     across, down = across * np.cos(tilt) - down * np.sin(tilt), across * np.sin(tilt) + down * np.cos(tilt)
-    centre = thorax.x(1, place, height)
-    strokes.area(centre + across, height + down, 0.5)
-    strokes.area(centre + 0.7 * across, height + 0.6 * down + 0.2 * size, 0.75)
-    strokes.line(centre + across, height + down, 0.004, 0.75)
+    center = thorax.x(1, place, height)
+    strokes.area(center + across, height + down, 0.5)
+    strokes.area(center + 0.7 * across, height + 0.6 * down + 0.2 * size, 0.75)
+    strokes.line(center + across, height + down, 0.004, 0.75)
     left = np.interp(thorax.left_apex, rows(), thorax.heart[1])
     right = np.interp(thorax.left_apex - 0.1, rows(), thorax.heart[0])
     floor = thorax.left_apex
@@ -391,7 +391,7 @@ def _transform(values: np.ndarray, matrix: tuple[float, ...]) -> np.ndarray:
 
 
 def _expose(film: np.ndarray, signs: FilmSigns, parts: dict[str, np.random.Generator]) -> np.ndarray:
-    """Film density to grey levels."""
+    """Film density to gray levels."""
     rng = parts["noise"]
     dose, grain, bright, blur = vary(rng, [1.35, 0.016, 0.0, 0.14], [0.07, 0.004, 0.02, 0.04])
     blur = min(max(blur, 0.05), 0.25)
@@ -402,9 +402,9 @@ def _expose(film: np.ndarray, signs: FilmSigns, parts: dict[str, np.random.Gener
     counts = rng.integers(256, size=(3, SIZE, SIZE), dtype=np.uint8).sum(0, dtype=np.float32)
     film = film + (max(grain, 0.006) / 128) * (counts - 382.5)
     table = np.linspace(0, 2, 4096)
-    grey = 1.12 * (1 - np.exp(-dose * contrast * table)) + (0.04 if signs.view == "AP" else 0) + bright
-    grey = np.rint(255 * np.clip(grey, 0, 1) ** signs.gamma).astype(np.uint8)
-    return grey[np.clip(film * np.float32(4095 / 2), 0, 4095).astype(np.uint16)]
+    gray = 1.12 * (1 - np.exp(-dose * contrast * table)) + (0.04 if signs.view == "AP" else 0) + bright
+    gray = np.rint(255 * np.clip(gray, 0, 1) ** signs.gamma).astype(np.uint8)
+    return gray[np.clip(film * np.float32(4095 / 2), 0, 4095).astype(np.uint16)]
 
 
 # Files and figures --------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ CHEST_S = np.array([0.83, 1.27, 0.75, 0.42, 0.20, 0.08])
 CHEST_T = np.array([0.03, 0.51, 0.54, 0.45, 0.36, 0.29])
 MALE_CHEST = np.array([1, 1.2, 1.2, 1.2, 1.2, 1]) / np.array([1, 1.1, 1.1, 1.1, 1.1, 1])  # of the mean of both sexes
 LIMB_R, LIMB_T, T_ANGLE = 0.98, 0.31, 39
-# Start and end of Q, R and S as shares of the QRS. Each peak lies outside its neighbours, so that heights add up.
+# Start and end of Q, R and S as shares of the QRS. Each peak lies outside its neighbors, so that heights add up.
 LIMB_WAVES = [(0, 0.26), (0.14, 0.74), (0.5, 1)]
 QRS_WAVES = np.array(
     [
@@ -194,10 +194,10 @@ def _qrs(signs: EcgSigns, rng: np.random.Generator) -> np.ndarray:
     limb_r = LIMB_R * np.exp(0.8 * build + rng.normal(0, 0.15))
     shift, share, small = rng.choice([-1, 1]), rng.uniform(0.35, 0.6), rng.uniform(0, 1, 3)
     angles, voltages, old_q = rng.normal(0, 15, 2), rng.uniform(0, 1, 2), rng.uniform(0.28, 0.38)
-    if signs.misplaced:  # electrodes too high or too low: every lead looks like its neighbour
-        neighbour = np.clip(np.arange(4) + shift, 0, 5)
+    if signs.misplaced:  # electrodes too high or too low: every lead looks like its neighbor
+        neighbor = np.clip(np.arange(4) + shift, 0, 5)
         for heights in (chest_r, chest_s):
-            heights[:4] += share * (heights[neighbour] - heights[:4])
+            heights[:4] += share * (heights[neighbor] - heights[:4])
     # R grows up to V4, and S outweighs it in V1
     chest_r[:4] = np.maximum.accumulate(np.maximum(chest_r[:4], [0.06, 0.2, 0.45, 0.7]))
     chest_r[0], chest_r[3] = min(chest_r[0], 0.5 * chest_s[0]), max(chest_r[3], 1.05 * chest_r[2])

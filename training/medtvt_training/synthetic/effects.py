@@ -193,7 +193,7 @@ def _axis(rng: np.random.Generator, left: bool, block: str | None, decades: floa
 
 
 def _st_t(rng: np.random.Generator, chance: _Chance, narrow: bool, severity: float) -> dict[str, Any]:
-    """Infarcts, ischaemia and the unspecific. Where conduction is abnormal, ST-T says nothing of its own."""
+    """Infarcts, ischemia and nonspecific changes. Where conduction is abnormal, ST-T says nothing of its own."""
     signs: dict[str, Any] = {"infarct": None}
     infarct = chance("infarct", ECG_SIGNS)
     ischaemia, acute = chance("ischaemia", ECG_SIGNS), chance("acute", ECG_SIGNS)

@@ -27,7 +27,7 @@ def write_example_patient(
         seed, index (`int`): which patient of which cohort, see [`draw_patient`].
 
     Returns:
-        `dict` with the paths `ecg` (WFDB record, 12 leads, mV, 500 Hz, 10 s), `cxr` (PNG, 8-bit grey) and `lab` (CSV
+        `dict` with the paths `ecg` (WFDB record, 12 leads, mV, 500 Hz, 10 s), `cxr` (PNG, 8-bit gray) and `lab` (CSV
         `name,value,unit`), and what lies behind them: `diseases`, and `findings` that the data show.
     """
     folder = Path(folder)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 Findings: what a reader may say about an ECG, a film or a panel of the synthetic cohort, when it is true, and in which
-words. The words are unambiguous, so that a text can be checked against the patient: see `cited_findings`.
+words. The words are unambiguous, so that a text can be checked against the patient: see `cited_findings`. Names and
+phrases keep their British spelling: released weights and datasets hold them.
 """
 
 import re

@@ -40,7 +40,7 @@ class EcgSigns:
         f_wave_mv (`float`): height of fibrillatory waves in V1.
         wander_mv, mains_mv, emg_mv (`float`): baseline wander (peak to peak), 60 Hz and muscle noise (RMS).
         limb_swap (`bool`): the arm electrodes are exchanged.
-        misplaced (`bool`): chest electrodes an interspace off, V1-V4 mix with their neighbours.
+        misplaced (`bool`): chest electrodes an interspace off, V1-V4 mix with their neighbors.
         dead_lead (`int`, *optional*): index of a lead that is flat.
         gap (`tuple[int, float, float]`, *optional*): lead, start and length (s) of missing samples (NaN).
     """
