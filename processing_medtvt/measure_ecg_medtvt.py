@@ -3,11 +3,13 @@
 
 import numpy as np
 from scipy.ndimage import median_filter, uniform_filter1d
-from scipy.signal import find_peaks
+from scipy.signal import detrend, find_peaks
 
 
 SAMPLING_RATE = 500  # Hz
 STEP = 1000 / SAMPLING_RATE  # ms
+MAINS = 8  # samples: their mean holds no 60 Hz and little 50 Hz
+LATEST_T = 200  # samples from the middle of QRS to the peak of T
 BEFORE, AFTER = 200, 325  # samples of the median beat around the middle of QRS
 LEAD_GROUPS = {"inferior": (1, 2, 4), "septal": (6, 7), "anterior": (8, 9), "lateral": (0, 5, 10, 11)}
 
@@ -63,6 +65,7 @@ def find_beats(leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     nothing = np.zeros(0, int), np.zeros(0, bool)
     if not len(leads):
         return nothing
+    leads = uniform_filter1d(leads, MAINS, axis=1)
     speed = np.sum((leads[:, 4:] - leads[:, :-4]) ** 2, axis=0)  # over 8 ms
     speed = uniform_filter1d(speed, 45)
     blocks = np.array_split(speed, max(speed.size // 990, 1))  # 2 s hold a beat
@@ -77,17 +80,47 @@ def find_beats(leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     peaks = peaks[(peaks >= 60) & (peaks < leads.shape[1] - 60)]
     if peaks.size < 3:
         return nothing
+    large = speed[np.clip(peaks - 2, 0, None)] > 0.5 * usual
     # shape around each peak, all leads together, moved to where it fits the median best
+    alike, peaks = _compare_forms(leads, peaks, large)
+    usual_form = alike > 0.75
+    echoes = _follow_every_beat(leads, peaks, usual_form & large, ~large)
+    return peaks[~echoes], usual_form[~echoes]
+
+
+def _compare_forms(leads: np.ndarray, peaks: np.ndarray, large: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation of each complex with the median of the large ones, and the peaks moved to where it is highest."""
     offsets = np.arange(-50, 51, 2)
-    window = np.stack([leads[:, peak + offsets] for peak in peaks]).reshape(peaks.size, -1)
-    window -= window.mean(axis=1, keepdims=True)
-    typical = np.median(window, axis=0)
+    window = np.stack([leads[:, peak + offsets] for peak in peaks])
+    window = detrend(window, axis=2).reshape(peaks.size, -1)
+    typical = np.median(window[large], axis=0)
     alike = window @ typical / (np.linalg.norm(window, axis=1) * np.linalg.norm(typical) + 1e-9)
     shifts = np.arange(-8, 9)
+    peaks = peaks.copy()
     for i in np.flatnonzero(alike > 0.6):
         shifted = leads[:, peaks[i] + offsets[:, None] + shifts[None]].reshape(-1, shifts.size)
         peaks[i] += shifts[np.argmax(typical @ shifted)]
-    return peaks, alike > 0.75
+    return alike, peaks
+
+
+def _follow_every_beat(leads: np.ndarray, peaks: np.ndarray, usual: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """Which complexes are T or P waves: the same wave lies at the same distance from the other beats too."""
+    offsets = np.arange(-40, 41, 2)
+    found = np.zeros(peaks.size, bool)
+    beats = np.flatnonzero(usual)
+    for i in np.flatnonzero(~usual):
+        own = detrend(leads[:, peaks[i] + offsets], axis=1).ravel()
+        for beat in (*beats[beats < i][-1:], *beats[beats > i][:1]):
+            distance = peaks[i] - peaks[beat]
+            if not small[i] and not 0 < distance < LATEST_T:  # premature beats may follow every beat
+                continue
+            places = peaks[beats[beats != beat]] + distance
+            places = places[(places >= 50) & (places < leads.shape[1] - 50)]
+            if places.size >= 2:
+                others = np.median([leads[:, place + offsets] for place in places], axis=0)
+                others = detrend(others, axis=1).ravel()
+                found[i] |= own @ others > 0.7 * np.linalg.norm(own) * np.linalg.norm(others)
+    return found
 
 
 def _median_beat(signal, beats, usable):
