@@ -14,11 +14,11 @@ LEAD_I, LEAD_II, LEAD_III, AVR, AVF, V1 = 0, 1, 2, 3, 4, 6
 LATERAL = (0, 9, 10, 11)  # I, V4-V6
 UPRIGHT = ((LEAD_I, 1), (LEAD_II, 1), (AVR, -1), (AVF, 1))  # the sum in which P waves of the sinus node are upright
 FOOT = 0.08  # of the height of P: where it begins and ends
-ATRIA = ("p_regularity", "p_height", "p_ms", "pr_ms", "p_terminal_v1", "flutter_fit", "flutter_mv")
+ATRIA = ("p_regularity", "p_height", "p_ms", "pr_ms", "p_terminal_v1", "p_lead_i", "flutter_fit", "flutter_mv")
 
 
 def measure_atria(
-    signal: np.ndarray, beat: np.ndarray, onset: int, offset: int, starts: np.ndarray, rr: float
+    signal: np.ndarray, beat: np.ndarray, onset: int, offset: int, starts: np.ndarray, rr: float, reversed_arms: bool
 ) -> dict[str, float]:
     """
     Args:
@@ -26,14 +26,16 @@ def measure_atria(
         beat (`np.ndarray`): (12, n), the median beat.
         onset, offset (`int`): of its QRS.
         starts (`np.ndarray`): onsets of the QRS complexes (samples) of the usual form that are not premature.
-        rr (`float`): mean RR interval in s.
+        rr (`float`): usual RR interval in s.
+        reversed_arms (`bool`): I and V6 are contrary to each other, as with exchanged arm electrodes.
 
     Returns:
         `dict`: the names of `ATRIA` that could be measured, see [`measure_ecg`].
     """
     found: dict[str, float] = {}
     length = int(min(LONGEST_PR, rr * SAMPLING_RATE - 140, onset))
-    usable = [(lead, sign) for lead, sign in UPRIGHT if np.isfinite(signal[lead]).mean() > 0.5]
+    upright = UPRIGHT if not reversed_arms else ((AVF, 1),)  # aVF stays as it is
+    usable = [(lead, sign) for lead, sign in upright if np.isfinite(signal[lead]).mean() > 0.5]
     if length < 40 or not usable:
         return found
     track = uniform_filter1d(np.mean([sign * signal[lead] for lead, sign in usable], axis=0), MAINS)
@@ -48,6 +50,9 @@ def measure_atria(
         return found
     first, peak, last, height = edges
     found |= {"p_height": height, "p_ms": (last - first) * STEP, "pr_ms": (onset - first) * STEP}
+    if np.isfinite(beat[LEAD_I]).all():
+        wave = beat[LEAD_I]
+        found["p_lead_i"] = float(wave[peak - 4 : peak + 5].mean() - (wave[first] + wave[last]) / 2)
     if np.isfinite(beat[V1]).all():
         late = uniform_filter1d(beat[V1], MAINS)[first : last + 1]
         late = late - np.linspace(late[0], late[-1], late.size)

@@ -5,12 +5,16 @@ import numpy as np
 from scipy.ndimage import median_filter, uniform_filter1d
 from scipy.signal import detrend, find_peaks
 
+from .measure_ecg_atria_medtvt import ATRIA, measure_atria
+from .measure_ecg_ventricles_medtvt import VENTRICLES, measure_spikes, measure_ventricles
+
 
 SAMPLING_RATE = 500  # Hz
 STEP = 1000 / SAMPLING_RATE  # ms
 MAINS = 8  # samples: their mean holds no 60 Hz and little 50 Hz
 LATEST_T = 200  # samples from the middle of QRS to the peak of T
 BEFORE, AFTER = 200, 325  # samples of the median beat around the middle of QRS
+RHYTHM = ("other_forms", "longest_rr", "shortest_rr", "early_beats")
 LEAD_GROUPS = {"inferior": (1, 2, 4), "septal": (6, 7), "anterior": (8, 9), "lateral": (0, 5, 10, 11)}
 
 
@@ -41,7 +45,7 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     beats, conducted = find_beats(filled[~lost])
     names = ["heart_rate", "rr_variation", "p_amplitude", "qrs_ms", "qt_ms", "qtc_ms", "axis", "sv1_rv56", "r_v3"]
     names += ["limb_voltage", "chest_voltage", *(f"{wave}_{group}" for group in LEAD_GROUPS for wave in ("st", "t"))]
-    found = dict.fromkeys(names, float("nan"))
+    found = dict.fromkeys([*names, *RHYTHM, *ATRIA, *VENTRICLES], float("nan"))
     if beats.size < 3 or conducted.sum() < 2:
         return found
     rr = np.diff(beats) / SAMPLING_RATE
@@ -49,15 +53,41 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     rr_normal = rr[normal] if normal.any() else rr
     found["heart_rate"] = 60 / rr.mean()
     found["rr_variation"] = rr_normal.std() / rr_normal.mean()
+    early = _early(rr, normal)
+    found |= _measure_rhythm(rr, conducted, early)
     inside = beats[conducted]
     inside = inside[(inside >= BEFORE) & (inside < signal.shape[1] - AFTER)]
     if not inside.size:
-        return found
+        return {name: float(value) for name, value in found.items()}
     beat, onset, offset = _median_beat(signal, inside, ~lost)
     if offset <= onset + 1:  # noise, no QRS
         return {name: float(value) for name, value in found.items()}
     found |= _measure_beat(beat, onset, offset, rr.mean())
+    on_time = np.append(True, ~(early < 0.87)) & conducted
+    starts = beats[on_time] + onset - BEFORE
+    typical = np.median(rr)
+    found |= measure_ventricles(beat, onset, offset, typical)
+    found |= measure_atria(signal, beat, onset, offset, starts, typical, found["i_v6"] < -0.5)
+    found["spike"] = measure_spikes(signal, starts)
     return {name: float(value) for name, value in found.items()}
+
+
+def _early(rr: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Each RR interval as a share of the usual ones around it, NaN before or after a beat of another form."""
+    early = np.full(rr.size, np.nan)
+    places = np.flatnonzero(normal)
+    for i in places:
+        near = rr[places[(abs(places - i) <= 3) & (places != i)]]
+        if near.size:
+            early[i] = rr[i] / np.median(near)
+    return early
+
+
+def _measure_rhythm(rr: np.ndarray, conducted: np.ndarray, early: np.ndarray) -> dict[str, float]:
+    found = {"other_forms": np.sum(~conducted[1:-1]), "longest_rr": rr.max()}
+    if np.isfinite(early).any():
+        found |= {"shortest_rr": np.nanmin(early), "early_beats": np.sum(early < 0.87)}
+    return found
 
 
 def find_beats(leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
