@@ -41,7 +41,8 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     gaps = np.isnan(signal)
     filled = np.where(gaps, 0, signal)
     lost = (gaps.mean(axis=1) > 0.5) | (np.ptp(filled, axis=1) < 0.02)
-    signal[lost] = np.nan
+    filled = _without_mains(filled)
+    signal = np.where(gaps | lost[:, None], np.nan, filled)
     beats, conducted = find_beats(filled[~lost])
     names = ["heart_rate", "rr_variation", "p_amplitude", "qrs_ms", "qt_ms", "qtc_ms", "axis", "sv1_rv56", "r_v3"]
     names += ["limb_voltage", "chest_voltage", *(f"{wave}_{group}" for group in LEAD_GROUPS for wave in ("st", "t"))]
@@ -70,6 +71,20 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     found |= measure_atria(signal, beat, onset, offset, starts, typical, found["i_v6"] < -0.5)
     found["spike"] = measure_spikes(signal, starts)
     return {name: float(value) for name, value in found.items()}
+
+
+def _without_mains(leads: np.ndarray) -> np.ndarray:
+    """The leads less waves of 50 and 60 Hz, where these are more than 0.01 mV high."""
+    leads = leads.copy()
+    blocks = range(0, leads.shape[1] - SAMPLING_RATE + 1, SAMPLING_RATE)  # of one second: whole cycles of both
+    for start in blocks:
+        stop = leads.shape[1] if start == blocks[-1] else start + SAMPLING_RATE
+        angles = 2 * np.pi * np.outer([50, 60], np.arange(stop - start)) / SAMPLING_RATE
+        waves = np.concatenate([np.sin(angles), np.cos(angles)]).astype(np.float32)
+        sizes = leads[:, start:stop] @ waves.T * np.float32(2 / (stop - start))
+        sizes[np.hypot(sizes, np.roll(sizes, 2, axis=1)) < 0.01] = 0
+        leads[:, start:stop] -= sizes @ waves
+    return leads
 
 
 def _early(rr: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -170,7 +185,12 @@ def _median_beat(signal, beats, usable):
     if not fast.size:  # noise, no QRS
         return beat, 0, 0
     steep = [group for group in groups if speed[group].max() > 0.3 * speed[qrs].max()]  # not P, not T
-    return beat, steep[0][0] - 1, steep[-1][-1] + 1
+    first = last = int(np.argmax([speed[group].max() for group in steep]))
+    while first and steep[first][0] - steep[first - 1][-1] < 25:
+        first -= 1
+    while last < len(steep) - 1 and steep[last + 1][0] - steep[last][-1] < 25:  # farther away is a tented T
+        last += 1
+    return beat, steep[first][0] - 1, steep[last][-1] + 1
 
 
 def _measure_beat(beat, onset, offset, rr):
