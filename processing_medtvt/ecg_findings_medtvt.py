@@ -90,37 +90,42 @@ def possible(criterion: Criterion) -> Criterion:
     return absent(sure(absent(criterion)))
 
 
-WIDE = above("qrs_ms", 112, 122)
+FAST, SLOW = above("heart_rate", 99, 101), below("heart_rate", 59, 60.5)
+WIDE = above("qrs_ms", 112, 119)
 SPIKES = above("spike", 2.5, 3.6)
-PACED = every(SPIKES, above("qrs_ms", 110, 122))
-RBBB = every(WIDE, above("v1_end", 0.0, 0.1), below("lateral_end", -0.06, 0.0), absent(PACED))
+PACED = every(SPIKES, above("qrs_ms", 110, 119))
+RBBB = every(WIDE, above("v1_end", 0.0, 0.1), below("lateral_end", -0.06, 0.0), absent(sure(PACED)))
 LBBB = every(WIDE, below("v1_end", -0.2, -0.05), above("lateral_end", 0.03, 0.1), absent(PACED))
 # QRS of left bundle branch block or pacing hides infarcts, voltages and ST-T
 OWN_FORM = absent(some(possible(LBBB), possible(PACED)))
 
 FLUTTER = every(
     above("flutter_fit", 0.0, 0.6),
-    above("flutter_mv", 0.05, 0.1),
+    above("flutter_mv", 0.06, 0.1),
     above("heart_rate", 115, 125),
     below("heart_rate", 175, 185),
-    below("rr_variation", 0.02, 0.08),
+    below("rr_variation", 0.015, 0.03),  # of two to one
 )
 FIBRILLATION = every(above("rr_variation", 0.09, 0.12), below("p_regularity", 0.35, 0.55))
-P_WAVES = every(above("p_regularity", 0.35, 0.6), above("p_height", 0.01, 0.03))
+P_REGULAR = above("p_regularity", 0.3, 0.5)
+P_WAVES = every(P_REGULAR, some(above("p_height", 0.01, 0.03), FAST))  # on the T wave before it, P has no foot
 SINUS = every(P_WAVES, absent(FLUTTER), absent(PACED), absent(FIBRILLATION))
+U_WAVES = every(above("u_mv", 0.005, 0.03), below("t_chest", 0.3, 0.45))
 P_SEEN_WHOLE = every(SINUS, above("p_ms", 60, 65), below("p_ms", 142, 145))
-FAST, SLOW = above("heart_rate", 99, 101), below("heart_rate", 59, 60.5)
+QT_SEEN_WHOLE = every(
+    absent(FLUTTER), absent(U_WAVES), above("t_chest", 0.1, 0.15), above("qtc_ms", 350, 350), below("heart_rate", 115, 115)
+)
 
 LVH = some(above("sv1_rv56", 3.4, 3.6), above("r_avl", 1.05, 1.2))
 SEPTAL_Q = every(above("q_ms_septal", 30, 50), above("q_share_septal", 0.25, 1))
 ANTERIOR_Q = every(above("q_ms_anterior", 20, 30), above("q_share_anterior", 0.2, 0.28))
-INFERIOR_Q = every(above("q_ms_inferior", 28, 35), above("q_share_inferior", 0.25, 0.33))
+INFERIOR_Q = every(above("q_ms_inferior", 28, 35), above("q_share_inferior", 0.25, 0.33), above("q_share_ii", -1, 0.2))
 ELEVATION = above("st_elevation", 0.13, 0.19)
 T_INVERTED = below("t_v5_v6", -0.1, -0.02)
 DEPRESSED = above("st_depression", 0.045, 0.065)
 LATERAL_DEPRESSED = below("st_lateral", -0.04, -0.02)
+STRAIN = every(T_INVERTED, LATERAL_DEPRESSED)
 TENTED = every(above("t_chest", 0.95, 1.05), above("t_limb", 0.45, 0.6), below("t_ms", 90, 110))
-U_WAVES = every(above("u_mv", 0.005, 0.03), below("t_chest", 0.3, 0.45))
 
 RATE = "rate {heart_rate:.0f} per minute"
 RR = "RR intervals vary by {rr_variation:.0%}"
@@ -161,10 +166,10 @@ RULES: dict[str, Rule] = {
     "ecg: right bundle branch block": Rule(RBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: left axis": Rule(below("axis", -33, -27), (AXIS,), limb=True),
     "ecg: right axis": Rule(above("axis", 87, 93), (AXIS,), limb=True),
-    "ecg: prolonged QTc": Rule(above("qtc_ms", 465, 488), ("QTc {qtc_ms:.0f} ms (prolonged above 480)",)),
+    "ecg: prolonged QTc": Rule(where(QT_SEEN_WHOLE, above("qtc_ms", 465, 488)), ("QTc {qtc_ms:.0f} ms (prolonged above 480)",)),
     "ecg: LVH voltage": Rule(where(OWN_FORM, LVH), (VOLTAGE, "R in aVL {r_avl:.1f} mV (high from 1.1)")),
     "ecg: strain": Rule(
-        where(OWN_FORM, every(LVH, T_INVERTED, LATERAL_DEPRESSED)), (VOLTAGE, T_LATERAL, ST_LATERAL), limb=True
+        where(OWN_FORM, every(LVH, STRAIN)), (VOLTAGE, T_LATERAL, ST_LATERAL), limb=True
     ),
     "ecg: low voltage": Rule(
         some(below("limb_voltage", 0.48, 0.53), below("chest_voltage", 0.96, 1.06)),
@@ -186,10 +191,12 @@ RULES: dict[str, Rule] = {
     ),
     "ecg: ST elevation": Rule(where(OWN_FORM, ELEVATION), ("highest ST of two neighboring leads {st_elevation:+.2f} mV",)),
     "ecg: ST depression": Rule(
-        where(every(OWN_FORM, absent(possible(ELEVATION))), DEPRESSED),
+        where(every(OWN_FORM, absent(possible(ELEVATION)), absent(possible(every(LVH, STRAIN)))), DEPRESSED),
         ("deepest ST depression of two neighboring leads {st_depression:.2f} mV",),
     ),
-    "ecg: lateral T inversion": Rule(where(OWN_FORM, T_INVERTED), (T_LATERAL,)),
+    "ecg: lateral T inversion": Rule(
+        where(every(OWN_FORM, absent(sure(STRAIN))), T_INVERTED), (T_LATERAL, ST_LATERAL)
+    ),
     "ecg: nonspecific ST-T": Rule(
         where(OWN_FORM, every(below("t_flat", 0.06, 0.1), absent(U_WAVES), absent(T_INVERTED), absent(ELEVATION))),
         ("T of the second flattest lead {t_flat:.2f} mV", "deepest ST depression {st_depression:.2f} mV"),
@@ -229,4 +236,4 @@ def judge_ecg(finding: str, measured: Measured) -> tuple[bool | None, str]:
 
 def arms_exchanged(measured: Measured) -> bool:
     """Whether lead I is upside down: its P wave, and its QRS and T against V6."""
-    return measured.get("i_v6", math.nan) < -0.5 and measured.get("p_lead_i", math.nan) < -0.02
+    return measured.get("i_v6", math.nan) < -0.5 and not measured.get("p_lead_i", math.nan) > -0.005

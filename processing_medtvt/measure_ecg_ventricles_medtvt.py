@@ -15,6 +15,7 @@ CONTIGUOUS = ((AVL, LEAD_I), (LEAD_II, AVF), (AVF, LEAD_III), (V1, V2), (V2, V3)
 VENTRICLES = (
     *("v1_net", "v1_end", "lateral_end", "lateral_start", "r_v4", "r_avl", "s_v3"),
     *(f"q_{what}_{territory}" for territory in TERRITORIES for what in ("ms", "share")),
+    "q_share_ii",
     *("st_elevation", "st_depression", "t_flat", "t_limb", "t_chest", "t_ms", "u_mv", "u_share", "t_v5_v6", "i_v6", "spike"),
 )
 
@@ -38,6 +39,8 @@ def measure_ventricles(beat: np.ndarray, onset: int, offset: int, rr: float) -> 
         if len(q_waves) >= 2:  # what two leads have
             found[f"q_ms_{territory}"] = q_waves[1][0]
             found[f"q_share_{territory}"] = min(q_waves[0][1], q_waves[1][1])
+    if np.isfinite(qrs[LEAD_II]).all():
+        found["q_share_ii"] = _q_wave(qrs[LEAD_II])[1]
     st = beat[:, offset + 30 : offset + 40].mean(axis=1)
     pairs = [(st[a], st[b]) for a, b in CONTIGUOUS if np.isfinite([st[a], st[b]]).all()]
     if pairs:
