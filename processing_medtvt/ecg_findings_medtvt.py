@@ -110,7 +110,7 @@ FIBRILLATION = every(above("rr_variation", 0.09, 0.12), below("p_regularity", 0.
 P_REGULAR = above("p_regularity", 0.3, 0.5)
 P_WAVES = every(P_REGULAR, some(above("p_height", 0.01, 0.03), FAST))  # on the T wave before it, P has no foot
 SINUS = every(P_WAVES, absent(FLUTTER), absent(PACED), absent(FIBRILLATION))
-U_WAVES = every(above("u_mv", 0.005, 0.03), below("t_chest", 0.3, 0.45))
+U_WAVES = every(above("u_mv", 0.012, 0.055), below("t_chest", 0.3, 0.45))
 P_SEEN_WHOLE = every(SINUS, above("p_ms", 60, 65), below("p_ms", 142, 145))
 QT_SEEN_WHOLE = every(
     absent(FLUTTER), absent(U_WAVES), above("t_chest", 0.1, 0.15), above("qtc_ms", 350, 350), below("heart_rate", 115, 115)
@@ -125,6 +125,7 @@ T_INVERTED = below("t_v5_v6", -0.1, -0.02)
 DEPRESSED = above("st_depression", 0.045, 0.065)
 LATERAL_DEPRESSED = below("st_lateral", -0.04, -0.02)
 STRAIN = every(T_INVERTED, LATERAL_DEPRESSED)
+FLAT_T = some(*(every(below(name, 0.075, 0.1), above(name, -0.1, -0.075)) for name in ("t_ii", "t_v3_v4", "t_v5_v6")))
 TENTED = every(above("t_chest", 0.95, 1.05), above("t_limb", 0.45, 0.6), below("t_ms", 90, 110))
 
 RATE = "rate {heart_rate:.0f} per minute"
@@ -198,8 +199,8 @@ RULES: dict[str, Rule] = {
         where(every(OWN_FORM, absent(sure(STRAIN))), T_INVERTED), (T_LATERAL, ST_LATERAL)
     ),
     "ecg: nonspecific ST-T": Rule(
-        where(OWN_FORM, every(below("t_flat", 0.06, 0.1), absent(U_WAVES), absent(T_INVERTED), absent(ELEVATION))),
-        ("T of the second flattest lead {t_flat:.2f} mV", "deepest ST depression {st_depression:.2f} mV"),
+        where(every(OWN_FORM, absent(possible(T_INVERTED)), absent(possible(DEPRESSED)), absent(possible(U_WAVES))), FLAT_T),
+        ("T in II {t_ii:+.2f}", "in V3 and V4 {t_v3_v4:+.2f}", "in V5 and V6 {t_v5_v6:+.2f} mV (flat within 0.07)"),
     ),
     "ecg: tented T": Rule(
         TENTED, ("highest T {t_chest:.2f} mV in chest leads", "{t_limb:.2f} mV in limb leads", "half its height {t_ms:.0f} ms wide")

@@ -67,7 +67,7 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     on_time = np.append(True, ~(early < 0.87)) & conducted
     starts = beats[on_time] + onset - BEFORE
     typical = np.median(rr)
-    found |= measure_ventricles(beat, onset, offset, typical)
+    found |= measure_ventricles(beat, onset, offset, typical, found["qt_ms"])
     found |= measure_atria(signal, beat, onset, offset, starts, typical, found["i_v6"] < -0.5)
     found["spike"] = measure_spikes(signal, starts)
     return {name: float(value) for name, value in found.items()}

@@ -10,22 +10,25 @@ SAMPLING_RATE = 500  # Hz
 STEP = 1000 / SAMPLING_RATE  # ms
 MAINS = 8  # samples: their mean holds no 60 Hz and little 50 Hz
 LEAD_I, LEAD_II, LEAD_III, AVR, AVF, AVL, V1, V2, V3, V4, V5, V6 = range(12)
+LATEST_T_MS = 475  # from the onset of QRS to the peak of T, at 60 per minute: later is a U wave
+T_PEAK_TO_END = 78  # ms
 TERRITORIES = {"inferior": (LEAD_II, LEAD_III, AVF), "septal": (V1, V2), "anterior": (V3, V4)}
 CONTIGUOUS = ((AVL, LEAD_I), (LEAD_II, AVF), (AVF, LEAD_III), (V1, V2), (V2, V3), (V3, V4), (V4, V5), (V5, V6))
 VENTRICLES = (
     *("v1_net", "v1_end", "lateral_end", "lateral_start", "r_v4", "r_avl", "s_v3"),
     *(f"q_{what}_{territory}" for territory in TERRITORIES for what in ("ms", "share")),
     "q_share_ii",
-    *("st_elevation", "st_depression", "t_flat", "t_limb", "t_chest", "t_ms", "u_mv", "u_share", "t_v5_v6", "i_v6", "spike"),
+    *("st_elevation", "st_depression", "t_limb", "t_chest", "t_ms", "u_mv", "u_share", "t_ii", "t_v3_v4", "t_v5_v6", "i_v6", "spike"),
 )
 
 
-def measure_ventricles(beat: np.ndarray, onset: int, offset: int, rr: float) -> dict[str, float]:
+def measure_ventricles(beat: np.ndarray, onset: int, offset: int, rr: float, qt_ms: float) -> dict[str, float]:
     """
     Args:
         beat (`np.ndarray`): (12, n) in mV, 500 Hz, the median beat, NaN where a lead is lost.
         onset, offset (`int`): of its QRS.
         rr (`float`): RR interval in s.
+        qt_ms (`float`): QT; where it is NaN or out of place, the usual one of that RR interval stands for it.
 
     Returns:
         `dict`: the names of `VENTRICLES` that could be measured, see [`measure_ecg`].
@@ -46,9 +49,8 @@ def measure_ventricles(beat: np.ndarray, onset: int, offset: int, rr: float) -> 
     if pairs:
         found["st_elevation"] = max(min(pair) for pair in pairs)
         found["st_depression"] = max(min(-a, -b) for a, b in pairs)
-    next_p = min(onset + int(rr * SAMPLING_RATE) - 90, beat.shape[1] - 1)
     next_qrs = min(offset + 210, onset + int(0.93 * rr * SAMPLING_RATE), beat.shape[1] - 1)
-    return found | _t_forms(beat, offset, next_qrs) | _u_wave(beat, offset, next_p) | _lead_i(beat)
+    return found | _t_forms(beat, offset, next_qrs) | _t_peaks(beat, onset, rr, qt_ms) | _u_wave(beat, onset, offset, rr) | _lead_i(beat)
 
 
 def _qrs_form(qrs: np.ndarray) -> dict[str, float]:
@@ -97,27 +99,35 @@ def _t_forms(beat: np.ndarray, offset: int, end: int) -> dict[str, float]:
         wave = late[highest]
         found["t_chest"] = t[highest]
         found["t_ms"] = np.sum(wave > 0.5 * t[highest]) * STEP
-    # T of a lead against its R, the second flattest of the leads where T is upright
-    tall = [lead for lead in (LEAD_I, LEAD_II, V3, V4, V5, V6) if usable[lead]]
-    if len(tall) >= 3:
-        found["t_flat"] = np.sort(np.abs(t[tall]))[1]
-    both = [lead for lead in (V5, V6) if usable[lead]]
-    if both:
-        found["t_v5_v6"] = np.mean(t[both])
     return {name: float(value) for name, value in found.items()}
 
 
-def _u_wave(beat: np.ndarray, offset: int, end: int) -> dict[str, float]:
-    """Height (mV) of a second wave after T in V2-V4, over the level after it, and its share of T."""
+def _t_peaks(beat: np.ndarray, onset: int, rr: float, qt_ms: float) -> dict[str, float]:
+    """T where it peaks, in II, V3-V4 and V5-V6: not the ST segment before it, however deep."""
+    correction = 154 * (1 - rr)
+    if not 360 < qt_ms + correction < 560:
+        qt_ms = 430 - correction
+    middle = onset + int((qt_ms - T_PEAK_TO_END) / STEP)
+    found = {}
+    for name, leads in (("ii", (LEAD_II,)), ("v3_v4", (V3, V4)), ("v5_v6", (V5, V6))):
+        usable = [lead for lead in leads if np.isfinite(beat[lead]).all()]
+        if usable:
+            found[f"t_{name}"] = float(beat[usable, middle - 12 : middle + 13].mean())
+    return found
+
+
+def _u_wave(beat: np.ndarray, onset: int, offset: int, rr: float) -> dict[str, float]:
+    """Height (mV) of a wave in V2-V4 that peaks later than T can, and its share of T."""
     middle = [lead for lead in (V2, V3, V4) if np.isfinite(beat[lead]).all()]
-    if not middle or end - offset < 120:
+    latest_t = onset + int((LATEST_T_MS - 154 * (1 - rr)) / STEP)
+    next_p = min(onset + int(rr * SAMPLING_RATE) - 85, beat.shape[1] - 1)
+    if not middle or next_p - latest_t < 16:
         return {}
-    curve = uniform_filter1d(np.mean(beat[middle], axis=0), 15)[offset + 50 : end]
+    curve = uniform_filter1d(np.mean(beat[middle], axis=0), 15)[offset + 40 : next_p]
     peaks, about = find_peaks(curve, prominence=0.015)
-    if peaks.size < 2:
-        return {"u_mv": 0.0, "u_share": 0.0}
-    u = about["prominences"][-1]
-    return {"u_mv": float(u), "u_share": float(u / max(about["prominences"][:-1].max(), 0.02))}
+    late = peaks > latest_t - offset - 40
+    u = about["prominences"][late].max(initial=0)
+    return {"u_mv": float(u), "u_share": float(u / max(curve[: latest_t - offset - 40].max(), 0.02))}
 
 
 def _lead_i(beat: np.ndarray) -> dict[str, float]:
