@@ -113,7 +113,7 @@ SINUS = every(P_WAVES, absent(FLUTTER), absent(PACED), absent(FIBRILLATION))
 U_WAVES = every(above("u_mv", 0.012, 0.055), below("t_chest", 0.3, 0.45))
 P_SEEN_WHOLE = every(SINUS, above("p_ms", 60, 65), below("p_ms", 142, 145))
 QT_SEEN_WHOLE = every(
-    absent(FLUTTER), absent(U_WAVES), above("t_chest", 0.1, 0.15), above("qtc_ms", 350, 350), below("heart_rate", 115, 115)
+    absent(sure(FLUTTER)), absent(sure(U_WAVES)), above("t_chest", 0.1, 0.15), above("qtc_ms", 350, 350), below("heart_rate", 115, 115)
 )
 
 LVH = some(above("sv1_rv56", 3.4, 3.6), above("r_avl", 1.05, 1.2))
@@ -121,7 +121,7 @@ SEPTAL_Q = every(above("q_ms_septal", 30, 50), above("q_share_septal", 0.25, 1))
 ANTERIOR_Q = every(above("q_ms_anterior", 20, 30), above("q_share_anterior", 0.2, 0.28))
 INFERIOR_Q = every(above("q_ms_inferior", 28, 35), above("q_share_inferior", 0.25, 0.33), above("q_share_ii", -1, 0.2))
 ELEVATION = above("st_elevation", 0.13, 0.19)
-T_INVERTED = below("t_v5_v6", -0.1, -0.02)
+T_INVERTED = below("t_v5_v6", -0.13, -0.06)
 DEPRESSED = above("st_depression", 0.045, 0.065)
 LATERAL_DEPRESSED = below("st_lateral", -0.04, -0.02)
 STRAIN = every(T_INVERTED, LATERAL_DEPRESSED)
@@ -159,10 +159,10 @@ RULES: dict[str, Rule] = {
         above("other_forms", 0.5, 0.5), ("{other_forms:.0f} beats of another form",)
     ),
     "ecg: left atrial enlargement": Rule(
-        where(P_SEEN_WHOLE, above("p_terminal_v1", 1.6, 3.2)),
+        every(possible(SINUS), where(P_SEEN_WHOLE, above("p_terminal_v1", 1.6, 3.2))),
         ("P {p_ms:.0f} ms", "its negative end in V1 {p_terminal_v1:.1f} mV ms (large from 4)"),
     ),
-    "ecg: prolonged PR": Rule(where(P_SEEN_WHOLE, above("pr_ms", 193, 207)), ("PR {pr_ms:.0f} ms (long above 200)",)),
+    "ecg: prolonged PR": Rule(every(SINUS, where(P_SEEN_WHOLE, above("pr_ms", 193, 207))), ("PR {pr_ms:.0f} ms (long above 200)",)),
     "ecg: left bundle branch block": Rule(LBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: right bundle branch block": Rule(RBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: left axis": Rule(below("axis", -33, -27), (AXIS,), limb=True),
@@ -199,7 +199,7 @@ RULES: dict[str, Rule] = {
         where(every(OWN_FORM, absent(sure(STRAIN))), T_INVERTED), (T_LATERAL, ST_LATERAL)
     ),
     "ecg: nonspecific ST-T": Rule(
-        where(every(OWN_FORM, absent(possible(T_INVERTED)), absent(possible(DEPRESSED)), absent(possible(U_WAVES))), FLAT_T),
+        where(every(OWN_FORM, absent(possible(T_INVERTED)), absent(possible(DEPRESSED)), absent(sure(U_WAVES))), FLAT_T),
         ("T in II {t_ii:+.2f}", "in V3 and V4 {t_v3_v4:+.2f}", "in V5 and V6 {t_v5_v6:+.2f} mV (flat within 0.07)"),
     ),
     "ecg: tented T": Rule(
@@ -237,4 +237,5 @@ def judge_ecg(finding: str, measured: Measured) -> tuple[bool | None, str]:
 
 def arms_exchanged(measured: Measured) -> bool:
     """Whether lead I is upside down: its P wave, and its QRS and T against V6."""
-    return measured.get("i_v6", math.nan) < -0.5 and not measured.get("p_lead_i", math.nan) > -0.005
+    against_v6, p = measured.get("i_v6", math.nan), measured.get("p_lead_i", math.nan)
+    return against_v6 < -0.5 and p < -0.01 or against_v6 < -0.9 and math.isnan(p)
