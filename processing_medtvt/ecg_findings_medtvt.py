@@ -110,23 +110,23 @@ FIBRILLATION = every(above("rr_variation", 0.09, 0.12), below("p_regularity", 0.
 P_REGULAR = above("p_regularity", 0.3, 0.5)
 P_WAVES = every(P_REGULAR, some(above("p_height", 0.01, 0.03), FAST))  # on the T wave before it, P has no foot
 SINUS = every(P_WAVES, absent(FLUTTER), absent(PACED), absent(FIBRILLATION))
+TENTED = every(above("t_chest", 0.95, 1.05), above("t_limb", 0.45, 0.6), below("t_ms", 90, 110))
 U_WAVES = every(above("u_mv", 0.012, 0.055), below("t_chest", 0.3, 0.45))
 P_SEEN_WHOLE = every(SINUS, above("p_ms", 60, 65), below("p_ms", 142, 145))
 QT_SEEN_WHOLE = every(
-    absent(sure(FLUTTER)), absent(sure(U_WAVES)), above("t_chest", 0.1, 0.15), above("qtc_ms", 350, 350), below("heart_rate", 115, 115)
+    absent(sure(FLUTTER)), absent(sure(U_WAVES)), above("t_chest", 0.1, 0.15), above("qtc_ms", 350, 350), below("heart_rate", 132, 132)
 )
 
 LVH = some(above("sv1_rv56", 3.4, 3.6), above("r_avl", 1.05, 1.2))
-SEPTAL_Q = every(above("q_ms_septal", 30, 50), above("q_share_septal", 0.25, 1))
+SEPTAL_Q = every(above("q_ms_septal", 30, 45), above("q_share_septal", 0.2, 0.33))
 ANTERIOR_Q = every(above("q_ms_anterior", 20, 30), above("q_share_anterior", 0.2, 0.28))
-INFERIOR_Q = every(above("q_ms_inferior", 28, 35), above("q_share_inferior", 0.25, 0.33), above("q_share_ii", -1, 0.2))
+INFERIOR_Q = every(above("q_ms_inferior", 28, 35), above("q_share_inferior", 0.25, 0.33), above("q_share_ii", -1, 0.2), above("axis", -181, -32))
 ELEVATION = above("st_elevation", 0.13, 0.19)
 T_INVERTED = below("t_v5_v6", -0.13, -0.06)
 DEPRESSED = above("st_depression", 0.045, 0.065)
 LATERAL_DEPRESSED = below("st_lateral", -0.04, -0.02)
 STRAIN = every(T_INVERTED, LATERAL_DEPRESSED)
 FLAT_T = some(*(every(below(name, 0.075, 0.1), above(name, -0.1, -0.075)) for name in ("t_ii", "t_v3_v4", "t_v5_v6")))
-TENTED = every(above("t_chest", 0.95, 1.05), above("t_limb", 0.45, 0.6), below("t_ms", 90, 110))
 
 RATE = "rate {heart_rate:.0f} per minute"
 RR = "RR intervals vary by {rr_variation:.0%}"
@@ -165,9 +165,9 @@ RULES: dict[str, Rule] = {
     "ecg: prolonged PR": Rule(every(SINUS, where(P_SEEN_WHOLE, above("pr_ms", 193, 207))), ("PR {pr_ms:.0f} ms (long above 200)",)),
     "ecg: left bundle branch block": Rule(LBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: right bundle branch block": Rule(RBBB, (QRS, V1_END, LATERAL_END)),
-    "ecg: left axis": Rule(below("axis", -33, -27), (AXIS,), limb=True),
-    "ecg: right axis": Rule(above("axis", 87, 93), (AXIS,), limb=True),
-    "ecg: prolonged QTc": Rule(where(QT_SEEN_WHOLE, above("qtc_ms", 465, 488)), ("QTc {qtc_ms:.0f} ms (prolonged above 480)",)),
+    "ecg: left axis": Rule(where(absent(sure(FLUTTER)), below("axis", -34, -27)), (AXIS,), limb=True),
+    "ecg: right axis": Rule(where(absent(sure(FLUTTER)), above("axis", 87, 94)), (AXIS,), limb=True),
+    "ecg: prolonged QTc": Rule(where(QT_SEEN_WHOLE, above("qtc_ms", 468, 485)), ("QTc {qtc_ms:.0f} ms (prolonged above 480)",)),
     "ecg: LVH voltage": Rule(where(OWN_FORM, LVH), (VOLTAGE, "R in aVL {r_avl:.1f} mV (high from 1.1)")),
     "ecg: strain": Rule(
         where(OWN_FORM, every(LVH, STRAIN)), (VOLTAGE, T_LATERAL, ST_LATERAL), limb=True
@@ -177,11 +177,11 @@ RULES: dict[str, Rule] = {
         ("largest QRS {limb_voltage:.2f} mV in limb leads (low below 0.5)", "{chest_voltage:.2f} mV in chest leads (1.0)"),
     ),
     "ecg: poor R progression": Rule(
-        where(every(OWN_FORM, absent(possible(SEPTAL_Q)), absent(possible(ANTERIOR_Q))), below("r_v3", 0.3, 0.38)),
+        where(every(OWN_FORM, absent(possible(SEPTAL_Q)), absent(possible(ANTERIOR_Q)), above("chest_voltage", 1.06, 1.06)), below("r_v3", 0.3, 0.38)),
         ("R in V3 {r_v3:.2f} mV (small below 0.3)",),
     ),
     "ecg: inferior Q waves": Rule(
-        where(OWN_FORM, INFERIOR_Q), ("Q in II, III, aVF {q_ms_inferior:.0f} ms, {q_share_inferior:.2f} of R",), limb=True
+        where(every(OWN_FORM, absent(sure(FLUTTER))), INFERIOR_Q), ("Q in II, III, aVF {q_ms_inferior:.0f} ms, {q_share_inferior:.2f} of R",), limb=True
     ),
     "ecg: anterior Q waves": Rule(
         where(every(OWN_FORM, absent(possible(every(ANTERIOR_Q, SEPTAL_Q)))), ANTERIOR_Q), (Q_ANTERIOR, Q_SEPTAL)
@@ -199,7 +199,7 @@ RULES: dict[str, Rule] = {
         where(every(OWN_FORM, absent(sure(STRAIN))), T_INVERTED), (T_LATERAL, ST_LATERAL)
     ),
     "ecg: nonspecific ST-T": Rule(
-        where(every(OWN_FORM, absent(possible(T_INVERTED)), absent(possible(DEPRESSED)), absent(sure(U_WAVES))), FLAT_T),
+        where(every(OWN_FORM, absent(possible(T_INVERTED)), absent(possible(DEPRESSED)), absent(sure(U_WAVES)), absent(possible(TENTED)), above("t_ii", -0.1, -0.1)), FLAT_T),
         ("T in II {t_ii:+.2f}", "in V3 and V4 {t_v3_v4:+.2f}", "in V5 and V6 {t_v5_v6:+.2f} mV (flat within 0.07)"),
     ),
     "ecg: tented T": Rule(

@@ -11,6 +11,7 @@ STEP = 1000 / SAMPLING_RATE  # ms
 MAINS = 8  # samples: their mean holds no 60 Hz and little 50 Hz
 LEAD_I, LEAD_II, LEAD_III, AVR, AVF, AVL, V1, V2, V3, V4, V5, V6 = range(12)
 LATEST_T_MS = 475  # from the onset of QRS to the peak of T, at 60 per minute: later is a U wave
+SMALLEST = 0.04  # mV: a wave of QRS
 T_PEAK_TO_END = 78  # ms
 TERRITORIES = {"inferior": (LEAD_II, LEAD_III, AVF), "septal": (V1, V2), "anterior": (V3, V4)}
 CONTIGUOUS = ((AVL, LEAD_I), (LEAD_II, AVF), (AVF, LEAD_III), (V1, V2), (V2, V3), (V3, V4), (V4, V5), (V5, V6))
@@ -33,9 +34,9 @@ def measure_ventricles(beat: np.ndarray, onset: int, offset: int, rr: float, qt_
     Returns:
         `dict`: the names of `VENTRICLES` that could be measured, see [`measure_ecg`].
     """
-    beat = uniform_filter1d(beat, MAINS, axis=1)
     beat = beat - np.median(beat[:, onset - 15 : onset - 3], axis=1, keepdims=True)
-    qrs = beat[:, onset : offset + 1]
+    qrs = uniform_filter1d(beat, 4, axis=1)[:, onset : offset + 1]
+    beat = uniform_filter1d(beat, MAINS, axis=1)
     found = _qrs_form(qrs)
     for territory, leads in TERRITORIES.items():
         q_waves = sorted((_q_wave(qrs[lead]) for lead in leads if np.isfinite(qrs[lead]).all()), reverse=True)
@@ -71,8 +72,7 @@ def _qrs_form(qrs: np.ndarray) -> dict[str, float]:
 
 def _q_wave(qrs: np.ndarray) -> tuple[float, float]:
     """Length (ms) of a Q wave, and its depth as a share of R (10 at most); zero without one."""
-    small = 0.025
-    moved = np.flatnonzero(np.abs(qrs) > small)
+    moved = np.flatnonzero(np.abs(qrs) > SMALLEST)
     if not moved.size or qrs[moved[0]] > 0:
         return 0.0, 0.0
     rising = np.flatnonzero(qrs[moved[0] :] > 0)
