@@ -90,7 +90,7 @@ def possible(criterion: Criterion) -> Criterion:
     return absent(sure(absent(criterion)))
 
 
-FAST, SLOW = above("heart_rate", 99, 101), below("heart_rate", 59, 60.5)
+FAST, SLOW = above("heart_rate", 99.7, 100.5), below("heart_rate", 59, 59.7)
 WIDE = above("qrs_ms", 112, 119)
 SPIKES = above("spike", 2.5, 3.6)
 PACED = every(SPIKES, above("qrs_ms", 110, 119))
@@ -100,30 +100,32 @@ LBBB = every(WIDE, below("v1_end", -0.2, -0.05), above("lateral_end", 0.03, 0.1)
 OWN_FORM = absent(some(possible(LBBB), possible(PACED)))
 
 FLUTTER = every(
-    above("flutter_fit", 0.0, 0.6),
+    above("flutter_fit", -0.3, 0.6),
     above("flutter_mv", 0.06, 0.1),
     above("heart_rate", 115, 125),
     below("heart_rate", 175, 185),
-    below("rr_variation", 0.015, 0.03),  # of two to one
+    below("rr_spread", 0.012, 0.025),  # of two to one
 )
-FIBRILLATION = every(above("rr_variation", 0.09, 0.12), below("p_regularity", 0.35, 0.55))
+FIBRILLATION = every(above("rr_variation", 0.09, 0.12), below("p_regularity", 0.5, 0.65))
 P_REGULAR = above("p_regularity", 0.3, 0.5)
 P_WAVES = every(P_REGULAR, some(above("p_height", 0.01, 0.03), FAST))  # on the T wave before it, P has no foot
 SINUS = every(P_WAVES, absent(FLUTTER), absent(PACED), absent(FIBRILLATION))
 TENTED = every(above("t_chest", 0.95, 1.05), above("t_limb", 0.45, 0.6), below("t_ms", 90, 110))
-U_WAVES = every(above("u_mv", 0.012, 0.055), below("t_chest", 0.3, 0.45))
+U_WAVES = every(
+    above("u_mv", -1, 0.055), below("t_chest", 0.3, 0.42), some(above("u_mv", 0.012, 0.012), below("t_chest", 0.25, 0.25))
+)
 P_SEEN_WHOLE = every(SINUS, above("p_ms", 60, 65), below("p_ms", 142, 145))
 QT_SEEN_WHOLE = every(
-    absent(sure(FLUTTER)), absent(sure(U_WAVES)), above("t_chest", 0.1, 0.15), above("qtc_ms", 350, 350), below("heart_rate", 132, 132)
+    absent(sure(FLUTTER)), absent(sure(U_WAVES)), above("t_chest", 0.2, 0.2), above("qtc_ms", 350, 350), below("heart_rate", 132, 132)
 )
 
 LVH = some(above("sv1_rv56", 3.4, 3.6), above("r_avl", 1.05, 1.2))
 SEPTAL_Q = every(above("q_ms_septal", 30, 45), above("q_share_septal", 0.2, 0.33))
 ANTERIOR_Q = every(above("q_ms_anterior", 20, 30), above("q_share_anterior", 0.2, 0.28))
-INFERIOR_Q = every(above("q_ms_inferior", 28, 35), above("q_share_inferior", 0.25, 0.33), above("q_share_ii", -1, 0.2), above("axis", -181, -32))
+INFERIOR_Q = every(above("q_ms_inferior", 28, 35), above("q_share_inferior", 0.25, 0.33), above("q_share_ii", -1, 0.2), some(above("axis", -181, -32), below("t_ii", -0.1, 9)))
 ELEVATION = above("st_elevation", 0.13, 0.19)
 T_INVERTED = below("t_v5_v6", -0.13, -0.06)
-DEPRESSED = above("st_depression", 0.045, 0.065)
+DEPRESSED = above("st_depression", 0.052, 0.064)
 LATERAL_DEPRESSED = below("st_lateral", -0.04, -0.02)
 STRAIN = every(T_INVERTED, LATERAL_DEPRESSED)
 FLAT_T = some(*(every(below(name, 0.075, 0.1), above(name, -0.1, -0.075)) for name in ("t_ii", "t_v3_v4", "t_v5_v6")))
@@ -152,22 +154,22 @@ RULES: dict[str, Rule] = {
     "ecg: rapid response": Rule(every(FIBRILLATION, FAST), (RATE, RR, P)),
     "ecg: paced": Rule(PACED, ("spikes before QRS {spike:.1f} times the noise (from 3.6)", QRS)),
     "ecg: premature atrial beats": Rule(
-        every(absent(FIBRILLATION), below("shortest_rr", 0.8, 0.885), possible(P_WAVES)),
+        every(absent(FIBRILLATION), below("shortest_rr", 0.82, 0.885), possible(P_WAVES)),
         ("earliest beat of usual form at {shortest_rr:.0%} of the RR interval",),
     ),
     "ecg: premature ventricular beats": Rule(
         above("other_forms", 0.5, 0.5), ("{other_forms:.0f} beats of another form",)
     ),
     "ecg: left atrial enlargement": Rule(
-        every(possible(SINUS), where(P_SEEN_WHOLE, above("p_terminal_v1", 1.6, 3.2))),
+        every(possible(SINUS), where(P_SEEN_WHOLE, above("p_terminal_v1", 1.6, 3.4))),
         ("P {p_ms:.0f} ms", "its negative end in V1 {p_terminal_v1:.1f} mV ms (large from 4)"),
     ),
-    "ecg: prolonged PR": Rule(every(SINUS, where(P_SEEN_WHOLE, above("pr_ms", 193, 207))), ("PR {pr_ms:.0f} ms (long above 200)",)),
+    "ecg: prolonged PR": Rule(every(SINUS, where(P_SEEN_WHOLE, every(above("pr_ms", 196, 204), below("heart_rate", 105, 999)))), ("PR {pr_ms:.0f} ms (long above 200)",)),
     "ecg: left bundle branch block": Rule(LBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: right bundle branch block": Rule(RBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: left axis": Rule(where(absent(sure(FLUTTER)), below("axis", -34, -27)), (AXIS,), limb=True),
     "ecg: right axis": Rule(where(absent(sure(FLUTTER)), above("axis", 87, 94)), (AXIS,), limb=True),
-    "ecg: prolonged QTc": Rule(where(QT_SEEN_WHOLE, above("qtc_ms", 468, 485)), ("QTc {qtc_ms:.0f} ms (prolonged above 480)",)),
+    "ecg: prolonged QTc": Rule(where(QT_SEEN_WHOLE, every(above("qtc_ms", 473, 485), below("heart_rate", 112, 999))), ("QTc {qtc_ms:.0f} ms (prolonged above 480)",)),
     "ecg: LVH voltage": Rule(where(OWN_FORM, LVH), (VOLTAGE, "R in aVL {r_avl:.1f} mV (high from 1.1)")),
     "ecg: strain": Rule(
         where(OWN_FORM, every(LVH, STRAIN)), (VOLTAGE, T_LATERAL, ST_LATERAL), limb=True
@@ -196,10 +198,10 @@ RULES: dict[str, Rule] = {
         ("deepest ST depression of two neighboring leads {st_depression:.2f} mV",),
     ),
     "ecg: lateral T inversion": Rule(
-        where(every(OWN_FORM, absent(sure(STRAIN))), T_INVERTED), (T_LATERAL, ST_LATERAL)
+        where(every(OWN_FORM, absent(sure(STRAIN)), absent(possible(TENTED))), T_INVERTED), (T_LATERAL, ST_LATERAL)
     ),
     "ecg: nonspecific ST-T": Rule(
-        where(every(OWN_FORM, absent(possible(T_INVERTED)), absent(possible(DEPRESSED)), absent(sure(U_WAVES)), absent(possible(TENTED)), above("t_ii", -0.1, -0.1)), FLAT_T),
+        where(every(OWN_FORM, absent(possible(T_INVERTED)), below("st_depression", 0.06, 0.06), absent(sure(U_WAVES)), absent(possible(TENTED)), above("t_ii", -0.1, -0.1)), FLAT_T),
         ("T in II {t_ii:+.2f}", "in V3 and V4 {t_v3_v4:+.2f}", "in V5 and V6 {t_v5_v6:+.2f} mV (flat within 0.07)"),
     ),
     "ecg: tented T": Rule(

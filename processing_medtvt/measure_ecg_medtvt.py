@@ -14,7 +14,7 @@ STEP = 1000 / SAMPLING_RATE  # ms
 MAINS = 8  # samples: their mean holds no 60 Hz and little 50 Hz
 LATEST_T = 200  # samples from the middle of QRS to the peak of T
 BEFORE, AFTER = 200, 325  # samples of the median beat around the middle of QRS
-RHYTHM = ("other_forms", "longest_rr", "shortest_rr", "early_beats")
+RHYTHM = ("rr_spread", "other_forms", "longest_rr", "shortest_rr", "early_beats")
 LEAD_GROUPS = {"inferior": (1, 2, 4), "septal": (6, 7), "anterior": (8, 9), "lateral": (0, 5, 10, 11)}
 
 
@@ -54,6 +54,7 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     rr_normal = rr[normal] if normal.any() else rr
     found["heart_rate"] = 60 / rr.mean()
     found["rr_variation"] = rr_normal.std() / rr_normal.mean()
+    found["rr_spread"] = np.subtract(*np.percentile(rr_normal, [75, 25])) / np.median(rr_normal)
     early = _early(rr, normal)
     found |= _measure_rhythm(rr, conducted, early)
     inside = beats[conducted]
