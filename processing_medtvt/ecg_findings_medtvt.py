@@ -94,8 +94,10 @@ FAST, SLOW = above("heart_rate", 99.7, 100.5), below("heart_rate", 59, 59.7)
 WIDE = above("qrs_ms", 112, 119)
 SPIKES = above("spike", 2.5, 3.6)
 PACED = every(SPIKES, above("qrs_ms", 110, 119))
-RBBB = every(WIDE, above("v1_end", 0.0, 0.1), below("lateral_end", -0.06, 0.0), absent(sure(PACED)))
-LBBB = every(WIDE, below("v1_end", -0.2, -0.05), above("lateral_end", 0.03, 0.1), absent(PACED))
+RIGHT_FORM = every(above("v1_end", 0.0, 0.1), below("lateral_end", -0.06, 0.0), above("v1_net", -0.2, 0.0))
+LEFT_FORM = every(below("v1_end", -0.2, 9), above("lateral_end", -9, 0.1), absent(sure(RIGHT_FORM)))  # T may reach into it
+RBBB = every(WIDE, RIGHT_FORM, absent(sure(PACED)))
+LBBB = every(WIDE, LEFT_FORM, absent(PACED))
 # QRS of left bundle branch block or pacing hides infarcts, voltages and ST-T
 OWN_FORM = absent(some(possible(LBBB), possible(PACED)))
 
@@ -120,10 +122,13 @@ QT_SEEN_WHOLE = every(
 )
 
 LVH = some(above("sv1_rv56", 3.4, 3.6), above("r_avl", 1.05, 1.2))
-SEPTAL_Q = every(above("q_ms_septal", 30, 45), above("q_share_septal", 0.2, 0.33))
+SEPTAL_Q = where(  # where R hardly grows, a Q wave may hide
+    some(above("q_ms_septal", 0, 30), above("r_v3", 0.3, 0.3)),
+    every(above("q_ms_septal", 30, 45), above("q_share_septal", 0.2, 0.33)),
+)
 ANTERIOR_Q = every(above("q_ms_anterior", 20, 30), above("q_share_anterior", 0.2, 0.28))
-INFERIOR_Q = every(above("q_ms_inferior", 28, 35), above("q_share_inferior", 0.25, 0.33), above("q_share_ii", -1, 0.2), some(above("axis", -181, -32), below("t_ii", -0.1, 9)))
-ELEVATION = above("st_elevation", 0.13, 0.19)
+INFERIOR_Q = every(above("q_ms_inferior", 15, 35), above("q_share_inferior", 0.15, 0.33), above("q_share_ii", -1, 0.2), some(above("axis", -181, -32), below("t_ii", -0.1, 9)))
+ELEVATION = above("st_elevation", 0.08, 0.12)
 T_INVERTED = below("t_v5_v6", -0.13, -0.06)
 DEPRESSED = above("st_depression", 0.052, 0.064)
 LATERAL_DEPRESSED = below("st_lateral", -0.04, -0.02)
@@ -158,13 +163,14 @@ RULES: dict[str, Rule] = {
         ("earliest beat of usual form at {shortest_rr:.0%} of the RR interval",),
     ),
     "ecg: premature ventricular beats": Rule(
-        above("other_forms", 0.5, 0.5), ("{other_forms:.0f} beats of another form",)
+        every(above("other_forms", 0.5, 0.5), above("wide_beats", -1, 0.5)),
+        ("{other_forms:.0f} beats of another form", "{wide_beats:.0f} of them early and wide"),
     ),
     "ecg: left atrial enlargement": Rule(
-        every(possible(SINUS), where(P_SEEN_WHOLE, above("p_terminal_v1", 1.6, 3.4))),
+        every(possible(SINUS), where(P_SEEN_WHOLE, every(above("p_terminal_v1", 1.6, 3.5), above("p_ms", 100, 112)))),
         ("P {p_ms:.0f} ms", "its negative end in V1 {p_terminal_v1:.1f} mV ms (large from 4)"),
     ),
-    "ecg: prolonged PR": Rule(every(SINUS, where(P_SEEN_WHOLE, every(above("pr_ms", 196, 204), below("heart_rate", 105, 999)))), ("PR {pr_ms:.0f} ms (long above 200)",)),
+    "ecg: prolonged PR": Rule(every(SINUS, where(P_SEEN_WHOLE, every(above("pr_ms", 196, 211), below("heart_rate", 105, 999)))), ("PR {pr_ms:.0f} ms (long above 200)",)),
     "ecg: left bundle branch block": Rule(LBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: right bundle branch block": Rule(RBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: left axis": Rule(where(absent(sure(FLUTTER)), below("axis", -34, -27)), (AXIS,), limb=True),

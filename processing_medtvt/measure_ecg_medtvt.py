@@ -14,7 +14,7 @@ STEP = 1000 / SAMPLING_RATE  # ms
 MAINS = 8  # samples: their mean holds no 60 Hz and little 50 Hz
 LATEST_T = 200  # samples from the middle of QRS to the peak of T
 BEFORE, AFTER = 200, 325  # samples of the median beat around the middle of QRS
-RHYTHM = ("rr_spread", "other_forms", "longest_rr", "shortest_rr", "early_beats")
+RHYTHM = ("rr_spread", "other_forms", "wide_beats", "longest_rr", "shortest_rr", "early_beats")
 LEAD_GROUPS = {"inferior": (1, 2, 4), "septal": (6, 7), "anterior": (8, 9), "lateral": (0, 5, 10, 11)}
 
 
@@ -57,6 +57,7 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     found["rr_spread"] = np.subtract(*np.percentile(rr_normal, [75, 25])) / np.median(rr_normal)
     early = _early(rr, normal)
     found |= _measure_rhythm(rr, conducted, early)
+    found["wide_beats"] = _count_wide(filled[~lost], beats, conducted, rr)
     inside = beats[conducted]
     inside = inside[(inside >= BEFORE) & (inside < signal.shape[1] - AFTER)]
     if not inside.size:
@@ -93,10 +94,22 @@ def _early(rr: np.ndarray, normal: np.ndarray) -> np.ndarray:
     early = np.full(rr.size, np.nan)
     places = np.flatnonzero(normal)
     for i in places:
-        near = rr[places[(abs(places - i) <= 3) & (places != i)]]
+        near = rr[places[abs(places - i) == 1]]  # sinus arrhythmia shortens several in a row
         if near.size:
-            early[i] = rr[i] / np.median(near)
+            early[i] = rr[i] / near.min()
     return early
+
+
+def _count_wide(leads: np.ndarray, beats: np.ndarray, conducted: np.ndarray, rr: np.ndarray) -> float:
+    """How many beats of another form, not the first or the last, are early and wider than the usual ones."""
+    speed = uniform_filter1d(leads, MAINS, axis=1)
+    speed = np.sqrt(np.sum((speed[:, 4:] - speed[:, :-4]) ** 2, axis=0))
+    around = np.stack([speed[beat - 62 : beat + 58] for beat in beats[1:-1] if 62 <= beat < speed.size - 58])
+    widths = np.sum(around > 0.25 * around.max(axis=1, keepdims=True), axis=1)
+    early = rr[:-1] < 0.9 * np.median(rr)
+    other = ~conducted[1:-1]
+    usual = np.median(widths[~other]) if not other.all() else 0
+    return float(np.sum(other & early & (widths > 1.15 * usual)))
 
 
 def _measure_rhythm(rr: np.ndarray, conducted: np.ndarray, early: np.ndarray) -> dict[str, float]:

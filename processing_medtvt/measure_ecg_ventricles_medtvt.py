@@ -48,8 +48,12 @@ def measure_ventricles(beat: np.ndarray, onset: int, offset: int, rr: float, qt_
     st = beat[:, offset + 30 : offset + 40].mean(axis=1)
     pairs = [(st[a], st[b]) for a, b in CONTIGUOUS if np.isfinite([st[a], st[b]]).all()]
     if pairs:
-        found["st_elevation"] = max(min(pair) for pair in pairs)
         found["st_depression"] = max(min(-a, -b) for a, b in pairs)
+    raised = np.minimum(st, beat[:, offset + 8 : offset + 18].mean(axis=1))  # not the rise of T
+    raised[[V2, V3]] /= 2  # their limit is 0.2 mV, that of the others 0.1 mV
+    pairs = [(raised[a], raised[b]) for a, b in CONTIGUOUS if np.isfinite([raised[a], raised[b]]).all()]
+    if pairs:
+        found["st_elevation"] = max(min(pair) for pair in pairs)
     next_qrs = min(offset + 210, onset + int(0.93 * rr * SAMPLING_RATE), beat.shape[1] - 1)
     return found | _t_forms(beat, offset, next_qrs) | _t_peaks(beat, onset, rr, qt_ms) | _u_wave(beat, onset, offset, rr) | _lead_i(beat)
 
