@@ -122,13 +122,12 @@ QT_SEEN_WHOLE = every(
 )
 
 LVH = some(above("sv1_rv56", 3.4, 3.6), above("r_avl", 1.05, 1.2))
-SEPTAL_Q = where(  # where R hardly grows, a Q wave may hide
-    some(above("q_ms_septal", 0, 30), above("r_v3", 0.3, 0.3)),
-    every(above("q_ms_septal", 30, 45), above("q_share_septal", 0.2, 0.33)),
-)
+QS_SEEN = every(above("q_ms_septal", 30, 45), above("q_share_septal", 0.2, 0.33))
+# where R hardly grows, the end of R may be too small to be seen
+SEPTAL_Q = where(some(above("q_ms_septal", 0, 30), above("r_v3", 0.3, 0.3)), QS_SEEN)
 ANTERIOR_Q = every(above("q_ms_anterior", 20, 30), above("q_share_anterior", 0.2, 0.28))
 INFERIOR_Q = every(above("q_ms_inferior", 15, 35), above("q_share_inferior", 0.15, 0.33), above("q_share_ii", -1, 0.2), some(above("axis", -181, -32), below("t_ii", -0.1, 9)))
-ELEVATION = above("st_elevation", 0.08, 0.12)
+ELEVATION = above("st_elevation", 0.08, 0.13)
 T_INVERTED = below("t_v5_v6", -0.13, -0.06)
 DEPRESSED = above("st_depression", 0.052, 0.064)
 LATERAL_DEPRESSED = below("st_lateral", -0.04, -0.02)
@@ -138,6 +137,10 @@ FLAT_T = some(*(every(below(name, 0.075, 0.1), above(name, -0.1, -0.075)) for na
 RATE = "rate {heart_rate:.0f} per minute"
 RR = "RR intervals vary by {rr_variation:.0%}"
 P = "stretches before QRS alike by {p_regularity:.2f} (P waves above 0.6)"
+PR = "PR {pr_ms:.0f} ms (long above 200)"
+QTC = "QTc {qtc_ms:.0f} ms (prolonged above 480)"
+ST_HIGH = "ST elevation in two neighboring leads {st_elevation:.2f} mV (from 0.1; V2 and V3 count half)"
+ST_LOW = "ST depression in two neighboring leads {st_depression:.2f} mV (from 0.05)"
 QRS = "QRS {qrs_ms:.0f} ms (wide from 120)"
 V1_END = "end of QRS in V1 {v1_end:+.2f} mV"
 LATERAL_END = "in I and V6 {lateral_end:+.2f} mV"
@@ -170,12 +173,12 @@ RULES: dict[str, Rule] = {
         every(possible(SINUS), where(P_SEEN_WHOLE, every(above("p_terminal_v1", 1.6, 3.5), above("p_ms", 100, 112)))),
         ("P {p_ms:.0f} ms", "its negative end in V1 {p_terminal_v1:.1f} mV ms (large from 4)"),
     ),
-    "ecg: prolonged PR": Rule(every(SINUS, where(P_SEEN_WHOLE, every(above("pr_ms", 196, 211), below("heart_rate", 105, 999)))), ("PR {pr_ms:.0f} ms (long above 200)",)),
+    "ecg: prolonged PR": Rule(every(SINUS, where(P_SEEN_WHOLE, every(above("pr_ms", 196, 211), below("heart_rate", 105, 999)))), (PR,)),
     "ecg: left bundle branch block": Rule(LBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: right bundle branch block": Rule(RBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: left axis": Rule(where(absent(sure(FLUTTER)), below("axis", -34, -27)), (AXIS,), limb=True),
     "ecg: right axis": Rule(where(absent(sure(FLUTTER)), above("axis", 87, 94)), (AXIS,), limb=True),
-    "ecg: prolonged QTc": Rule(where(QT_SEEN_WHOLE, every(above("qtc_ms", 473, 485), below("heart_rate", 112, 999))), ("QTc {qtc_ms:.0f} ms (prolonged above 480)",)),
+    "ecg: prolonged QTc": Rule(where(QT_SEEN_WHOLE, every(above("qtc_ms", 473, 485), below("heart_rate", 112, 999))), (QTC,)),
     "ecg: LVH voltage": Rule(where(OWN_FORM, LVH), (VOLTAGE, "R in aVL {r_avl:.1f} mV (high from 1.1)")),
     "ecg: strain": Rule(
         where(OWN_FORM, every(LVH, STRAIN)), (VOLTAGE, T_LATERAL, ST_LATERAL), limb=True
@@ -185,7 +188,7 @@ RULES: dict[str, Rule] = {
         ("largest QRS {limb_voltage:.2f} mV in limb leads (low below 0.5)", "{chest_voltage:.2f} mV in chest leads (1.0)"),
     ),
     "ecg: poor R progression": Rule(
-        where(every(OWN_FORM, absent(possible(SEPTAL_Q)), absent(possible(ANTERIOR_Q)), above("chest_voltage", 1.06, 1.06)), below("r_v3", 0.3, 0.38)),
+        where(every(OWN_FORM, absent(possible(QS_SEEN)), absent(possible(ANTERIOR_Q)), above("chest_voltage", 1.06, 1.06)), below("r_v3", 0.3, 0.38)),
         ("R in V3 {r_v3:.2f} mV (small below 0.3)",),
     ),
     "ecg: inferior Q waves": Rule(
@@ -198,10 +201,10 @@ RULES: dict[str, Rule] = {
     "ecg: septal Q waves": Rule(
         where(every(OWN_FORM, absent(possible(every(ANTERIOR_Q, SEPTAL_Q)))), SEPTAL_Q), (Q_SEPTAL, Q_ANTERIOR)
     ),
-    "ecg: ST elevation": Rule(where(OWN_FORM, ELEVATION), ("highest ST of two neighboring leads {st_elevation:+.2f} mV",)),
+    "ecg: ST elevation": Rule(where(OWN_FORM, ELEVATION), (ST_HIGH,)),
     "ecg: ST depression": Rule(
         where(every(OWN_FORM, absent(possible(ELEVATION)), absent(possible(every(LVH, STRAIN)))), DEPRESSED),
-        ("deepest ST depression of two neighboring leads {st_depression:.2f} mV",),
+        (ST_LOW,),
     ),
     "ecg: lateral T inversion": Rule(
         where(every(OWN_FORM, absent(sure(STRAIN)), absent(possible(TENTED))), T_INVERTED), (T_LATERAL, ST_LATERAL)
@@ -215,6 +218,46 @@ RULES: dict[str, Rule] = {
     ),
     "ecg: U waves": Rule(U_WAVES, ("second wave after T in V2-V4 {u_mv:.2f} mV", "T {t_chest:.2f} mV")),
 }
+
+
+RULES |= {  # what texts say besides
+    "ecg: normal rate": Rule(absent(some(FAST, SLOW)), (RATE,)),
+    "ecg: tachycardia": Rule(FAST, (RATE,)),
+    "ecg: bradycardia": Rule(SLOW, (RATE,)),
+    "ecg: normal PR": Rule(
+        every(SINUS, where(P_SEEN_WHOLE, every(above("pr_ms", 110, 122), below("pr_ms", 196, 211)))), (PR,)
+    ),
+    "ecg: normal QRS": Rule(below("qrs_ms", 108, 119), (QRS,)),
+    "ecg: wide QRS": Rule(above("qrs_ms", 108, 119), (QRS,)),
+    "ecg: normal axis": Rule(
+        where(absent(sure(FLUTTER)), every(above("axis", -34, -27), below("axis", 87, 94))), (AXIS,), limb=True
+    ),
+    "ecg: normal QTc": Rule(
+        where(QT_SEEN_WHOLE, every(below("qtc_ms", 445, 473), above("qtc_ms", 340, 352), below("heart_rate", 112, 999))),
+        (QTC,),
+    ),
+    "ecg: normal ST": Rule(every(below("st_elevation", 0.06, 0.13), below("st_depression", 0.035, 0.064)), (ST_HIGH, ST_LOW)),
+    "ecg: pause": Rule(above("longest_rr", 1.8, 2.0), ("longest RR interval {longest_rr:.1f} s (a pause from 2.0)",)),
+}
+GRAVEST_FIRST = tuple(
+    f"ecg: {name}"
+    for name in (
+        *("ST elevation", "flutter", "rapid response", "fibrillation", "tented T", "pause", "prolonged QTc"),
+        *("ST depression", "left bundle branch block", "anteroseptal Q waves", "anterior Q waves", "inferior Q waves"),
+        *("septal Q waves", "U waves", "lateral T inversion", "strain", "premature ventricular beats", "prolonged PR"),
+        *("sinus tachycardia", "sinus bradycardia", "right bundle branch block", "paced", "LVH voltage"),
+        *("premature atrial beats", "left atrial enlargement", "low voltage", "poor R progression", "left axis"),
+        *("right axis", "nonspecific ST-T"),
+    )
+)
+RULES["ecg: normal ECG"] = Rule(
+    every(RULES["ecg: sinus rhythm"].holds, *(absent(RULES[name].holds) for name in GRAVEST_FIRST)), (RATE, QRS, QTC, AXIS)
+)
+
+
+class _Known(dict[str, float]):
+    def __missing__(self, name: str) -> float:
+        return math.nan
 
 
 def judge_ecg(finding: str, measured: Measured) -> tuple[bool | None, str]:
@@ -236,11 +279,18 @@ def judge_ecg(finding: str, measured: Measured) -> tuple[bool | None, str]:
         raise ValueError(f"finding: {finding!r} has no rule; accepted are {', '.join(RULES)}.")
     rule = RULES[finding]
     verdict = rule.holds(measured)
-    words = [word.format_map(measured) for word in rule.words]
+    known = _Known(measured)
+    words = [word.format_map(known) for word in rule.words]
     said = "; ".join(word for word in words if "nan" not in word) or "not measured"
     if rule.limb and arms_exchanged(measured):
         return None, f"{said}; {ARMS_EXCHANGED}"
     return verdict, said
+
+
+def abnormal_ecg(measured: Measured) -> list[tuple[str, str]]:
+    """Findings that the measurements clearly show and that are not normal, the gravest first, each in words."""
+    judged = ((name, *judge_ecg(name, measured)) for name in GRAVEST_FIRST)
+    return [(name, words) for name, verdict, words in judged if verdict]
 
 
 def arms_exchanged(measured: Measured) -> bool:

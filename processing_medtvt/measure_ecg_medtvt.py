@@ -12,6 +12,7 @@ from .measure_ecg_ventricles_medtvt import VENTRICLES, measure_spikes, measure_v
 SAMPLING_RATE = 500  # Hz
 STEP = 1000 / SAMPLING_RATE  # ms
 MAINS = 8  # samples: their mean holds no 60 Hz and little 50 Hz
+WIDE = 50  # samples: of a beat, where it changes fast
 LATEST_T = 200  # samples from the middle of QRS to the peak of T
 BEFORE, AFTER = 200, 325  # samples of the median beat around the middle of QRS
 RHYTHM = ("rr_spread", "other_forms", "wide_beats", "longest_rr", "shortest_rr", "early_beats")
@@ -109,7 +110,7 @@ def _count_wide(leads: np.ndarray, beats: np.ndarray, conducted: np.ndarray, rr:
     early = rr[:-1] < 0.9 * np.median(rr)
     other = ~conducted[1:-1]
     usual = np.median(widths[~other]) if not other.all() else 0
-    return float(np.sum(other & early & (widths > 1.15 * usual)))
+    return float(np.sum(other & early & (widths > min(1.15 * usual, WIDE))))
 
 
 def _measure_rhythm(rr: np.ndarray, conducted: np.ndarray, early: np.ndarray) -> dict[str, float]:
