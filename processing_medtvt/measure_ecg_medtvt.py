@@ -3,12 +3,19 @@
 
 import numpy as np
 from scipy.ndimage import median_filter, uniform_filter1d
-from scipy.signal import find_peaks
+from scipy.signal import detrend, find_peaks
+
+from .measure_ecg_atria_medtvt import ATRIA, measure_atria
+from .measure_ecg_ventricles_medtvt import VENTRICLES, measure_spikes, measure_ventricles
 
 
 SAMPLING_RATE = 500  # Hz
 STEP = 1000 / SAMPLING_RATE  # ms
+MAINS = 8  # samples: their mean holds no 60 Hz and little 50 Hz
+WIDE = 50  # samples: of a beat, where it changes fast
+LATEST_T = 200  # samples from the middle of QRS to the peak of T
 BEFORE, AFTER = 200, 325  # samples of the median beat around the middle of QRS
+RHYTHM = ("rr_spread", "other_forms", "wide_beats", "longest_rr", "shortest_rr", "early_beats")
 LEAD_GROUPS = {"inferior": (1, 2, 4), "septal": (6, 7), "anterior": (8, 9), "lateral": (0, 5, 10, 11)}
 
 
@@ -35,11 +42,12 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     gaps = np.isnan(signal)
     filled = np.where(gaps, 0, signal)
     lost = (gaps.mean(axis=1) > 0.5) | (np.ptp(filled, axis=1) < 0.02)
-    signal[lost] = np.nan
+    filled = _without_mains(filled)
+    signal = np.where(gaps | lost[:, None], np.nan, filled)
     beats, conducted = find_beats(filled[~lost])
     names = ["heart_rate", "rr_variation", "p_amplitude", "qrs_ms", "qt_ms", "qtc_ms", "axis", "sv1_rv56", "r_v3"]
     names += ["limb_voltage", "chest_voltage", *(f"{wave}_{group}" for group in LEAD_GROUPS for wave in ("st", "t"))]
-    found = dict.fromkeys(names, float("nan"))
+    found = dict.fromkeys([*names, *RHYTHM, *ATRIA, *VENTRICLES], float("nan"))
     if beats.size < 3 or conducted.sum() < 2:
         return found
     rr = np.diff(beats) / SAMPLING_RATE
@@ -47,15 +55,69 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     rr_normal = rr[normal] if normal.any() else rr
     found["heart_rate"] = 60 / rr.mean()
     found["rr_variation"] = rr_normal.std() / rr_normal.mean()
+    found["rr_spread"] = np.subtract(*np.percentile(rr_normal, [75, 25])) / np.median(rr_normal)
+    early = _early(rr, normal)
+    found |= _measure_rhythm(rr, conducted, early)
+    found["wide_beats"] = _count_wide(filled[~lost], beats, conducted, rr)
     inside = beats[conducted]
     inside = inside[(inside >= BEFORE) & (inside < signal.shape[1] - AFTER)]
     if not inside.size:
-        return found
+        return {name: float(value) for name, value in found.items()}
     beat, onset, offset = _median_beat(signal, inside, ~lost)
     if offset <= onset + 1:  # noise, no QRS
         return {name: float(value) for name, value in found.items()}
     found |= _measure_beat(beat, onset, offset, rr.mean())
+    on_time = np.append(True, ~(early < 0.87)) & conducted
+    starts = beats[on_time] + onset - BEFORE
+    typical = np.median(rr)
+    found |= measure_ventricles(beat, onset, offset, typical, found["qt_ms"])
+    found |= measure_atria(signal, beat, onset, offset, starts, typical, found["i_v6"] < -0.5)
+    found["spike"] = measure_spikes(signal, starts)
     return {name: float(value) for name, value in found.items()}
+
+
+def _without_mains(leads: np.ndarray) -> np.ndarray:
+    """The leads less waves of 50 and 60 Hz, where these are more than 0.01 mV high."""
+    leads = leads.copy()
+    blocks = range(0, leads.shape[1] - SAMPLING_RATE + 1, SAMPLING_RATE)  # of one second: whole cycles of both
+    for start in blocks:
+        stop = leads.shape[1] if start == blocks[-1] else start + SAMPLING_RATE
+        angles = 2 * np.pi * np.outer([50, 60], np.arange(stop - start)) / SAMPLING_RATE
+        waves = np.concatenate([np.sin(angles), np.cos(angles)]).astype(np.float32)
+        sizes = leads[:, start:stop] @ waves.T * np.float32(2 / (stop - start))
+        sizes[np.hypot(sizes, np.roll(sizes, 2, axis=1)) < 0.01] = 0
+        leads[:, start:stop] -= sizes @ waves
+    return leads
+
+
+def _early(rr: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Each RR interval as a share of the usual ones around it, NaN before or after a beat of another form."""
+    early = np.full(rr.size, np.nan)
+    places = np.flatnonzero(normal)
+    for i in places:
+        near = rr[places[abs(places - i) == 1]]  # sinus arrhythmia shortens several in a row
+        if near.size:
+            early[i] = rr[i] / near.min()
+    return early
+
+
+def _count_wide(leads: np.ndarray, beats: np.ndarray, conducted: np.ndarray, rr: np.ndarray) -> float:
+    """How many beats of another form, not the first or the last, are early and wider than the usual ones."""
+    speed = uniform_filter1d(leads, MAINS, axis=1)
+    speed = np.sqrt(np.sum((speed[:, 4:] - speed[:, :-4]) ** 2, axis=0))
+    around = np.stack([speed[beat - 62 : beat + 58] for beat in beats[1:-1] if 62 <= beat < speed.size - 58])
+    widths = np.sum(around > 0.25 * around.max(axis=1, keepdims=True), axis=1)
+    early = rr[:-1] < 0.9 * np.median(rr)
+    other = ~conducted[1:-1]
+    usual = np.median(widths[~other]) if not other.all() else 0
+    return float(np.sum(other & early & (widths > min(1.15 * usual, WIDE))))
+
+
+def _measure_rhythm(rr: np.ndarray, conducted: np.ndarray, early: np.ndarray) -> dict[str, float]:
+    found = {"other_forms": np.sum(~conducted[1:-1]), "longest_rr": rr.max()}
+    if np.isfinite(early).any():
+        found |= {"shortest_rr": np.nanmin(early), "early_beats": np.sum(early < 0.87)}
+    return found
 
 
 def find_beats(leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,6 +125,7 @@ def find_beats(leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     nothing = np.zeros(0, int), np.zeros(0, bool)
     if not len(leads):
         return nothing
+    leads = uniform_filter1d(leads, MAINS, axis=1)
     speed = np.sum((leads[:, 4:] - leads[:, :-4]) ** 2, axis=0)  # over 8 ms
     speed = uniform_filter1d(speed, 45)
     blocks = np.array_split(speed, max(speed.size // 990, 1))  # 2 s hold a beat
@@ -77,17 +140,47 @@ def find_beats(leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     peaks = peaks[(peaks >= 60) & (peaks < leads.shape[1] - 60)]
     if peaks.size < 3:
         return nothing
+    large = speed[np.clip(peaks - 2, 0, None)] > 0.5 * usual
     # shape around each peak, all leads together, moved to where it fits the median best
+    alike, peaks = _compare_forms(leads, peaks, large)
+    usual_form = alike > 0.75
+    echoes = _follow_every_beat(leads, peaks, usual_form & large, ~large)
+    return peaks[~echoes], usual_form[~echoes]
+
+
+def _compare_forms(leads: np.ndarray, peaks: np.ndarray, large: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation of each complex with the median of the large ones, and the peaks moved to where it is highest."""
     offsets = np.arange(-50, 51, 2)
-    window = np.stack([leads[:, peak + offsets] for peak in peaks]).reshape(peaks.size, -1)
-    window -= window.mean(axis=1, keepdims=True)
-    typical = np.median(window, axis=0)
+    window = np.stack([leads[:, peak + offsets] for peak in peaks])
+    window = detrend(window, axis=2).reshape(peaks.size, -1)
+    typical = np.median(window[large], axis=0)
     alike = window @ typical / (np.linalg.norm(window, axis=1) * np.linalg.norm(typical) + 1e-9)
     shifts = np.arange(-8, 9)
+    peaks = peaks.copy()
     for i in np.flatnonzero(alike > 0.6):
         shifted = leads[:, peaks[i] + offsets[:, None] + shifts[None]].reshape(-1, shifts.size)
         peaks[i] += shifts[np.argmax(typical @ shifted)]
-    return peaks, alike > 0.75
+    return alike, peaks
+
+
+def _follow_every_beat(leads: np.ndarray, peaks: np.ndarray, usual: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """Which complexes are T or P waves: the same wave lies at the same distance from the other beats too."""
+    offsets = np.arange(-40, 41, 2)
+    found = np.zeros(peaks.size, bool)
+    beats = np.flatnonzero(usual)
+    for i in np.flatnonzero(~usual):
+        own = detrend(leads[:, peaks[i] + offsets], axis=1).ravel()
+        for beat in (*beats[beats < i][-1:], *beats[beats > i][:1]):
+            distance = peaks[i] - peaks[beat]
+            if not small[i] and not 0 < distance < LATEST_T:  # premature beats may follow every beat
+                continue
+            places = peaks[beats[beats != beat]] + distance
+            places = places[(places >= 50) & (places < leads.shape[1] - 50)]
+            if places.size >= 2:
+                others = np.median([leads[:, place + offsets] for place in places], axis=0)
+                others = detrend(others, axis=1).ravel()
+                found[i] |= own @ others > 0.7 * np.linalg.norm(own) * np.linalg.norm(others)
+    return found
 
 
 def _median_beat(signal: np.ndarray, beats: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, int, int]:
@@ -107,7 +200,12 @@ def _median_beat(signal: np.ndarray, beats: np.ndarray, usable: np.ndarray) -> t
     if not fast.size:  # noise, no QRS
         return beat, 0, 0
     steep = [group for group in groups if speed[group].max() > 0.3 * speed[qrs].max()]  # not P, not T
-    return beat, steep[0][0] - 1, steep[-1][-1] + 1
+    first = last = int(np.argmax([speed[group].max() for group in steep]))
+    while first and steep[first][0] - steep[first - 1][-1] < 25:
+        first -= 1
+    while last < len(steep) - 1 and steep[last + 1][0] - steep[last][-1] < 25:  # farther away is a tented T
+        last += 1
+    return beat, steep[first][0] - 1, steep[last][-1] + 1
 
 
 def _measure_beat(beat: np.ndarray, onset: int, offset: int, rr: float) -> dict[str, float]:
