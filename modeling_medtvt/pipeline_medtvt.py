@@ -16,8 +16,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import GenerationConfig, Pipeline
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import cached_file
 
+from .answer_probability_medtvt import answer_probabilities
 from .answers_medtvt import DISEASES, ParsedAnswer, parse_answer
+from .calibration_medtvt import CALIBRATION_FILE, Calibration, read_calibration
 
 
 MODALITIES = ("ecg", "cxr", "lab")
@@ -35,6 +38,20 @@ GENERATE_KEYWORDS = {
     *("generation_config", "streamer", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"),
 }
 
+
+# Keywords of drawing, which a greedy answer beside drawn ones does not take
+SAMPLING_KEYWORDS = {
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "num_return_sequences",
+    "streamer",
+}
+# Of the result's keys; it changes when one goes or means something else
+SCHEMA_VERSION = 1
 
 # What the config of a folder with this file says of it
 CUSTOM_PIPELINES = {
@@ -55,16 +72,25 @@ class PreparedPatient(TypedDict):
     pixel_values: torch.Tensor
     lab_values: torch.Tensor
     patient: dict[str, Any]
+    measured: dict[str, Any]
+    withheld_ids: dict[str, torch.Tensor]
     warnings: list[str]
     error: str | None
 
 
 class GeneratedAnswers(TypedDict):
-    """What [`~MedicalDiagnosisPipeline._forward`] hands on: (batch, samples, tokens) and (batch, 3; NaN where absent)."""
+    """
+    What [`~MedicalDiagnosisPipeline._forward`] hands on: (batch, samples, tokens), the greedy answers (batch, tokens) beside
+    drawn ones, (batch, 3; NaN where absent), and raw probabilities by disease, an entry a patient.
+    """
 
     new_tokens: torch.Tensor
+    greedy_tokens: torch.Tensor | None
     contributions: torch.Tensor
+    probabilities: list[dict[str, float]] | None
+    influence: list[dict[str, dict[str, float]]] | None
     patient: dict[str, Any]
+    measured: dict[str, Any]
     warnings: list[str]
     error: str | None
 
@@ -82,6 +108,14 @@ def _patient_of(item: Mapping[str, Any]) -> Any:
     if given is None or not columns:
         return given if given is not None else columns
     raise TypeError(f"A patient's age and sex come as `patient` or as {' and '.join(columns)}, not both.")
+
+
+def _majority_draw(texts: Sequence[str]) -> str | None:
+    """The first text that names what more than half of them name, and nothing else; None where there is none."""
+    named = [frozenset(parse_answer(text).diseases) for text in texts]
+    votes = Counter(disease for diseases in named for disease in diseases)
+    wanted = frozenset(disease for disease, number in votes.items() if 2 * number > len(texts))
+    return next((text for text, diseases in zip(texts, named) if diseases == wanted), None)
 
 
 class NumberedPatients(Dataset):
@@ -141,21 +175,44 @@ class MedicalDiagnosisPipeline(Pipeline):
                 f"The processor writes {self.processor.num_modality_tokens} placeholder tokens a modality, the model takes "
                 f"{self.model.config.num_modality_tokens}: `num_modality_tokens` must agree."
             )
+        self.calibration = self._read_calibration()
         # a batch is padded on the left, whatever side the processor pads on for training
         self.tokenizer = copy.copy(self.processor.tokenizer)
         self.tokenizer.padding_side = "left"
+
+    def _read_calibration(self) -> Calibration | None:
+        name = self.model.config.name_or_path
+        found = name and cached_file(
+            name,
+            CALIBRATION_FILE,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+        return read_calibration(found) if found else None
 
     def _sanitize_parameters(
         self,
         question: str | None = None,
         on_error: str | None = None,
         strict: bool | None = None,
+        influence: bool | None = None,
         num_samples: int | None = None,
+        abstain: float | None = None,
         **generate_kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         unknown = sorted(set(generate_kwargs) - GENERATE_KEYWORDS)
         if unknown:
-            known = [*INPUT_KEYS, "num_samples", "on_error", "strict", "batch_size", *sorted(GENERATE_KEYWORDS)]
+            known = [
+                *INPUT_KEYS,
+                "num_samples",
+                "on_error",
+                "strict",
+                "influence",
+                "abstain",
+                "batch_size",
+                *sorted(GENERATE_KEYWORDS),
+            ]
             near = difflib.get_close_matches(unknown[0], known, n=1)
             raise TypeError(
                 f"Unknown keyword(s) {', '.join(unknown)}" + (f"; did you mean `{near[0]}`?" if near else ".")
@@ -168,8 +225,14 @@ class MedicalDiagnosisPipeline(Pipeline):
             if not isinstance(num_samples, int) or num_samples < 1:
                 raise ValueError(f"`num_samples` must be a whole number of at least 1, got {num_samples!r}.")
             generate_kwargs["num_samples"] = num_samples
-        preprocess_kwargs = {"question": question, "on_error": on_error, "strict": strict}
-        return {k: v for k, v in preprocess_kwargs.items() if v is not None}, generate_kwargs, {}
+        if abstain is not None and self.calibration is None:
+            raise ValueError(
+                f"`abstain` needs calibrated probabilities, and {self.model.config.name_or_path or 'the model'!r} comes without "
+                f"{CALIBRATION_FILE}. `medtvt calibrate` fits them."
+            )
+        preprocess_kwargs = {"question": question, "on_error": on_error, "strict": strict, "influence": influence}
+        postprocess_kwargs = {} if abstain is None else {"abstain": abstain}
+        return {k: v for k, v in preprocess_kwargs.items() if v is not None}, generate_kwargs, postprocess_kwargs
 
     def __call__(self, inputs: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]  # all others are keywords
         r"""
@@ -186,15 +249,30 @@ class MedicalDiagnosisPipeline(Pipeline):
             on_error (`str`, *optional*, defaults to `"raise"`): `"skip"` returns `{"error": ...}` for a patient whose
                 inputs cannot be used, and goes on.
             strict (`bool`, *optional*, defaults to `False`): Whether inputs are refused that are otherwise only warned of.
+            influence (`bool`, *optional*, defaults to `False`): Whether to answer again without each modality, and to say how
+                far each disease's probability moves.
+            abstain (`float`, *optional*): A risk, such as 0.1: a disease that can neither be left out nor named with at most
+                this risk is `undecided`. Needs a calibrated model.
             batch_size (`int`, *optional*, defaults to 1): Patients a batch; they may have different modalities.
             **kwargs: Keywords of `generate`, `streamer` among them.
 
         Returns:
-            `dict`, a list of them for a list, an iterator for a generator or dataset: `diseases` (all seven, the named
-            ones first; `score` is the share of sampled answers that name it, None with one sample), `reasoning`,
-            `answer` (None where no answer block parses), `contributions` (the gate's score a modality, None where
-            absent), `patient` (`age` and `sex`, None where unknown), `warnings` (what was altered, imputed or could not be read) and `generated_text`. With several
-            samples, texts are those of the most frequent disease set.
+            `dict`, a list of them for a list, an iterator for a generator or dataset:
+
+            - `version`: of this schema, 1.
+            - `warnings`: the limits of the weights first, then what was altered, imputed or could not be read.
+            - `diseases`: all seven, the named ones first. `named`: with several samples, what more than half of them name.
+              `score`: the share of samples that name it, None with one. `probability`: calibrated, None without a
+              calibration. `evidence`: how many supported statements the reasoning cites for it. With `abstain`, `undecided`.
+            - `reasoning`, `answer` (None where no answer block parses), `generated_text`; `text_source` says whether that is
+              the greedy answer or a drawn one. With several samples it is one that names what `diseases` names, or else
+              the greedy one.
+            - `evidence`: the statements of the reasoning, each with its verdict and what it was held against;
+              `unmentioned`: abnormal measurements that it leaves out, the gravest first.
+            - `contributions`: the gate's score a modality, None where absent.
+            - `influence`: by disease and modality, how much lower the probability of the answer slot is without it; None
+              unless asked for.
+            - `patient`: `age` and `sex`, None where unknown.
         """
         item = {key: kwargs.pop(key) for key in INPUT_KEYS if key in kwargs and key != "question"}
         if inputs is not None and item:
@@ -218,11 +296,16 @@ class MedicalDiagnosisPipeline(Pipeline):
         return super().__call__(({"index": i, "item": item} for i, item in enumerate(inputs)), **kwargs)
 
     def preprocess(  # type: ignore[override]  # parameters by name
-        self, numbered: Mapping[str, Any], question: str | None = None, on_error: str = "raise", strict: bool = False
+        self,
+        numbered: Mapping[str, Any],
+        question: str | None = None,
+        on_error: str = "raise",
+        strict: bool = False,
+        influence: bool = False,
     ) -> PreparedPatient:
         error = None
         try:
-            features = self._process(numbered["item"], question, strict)
+            features = self._process(numbered["item"], question, strict, influence)
         except (ValueError, TypeError, OSError, ImportError) as caught:
             where = "" if numbered["index"] is None else f"Item {numbered['index']}: "
             if on_error != "skip":
@@ -231,11 +314,11 @@ class MedicalDiagnosisPipeline(Pipeline):
                 raise next(kind for kind in kinds if isinstance(caught, kind))(f"{where}{caught}") from caught
             error = f"{where}{caught}"
             # something stands in its place, or the batch would have a hole
-            features = self._process({"question": " "}, None, strict)
+            features = self._process({"question": " "}, None, strict, False)
         features["error"] = error
         return features
 
-    def _process(self, item: Any, question: str | None, strict: bool) -> PreparedPatient:
+    def _process(self, item: Any, question: str | None, strict: bool, influence: bool) -> PreparedPatient:
         if not isinstance(item, Mapping):
             raise TypeError(
                 f"A patient is a dict with the keys {', '.join(INPUT_KEYS[:4])}, got {type(item).__name__}."
@@ -249,19 +332,17 @@ class MedicalDiagnosisPipeline(Pipeline):
         asked = item.get("question") or question
         if not isinstance(asked, str | None):
             raise TypeError(f"`question` must be a string, got {type(asked).__name__}.")
-        text = self._prompt(list(given), asked)
-        prompt = self.processor.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
+        prompt = self._chat(self._prompt(list(given), asked))
         meta = {key: item[key] for key in ("sampling_rate", "leads", "unit") if item.get(key) is not None}
         if isinstance(meta.get("leads"), str):  # a cell of a table
             meta["leads"] = split_leads(meta["leads"])
-        bos = self.processor.tokenizer.bos_token
         features = self.processor(
             text=prompt,
             **given,
             **meta,
             patient=_patient_of(item),
             strict=strict,
-            add_special_tokens=not (bos and prompt.startswith(bos)),
+            add_special_tokens=self._needs_special_tokens(prompt),
             return_tensors="pt",
             return_alterations=True,
             return_patients=True,
@@ -275,9 +356,29 @@ class MedicalDiagnosisPipeline(Pipeline):
             "pixel_values": cxr,
             "lab_values": lab,
             "patient": features["patients"][0],
+            "measured": self.processor.measure(**given, **meta, patient=features["patients"][0]),
+            "withheld_ids": self._withheld_ids(list(given), asked) if influence else {},
             "warnings": features["alterations"][0],
             "error": None,
         }
+
+    def _chat(self, text: str) -> str:
+        return self.processor.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
+
+    def _needs_special_tokens(self, prompt: str) -> bool:
+        bos = self.processor.tokenizer.bos_token
+        return not (bos and prompt.startswith(bos))
+
+    def _withheld_ids(self, given: list[str], asked: str | None) -> dict[str, torch.Tensor]:
+        """The ids (tokens,) of the prompt without each modality."""
+        found = {}
+        for modality in given:
+            others = [other for other in given if other != modality]
+            question = None if asked is None else asked.replace(f"<{modality}>", "")
+            prompt = self._chat(self._prompt(others, question or (None if others else " ")))
+            encoded = self.processor.encode_text(prompt, add_special_tokens=self._needs_special_tokens(prompt))
+            found[modality] = torch.tensor(encoded["input_ids"]).reshape(-1)
+        return found
 
     @staticmethod
     def _prompt(modalities: list[str], question: str | None) -> str:
@@ -303,7 +404,7 @@ class MedicalDiagnosisPipeline(Pipeline):
     def _forward(  # type: ignore[override]  # parameters by name
         self, model_inputs: PreparedPatient, num_samples: int = 1, **generate_kwargs: Any
     ) -> GeneratedAnswers:
-        input_ids, attention_mask = model_inputs["input_ids"], model_inputs["attention_mask"]
+        input_ids = model_inputs["input_ids"]
         modalities = self.model.get_modality_embeds(
             input_ids,
             ecg_values=model_inputs["ecg_values"],
@@ -317,27 +418,104 @@ class MedicalDiagnosisPipeline(Pipeline):
             generate_kwargs = {**generate_kwargs, "do_sample": True}
         if generate_kwargs.get("stop_strings"):
             generate_kwargs = {**generate_kwargs, "tokenizer": self.tokenizer}
-        generated = self.model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            modality_embeds=modalities.embeds,
-            num_return_sequences=num_samples,
-            return_dict_in_generate=False,
-            **generate_kwargs,
-        )
-        new_tokens = generated[:, input_ids.shape[1] :].unflatten(0, (len(input_ids), num_samples))
+        prompts = (input_ids, model_inputs["attention_mask"], modalities.embeds)
+        new_tokens = self._generate(*prompts, num_return_sequences=num_samples, **generate_kwargs)
+        new_tokens = new_tokens.unflatten(0, (len(input_ids), num_samples))
+        texts = [self.processor.batch_decode(row, skip_special_tokens=True) for row in new_tokens]
+        greedy_tokens = None
+        if any(_majority_draw(of_patient) is None for of_patient in texts):
+            greedy_kwargs = {k: v for k, v in generate_kwargs.items() if k not in SAMPLING_KEYWORDS}
+            greedy_tokens = self._generate(*prompts, **greedy_kwargs, do_sample=False)
         gates = modalities.gates
         contributions = torch.full_like(modalities.presence, torch.nan, dtype=torch.float)
         if gates is not None:
             gates = gates.mean(dim=1).float().to(contributions.device)
             contributions = gates.masked_fill(~modalities.presence.to(gates.device), torch.nan)
+        # a single patient comes as it is, those of a batch as a list
+        is_single = isinstance(model_inputs["patient"], Mapping)
+        probabilities, influence = self._probabilities(model_inputs, modalities.embeds, texts, generate_kwargs)
         return {
             "new_tokens": new_tokens,
+            "greedy_tokens": greedy_tokens,
             "contributions": contributions,
+            "probabilities": probabilities[0] if is_single else probabilities,
+            "influence": influence[0] if is_single else influence,
             "patient": model_inputs["patient"],
+            "measured": model_inputs["measured"],
             "warnings": model_inputs["warnings"],
             "error": model_inputs["error"],
         }
+
+    def _generate(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, modality_embeds: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        """The new tokens (batch * sequences, tokens)."""
+        generated = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            modality_embeds=modality_embeds,
+            return_dict_in_generate=False,
+            **kwargs,
+        )
+        return generated[:, input_ids.shape[1] :]
+
+    def _probabilities(
+        self,
+        inputs: PreparedPatient,
+        embeds: torch.Tensor,
+        texts: Sequence[Sequence[str]],
+        generate_kwargs: Mapping[str, Any],
+    ) -> tuple[list[dict[str, float] | None], list[dict[str, dict[str, float]] | None]]:
+        """For each patient the probabilities of the answer slot, averaged over the reasonings, and the influences."""
+        withheld = inputs["withheld_ids"]
+        of_patients = [withheld] if isinstance(withheld, Mapping) else withheld
+        probabilities: list[dict[str, float] | None] = []
+        influences: list[dict[str, dict[str, float]] | None] = []
+        for i, (ids, mask) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"])):
+            if self.calibration is None and not of_patients[i]:
+                probabilities.append(None)
+                influences.append(None)
+                continue
+            found = [self._slot(ids[mask.bool()].tolist(), text, embeds[i : i + 1]) for text in texts[i]]
+            whole = {disease: sum(one[disease] for one in found) / len(found) for disease in DISEASES}
+            probabilities.append(whole)
+            influences.append(
+                self._influence(inputs, i, of_patients[i], whole, generate_kwargs) if of_patients[i] else None
+            )
+        return probabilities, influences
+
+    def _slot(self, prompt_ids: list[int], text: str, embeds: torch.Tensor) -> dict[str, float]:
+        order = DISEASES if self.calibration is None else self.calibration.order
+        return answer_probabilities(self.model, self.tokenizer, prompt_ids, text, order, embeds)
+
+    def _influence(
+        self,
+        inputs: PreparedPatient,
+        row: int,
+        withheld_ids: Mapping[str, torch.Tensor],
+        whole: Mapping[str, float],
+        generate_kwargs: Mapping[str, Any],
+    ) -> dict[str, dict[str, float]]:
+        """By disease and modality, how much lower the probability is where the patient is answered without it."""
+        device = inputs["input_ids"].device
+        batch = self.tokenizer.pad(
+            {"input_ids": [ids.tolist() for ids in withheld_ids.values()]}, padding_side="left", return_tensors="pt"
+        ).to(device)
+        features = {}
+        for modality, name in zip(MODALITIES, TENSOR_NAMES):
+            if modality in withheld_ids and len(withheld_ids) > 1:
+                encoded = getattr(self.model, f"get_{modality}_features")(inputs[name][row : row + 1])  # type: ignore[literal-required]
+                features[f"{modality}_features"] = encoded.expand(len(withheld_ids), *encoded.shape[1:])
+        embeds = self.model.get_modality_embeds(batch["input_ids"], **features).embeds if features else None
+        greedy = {k: v for k, v in generate_kwargs.items() if k not in SAMPLING_KEYWORDS}
+        tokens = self._generate(batch["input_ids"], batch["attention_mask"], embeds, **greedy, do_sample=False)
+        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        found: dict[str, dict[str, float]] = {disease: {} for disease in DISEASES}
+        for i, (modality, ids) in enumerate(withheld_ids.items()):
+            without = self._slot(ids.tolist(), texts[i], None if embeds is None else embeds[i : i + 1])
+            for disease in DISEASES:
+                found[disease][modality] = whole[disease] - without[disease]
+        return found
 
     def _check_finite(self, embeds: torch.Tensor) -> None:
         if embeds.isfinite().all():
@@ -351,33 +529,76 @@ class MedicalDiagnosisPipeline(Pipeline):
             f"processor gives NaN or infinity, or numbers leave the range of {self.model.dtype}: load it in torch.float32."
         )
 
-    def postprocess(self, model_outputs: GeneratedAnswers) -> dict[str, Any]:  # type: ignore[override]  # typed
+    def postprocess(  # type: ignore[override]  # typed
+        self, model_outputs: GeneratedAnswers, abstain: float | None = None
+    ) -> dict[str, Any]:
         if model_outputs["error"] is not None:
             return {"error": model_outputs["error"]}
         texts = self.processor.batch_decode(model_outputs["new_tokens"][0], skip_special_tokens=True)
         answers = [parse_answer(text) for text in texts]
-        named = Counter(disease for answer in answers for disease in answer.diseases)
-        most_frequent = Counter(frozenset(answer.diseases) for answer in answers).most_common(1)[0][0]
-        chosen = next(i for i, answer in enumerate(answers) if frozenset(answer.diseases) == most_frequent)
-        answer = answers[chosen]
-        scores = {disease: named[disease] / len(texts) if len(texts) > 1 else None for disease in DISEASES}
-        order = sorted(DISEASES, key=lambda disease: (-named[disease], DISEASES.index(disease)))
+        votes = Counter(disease for answer in answers for disease in answer.diseases)
+        named = {disease for disease in DISEASES if 2 * votes[disease] > len(texts)}
+        shown, source = _majority_draw(texts), "answer" if len(texts) == 1 else "drawn answer"
+        greedy = model_outputs["greedy_tokens"]
+        if shown is None and greedy is not None:
+            shown, source = self.processor.decode(greedy[0], skip_special_tokens=True), "greedy answer"
+        answer = parse_answer(shown or "")
+        checked = self.processor.check_evidence(answer.reasoning or "", model_outputs["measured"])
         contributions = model_outputs["contributions"][0].tolist()
+        warnings = self._warnings(answers, model_outputs["new_tokens"][0])
+        if set(answer.diseases) != named:
+            warnings.append(
+                "answer: no drawn answer names just what most of them name; the text shown is the greedy one"
+            )
         return {
-            "diseases": [
-                {"label": disease, "score": scores[disease], "named": disease in answer.diseases} for disease in order
-            ],
+            "version": SCHEMA_VERSION,
+            "warnings": [*self._limits(), *model_outputs["warnings"], *warnings],
+            "diseases": self._diseases(
+                named, votes, len(texts), model_outputs["probabilities"], checked.statements, abstain
+            ),
             "reasoning": answer.reasoning,
             "answer": answer.answer,
+            "evidence": checked.statements,
+            "unmentioned": checked.unmentioned,
             "contributions": {m: None if value != value else value for m, value in zip(MODALITIES, contributions)},
+            "influence": model_outputs["influence"],
             "patient": model_outputs["patient"],
-            "warnings": [
-                *self._limits(),
-                *model_outputs["warnings"],
-                *self._warnings(answers, model_outputs["new_tokens"][0]),
-            ],
-            "generated_text": texts[chosen],
+            "text_source": source,
+            "generated_text": shown,
         }
+
+    def _diseases(
+        self,
+        named: set[str],
+        votes: Mapping[str, int],
+        num_samples: int,
+        raw: Mapping[str, float] | None,
+        statements: Sequence[Mapping[str, Any]],
+        abstain: float | None,
+    ) -> list[dict[str, Any]]:
+        probabilities: Mapping[str, float | None] = dict.fromkeys(DISEASES)
+        if self.calibration is not None and raw is not None:
+            probabilities = self.calibration.apply(raw)
+        rows = []
+        for disease in DISEASES:
+            supporting = [
+                statement
+                for statement in statements
+                if statement["status"] == "supported" and disease.lower() in statement["conclusion"].lower()
+            ]
+            row = {
+                "label": disease,
+                "named": disease in named,
+                "score": votes.get(disease, 0) / num_samples if num_samples > 1 else None,
+                "probability": probabilities[disease],
+                "evidence": len(supporting),
+            }
+            if abstain is not None and self.calibration is not None:
+                row["undecided"] = self.calibration.is_undecided(disease, probabilities[disease], abstain)
+            rows.append(row)
+        return sorted(
+            rows, key=lambda row: (not row["named"], -(row["probability"] or 0), -votes.get(row["label"], 0))
+        )
 
     def _limits(self) -> list[str]:
         """What the weights are worth, which a reader must know first."""

@@ -179,7 +179,7 @@ def _read_sentence(sentence: str, modality: str | None) -> list[Claim]:
     mentions = [m for m in mentions if modality in (None, m.claim.modality)]
     if not mentions:
         if nothing := _NOTHING.search(readable):
-            finding = None if modality is None else f"{modality}: normal"
+            finding = None if modality is None else "ecg: normal ECG" if modality == "ecg" else f"{modality}: normal"
             return [Claim(nothing[0], modality, finding)]
         return [] if _REMARK.search(sentence) or _DISEASE.search(sentence) else [Claim(sentence, modality, None)]
     negations = _negations(readable, mentions)

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 from .claims_medtvt import Claim, read_claims
 from .ecg_findings_medtvt import abnormal_ecg, judge_ecg
-from .lab_definitions_medtvt import LAB_DEFINITIONS, LabDefinition, flag_value, normalize_unit
+from .lab_definitions_medtvt import LAB_DEFINITIONS, LabDefinition, flag_value, reference_range
+from .patient_medtvt import Patient
 
 
 Status = Literal["supported", "contradicted", "not measured", "not checkable"]
@@ -33,23 +34,49 @@ COMPARISONS: dict[str, Callable[[float, Sequence[float]], bool]] = {
     "at most": lambda value, limits: value <= limits[0],
     "between": lambda value, limits: limits[0] <= value <= limits[1],
 }
-STATUSES: tuple[Status, ...] = ("supported", "contradicted", "not measured", "not checkable")
+# Said with another: a text that names one of the others leaves this one not out
+IMPLIED_BY: dict[str, tuple[str, ...]] = {
+    "Hematocrit": ("Hemoglobin", "Red Blood Cells"),
+    "Red Blood Cells": ("Hemoglobin", "Hematocrit"),
+    "Hemoglobin": ("Hematocrit", "Red Blood Cells"),
+    "Absolute Neutrophil Count": ("Neutrophils", "White Blood Cells"),
+    "Neutrophils": ("Absolute Neutrophil Count", "White Blood Cells"),
+    "Lymphocytes": ("Neutrophils", "Absolute Lymphocyte Count"),
+    "Absolute Lymphocyte Count": ("Lymphocytes",),
+    "Absolute Monocyte Count": ("Monocytes", "White Blood Cells"),
+    "PT": ("INR(PT)",),
+    "INR(PT)": ("PT",),
+    "Calculated Total CO2": ("Bicarbonate",),
+    "Base Excess": ("Bicarbonate", "pH"),
+    "RDW": ("RDW-SD",),
+    "RDW-SD": ("RDW",),
+    "MCH": ("MCV",),
+    "Alanine Aminotransferase (ALT)": ("Aspartate Aminotransferase (AST)",),
+    "Aspartate Aminotransferase (AST)": ("Alanine Aminotransferase (ALT)",),
+    "ecg: fibrillation": ("ecg: rapid response",),
+    "ecg: rapid response": ("ecg: fibrillation",),
+    "ecg: sinus tachycardia": ("ecg: tachycardia",),
+    "ecg: sinus bradycardia": ("ecg: bradycardia",),
+    "ecg: left bundle branch block": ("ecg: paced",),
+}
 
 
-class Measurements(NamedTuple):
+class Measurements(TypedDict):
     """
     What is known of a patient's data.
 
     Args:
         ecg (`Mapping[str, float]`, *optional*): as [`measure_ecg`] returns them; None without an ECG.
-        lab (`Mapping[str, float | None]`, *optional*): values by the names of `LAB_DEFINITIONS`, in their units; None
-            without labs.
+        lab (`Mapping[str, float]`, *optional*): values by the names of `LAB_DEFINITIONS`, in their units, without those
+            that were not measured; None without labs.
         has_cxr (`bool`): whether there is a film.
+        patient ([`Patient`]): chooses the reference ranges.
     """
 
-    ecg: Mapping[str, float] | None = None
-    lab: Mapping[str, float | None] | None = None
-    has_cxr: bool = False
+    ecg: Mapping[str, float] | None
+    lab: Mapping[str, float] | None
+    has_cxr: bool
+    patient: Patient
 
 
 class Statement(TypedDict):
@@ -98,7 +125,7 @@ def check_evidence(text: str, measured: Measurements) -> Evidence:
 
 def _judge(claim: Claim, measured: Measurements) -> Statement:
     status: Status
-    given = {"ecg": measured.ecg is not None, "cxr": measured.has_cxr, "lab": measured.lab is not None}
+    given = {"ecg": measured["ecg"] is not None, "cxr": measured["has_cxr"], "lab": measured["lab"] is not None}
     if claim.finding is None:
         status, words = "not checkable", "not understood"
     elif not given[str(claim.modality)]:
@@ -106,8 +133,16 @@ def _judge(claim: Claim, measured: Measurements) -> Statement:
         status, words = "not measured", names[str(claim.modality)]
     elif claim.modality == "cxr":
         status, words = "not checkable", "a film is not measured"
+    elif claim.finding == "lab: normal":
+        abnormal = _abnormal_labs(measured)
+        status = "contradicted" if abnormal else "supported"
+        words = abnormal[0][1]["measured"] if abnormal else "all measured labs are in range"
     else:
-        holds, words = _measure_lab(claim, measured.lab or {}) if claim.labs else _measure_ecg(claim, measured)
+        holds, words = (
+            _measure_lab(claim, measured["lab"] or {}, measured["patient"])
+            if claim.labs
+            else _measure_ecg(claim, measured)
+        )
         if words.endswith("not measured"):
             status = "not measured"
         elif holds is None:
@@ -126,11 +161,8 @@ def _judge(claim: Claim, measured: Measurements) -> Statement:
 
 
 def _measure_ecg(claim: Claim, measured: Measurements) -> tuple[bool | None, str]:
-    values = measured.ecg or {}
+    values = measured["ecg"] or {}
     finding = str(claim.finding)
-    if finding == "ecg: normal":
-        abnormal = abnormal_ecg(values)
-        return (False, abnormal[0][1]) if abnormal else (None, "no clear abnormality measured")
     if claim.relation != "value":
         return judge_ecg(finding, values)
     name = finding.removeprefix("ecg: ")
@@ -141,22 +173,22 @@ def _measure_ecg(claim: Claim, measured: Measurements) -> tuple[bool | None, str
     return (True if away <= 1 else False if away > 2 else None), f"{value:.0f} {ECG_UNITS[name]}"
 
 
-def _measure_lab(claim: Claim, values: Mapping[str, float | None]) -> tuple[bool | None, str]:
+def _measure_lab(claim: Claim, values: Mapping[str, float], patient: Patient) -> tuple[bool | None, str]:
     """Of several labs one suffices; all that were measured must speak against the claim to contradict it."""
     known = {name: value for name in claim.labs if (value := values.get(name)) is not None}
     if not known:
         return None, f"{' and '.join(claim.labs)} not measured"
-    verdicts = {name: _compare(claim, LABS[name], value) for name, value in known.items()}
-    words = "; ".join(describe_lab(LABS[name], known[name]) for name in known)
+    verdicts = {name: _compare(claim, LABS[name], value, patient) for name, value in known.items()}
+    words = "; ".join(describe_lab(LABS[name], known[name], patient) for name in known)
     if True in verdicts.values():
         return True, words
     return (None if None in verdicts.values() else False), words
 
 
-def _compare(claim: Claim, lab: LabDefinition, value: float) -> bool | None:
+def _compare(claim: Claim, lab: LabDefinition, value: float, patient: Patient) -> bool | None:
     """Whether what is said of a lab holds; None near a limit, or where the unit is not one of the lab's."""
     if claim.limits:
-        factor = _unit_factor(lab, claim.unit)
+        factor = 1.0 if claim.unit is None else lab.factor_of(claim.unit)
         if factor is None:
             return None
         limits = [limit / factor for limit in claim.limits]
@@ -168,18 +200,11 @@ def _compare(claim: Claim, lab: LabDefinition, value: float) -> bool | None:
         written = re.search(r"\d+(?:\.(\d+))?", claim.text)
         decimals = len(written[1] or "") if written else 0
         return abs(value - limits[0]) <= max(0.01 * abs(value), 0.51 * 10**-decimals / factor)
-    return _compare_range(str(claim.relation), lab, value)
+    return _compare_range(str(claim.relation), lab, value, patient)
 
 
-def _unit_factor(lab: LabDefinition, unit: str | None) -> float | None:
-    if unit is None or lab.unit is None:
-        return 1.0
-    factors = {normalize_unit(known): factor for known, factor in lab.units.items()}
-    return factors.get(normalize_unit(unit))
-
-
-def _compare_range(said: str, lab: LabDefinition, value: float) -> bool | None:
-    low, high = reference_limits(lab)
+def _compare_range(said: str, lab: LabDefinition, value: float, patient: Patient) -> bool | None:
+    low, high = reference_range(lab, patient)
     if low is None or high is None:
         return None
     gray = GRAY_SHARE * (high - low)
@@ -196,14 +221,9 @@ def _compare_range(said: str, lab: LabDefinition, value: float) -> bool | None:
     return False if True in (is_high, is_low) else None if None in (is_high, is_low) else True
 
 
-def reference_limits(lab: LabDefinition) -> tuple[float | None, float | None]:
-    """Reference range of a lab, in its unit."""
-    return lab.reference_low, lab.reference_high
-
-
-def describe_lab(lab: LabDefinition, value: float) -> str:
+def describe_lab(lab: LabDefinition, value: float, patient: Patient | None = None) -> str:
     """`Creatinine 3.1 mg/dL, high (0.5 to 1.2)`"""
-    low, high = reference_limits(lab)
+    low, high = reference_range(lab, patient)
     flag = flag_value(value, low, high)
     unit = "" if lab.unit in (None, "units", "ratio") else f" {lab.unit}"
     limits = "" if flag is None else f", {flag} ({low:g} to {high:g})"
@@ -211,51 +231,38 @@ def describe_lab(lab: LabDefinition, value: float) -> str:
 
 
 def _list_unmentioned(claims: Sequence[Claim], measured: Measurements) -> list[Unmentioned]:
-    said_labs = {name for claim in claims for name in claim.labs}
-    said_ecg = {claim.finding for claim in claims if claim.modality == "ecg"}
-    found: list[tuple[float, Unmentioned]] = []
-    for name, value in (measured.lab or {}).items():
-        distance = _distance(LABS[name], value) if name in LABS and value is not None else 0.0
-        if value is not None and distance > 0 and not said_labs & {name, *SAME_MEANING.get(name, ())}:
-            flag = flag_value(value, *reference_limits(LABS[name]))
-            words = describe_lab(LABS[name], value)
-            found.append((distance, {"modality": "lab", "finding": f"lab: {flag} {name}", "measured": words}))
-    if measured.ecg is not None:
-        for place, (finding, words) in enumerate(abnormal_ecg(measured.ecg)):
-            if finding not in said_ecg:
-                found.append((1 - place / 100, {"modality": "ecg", "finding": finding, "measured": words}))
+    said = {name for claim in claims for name in (*claim.labs, claim.finding)}
+    said |= {name for name, others in IMPLIED_BY.items() if said.intersection(others)}
+    found = [entry for entry in _abnormal_labs(measured) if entry[1]["finding"].split(" ", 2)[2] not in said]
+    for place, (finding, words) in enumerate(abnormal_ecg(measured["ecg"] or {})):
+        if finding not in said:
+            found.append((1 - place / 100, {"modality": "ecg", "finding": finding, "measured": words}))
     return [entry for _, entry in sorted(found, key=lambda pair: -pair[0])]
 
 
-def _distance(lab: LabDefinition, value: float) -> float:
+def _abnormal_labs(measured: Measurements) -> list[tuple[float, Unmentioned]]:
+    """Labs clearly out of their range, the farthest first, each with how far."""
+    patient, found = measured["patient"], []
+    for name, value in (measured["lab"] or {}).items():
+        distance = _distance(LABS[name], value, patient) if name in LABS else 0.0
+        if distance > 0:
+            flag = flag_value(value, *reference_range(LABS[name], patient))
+            entry: Unmentioned = {
+                "modality": "lab",
+                "finding": f"lab: {flag} {name}",
+                "measured": describe_lab(LABS[name], value, patient),
+            }
+            found.append((distance, entry))
+    return sorted(found, key=lambda pair: -pair[0])
+
+
+def _distance(lab: LabDefinition, value: float, patient: Patient) -> float:
     """How far beyond its range a value lies, in widths of the range; 0 inside and near a limit."""
-    low, high = reference_limits(lab)
+    low, high = reference_range(lab, patient)
     if low is None or high is None:
         return 0.0
     beyond = max(value - SPOKEN_LIMITS.get(lab.name, high), low - value) / (high - low)
     return max(beyond - GRAY_SHARE, 0.0)
-
-
-# Who has said the one has said the other
-SAME_MEANING: dict[str, tuple[str, ...]] = {
-    "Hematocrit": ("Hemoglobin", "Red Blood Cells"),
-    "Red Blood Cells": ("Hemoglobin", "Hematocrit"),
-    "Hemoglobin": ("Hematocrit", "Red Blood Cells"),
-    "Absolute Neutrophil Count": ("Neutrophils", "White Blood Cells"),
-    "Neutrophils": ("Absolute Neutrophil Count", "White Blood Cells"),
-    "Lymphocytes": ("Neutrophils", "Absolute Lymphocyte Count"),
-    "Absolute Lymphocyte Count": ("Lymphocytes",),
-    "Absolute Monocyte Count": ("Monocytes", "White Blood Cells"),
-    "PT": ("INR(PT)",),
-    "INR(PT)": ("PT",),
-    "Calculated Total CO2": ("Bicarbonate",),
-    "Base Excess": ("Bicarbonate", "pH"),
-    "RDW": ("RDW-SD",),
-    "RDW-SD": ("RDW",),
-    "MCH": ("MCV",),
-    "Alanine Aminotransferase (ALT)": ("Aspartate Aminotransferase (AST)",),
-    "Aspartate Aminotransferase (AST)": ("Alanine Aminotransferase (ALT)",),
-}
 
 
 __all__: list[Any] = ["Evidence", "Measurements", "Statement", "Unmentioned", "check_evidence", "describe_lab"]

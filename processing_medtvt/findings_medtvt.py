@@ -12,7 +12,7 @@ import re
 # Wordings by finding, as regular expressions that are read without regard to case. A wording that means two things is
 # left out. British and American spellings are read alike.
 ECG_WORDINGS = {
-    "ecg: normal": r"normal (?:ecg|ekg|electrocardiogram)|(?:ecg|ekg|electrocardiogram) (?:is|was) (?:normal|unremarkable)",
+    "ecg: normal ECG": r"normal (?:ecg|ekg|electrocardiogram)|(?:ecg|ekg|electrocardiogram) (?:is|was) (?:normal|unremarkable)",
     "ecg: sinus rhythm": (
         r"(?:normal |regular )?sinus (?:rhythm|beats)(?:(?:, | at a | with a )normal (?:heart |ventricular )?rate)?"
     ),
@@ -75,7 +75,7 @@ ECG_WORDINGS = {
     "ecg: nonspecific ST-T": (
         r"nonspecific st-t(?:[- ]wave)? (?:changes|abnormalit(?:y|ies))|slight st-t changes, nonspecific"
     ),
-    "ecg: normal ST-T": r"no (?:acute )?st-t (?:wave )?changes|normal st(?:[- ]segments?)?(?: and t waves)?",
+    "ecg: normal ST": r"no (?:acute )?st-t (?:wave )?changes|normal st(?:[- ]segments?)?(?: and t waves)?",
     "ecg: tented T": r"(?:tented|peaked) t(?: waves)?|tall narrow t waves",
     "ecg: U waves": r"flat t with u waves|prominent u waves|u waves",
 }

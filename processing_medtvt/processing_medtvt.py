@@ -11,8 +11,11 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import load_image
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs
 
+from .evidence_medtvt import Evidence, Measurements, check_evidence
 from .feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor
 from .feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
+from .measure_ecg_medtvt import SAMPLING_RATE as ECG_MEASURING_RATE
+from .measure_ecg_medtvt import measure_ecg
 from .patient_medtvt import Patient, check_patient, merge_patients
 from .read_cxr_medtvt import read_cxr
 
@@ -98,6 +101,46 @@ class MedTVTProcessor(ProcessorMixin):
         """As in transformers, and the file from which `AutoFeatureExtractor` makes the ECG's extractor."""
         self.ecg_feature_extractor.save_pretrained(save_directory)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def measure(
+        self,
+        ecg: Any = None,
+        cxr: Any = None,
+        lab: Any = None,
+        sampling_rate: float | None = None,
+        leads: list[str] | None = None,
+        unit: str | None = None,
+        patient: Patient | None = None,
+    ) -> Measurements:
+        """
+        What can be measured in one patient's inputs, for [`check_evidence`](evidence_medtvt.check_evidence).
+
+        Args:
+            ecg, cxr, lab, sampling_rate, leads, unit (*optional*): As in `__call__`, of one patient.
+            patient ([`Patient`], *optional*): Age and sex, which choose the reference ranges.
+
+        Raises:
+            ValueError: if an input cannot be used.
+        """
+        measured: Measurements = {
+            "ecg": None,
+            "lab": None,
+            "has_cxr": cxr is not None,
+            "patient": check_patient(patient),
+        }
+        if ecg is not None:
+            extractor = MedTVTEcgFeatureExtractor(sampling_rate=ECG_MEASURING_RATE)
+            signal = extractor(ecg, sampling_rate=sampling_rate, leads=leads, unit=unit)["ecg_values"][0]
+            measured["ecg"] = measure_ecg(np.asarray(signal))
+        if lab is not None:
+            values = self.lab_feature_extractor.read(lab).measured[0]
+            names = self.lab_feature_extractor.lab_names
+            measured["lab"] = {name: float(value) for name, value in zip(names, values) if value == value}
+        return measured
+
+    def check_evidence(self, text: str, measured: Measurements) -> Evidence:
+        """The statements of a reasoning with their verdicts, and abnormal measurements that it leaves out."""
+        return check_evidence(text, measured)
 
     @staticmethod
     def get_possibly_dynamic_module(module_name: str) -> Any:
