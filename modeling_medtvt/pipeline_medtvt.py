@@ -370,9 +370,9 @@ class MedicalDiagnosisPipeline(Pipeline):
         return not (bos and prompt.startswith(bos))
 
     def _withheld_ids(self, given: list[str], asked: str | None) -> dict[str, torch.Tensor]:
-        """The ids (tokens,) of the prompt without each modality."""
+        """The ids (tokens,) of the prompt without each modality, and of the whole one, under `"none"`."""
         found = {}
-        for modality in given:
+        for modality in [*given, "none"]:
             others = [other for other in given if other != modality]
             question = None if asked is None else asked.replace(f"<{modality}>", "")
             prompt = self._chat(self._prompt(others, question or (None if others else " ")))
@@ -479,9 +479,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             found = [self._slot(ids[mask.bool()].tolist(), text, embeds[i : i + 1]) for text in texts[i]]
             whole = {disease: sum(one[disease] for one in found) / len(found) for disease in DISEASES}
             probabilities.append(whole)
-            influences.append(
-                self._influence(inputs, i, of_patients[i], whole, generate_kwargs) if of_patients[i] else None
-            )
+            influences.append(self._influence(inputs, i, of_patients[i], generate_kwargs) if of_patients[i] else None)
         return probabilities, influences
 
     def _slot(self, prompt_ids: list[int], text: str, embeds: torch.Tensor) -> dict[str, float]:
@@ -493,29 +491,31 @@ class MedicalDiagnosisPipeline(Pipeline):
         inputs: PreparedPatient,
         row: int,
         withheld_ids: Mapping[str, torch.Tensor],
-        whole: Mapping[str, float],
         generate_kwargs: Mapping[str, Any],
     ) -> dict[str, dict[str, float]]:
-        """By disease and modality, how much lower the probability is where the patient is answered without it."""
+        """By disease and modality, how much lower the probability is where the patient is answered, greedily, without it."""
         device = inputs["input_ids"].device
         batch = self.tokenizer.pad(
             {"input_ids": [ids.tolist() for ids in withheld_ids.values()]}, padding_side="left", return_tensors="pt"
         ).to(device)
         features = {}
         for modality, name in zip(MODALITIES, TENSOR_NAMES):
-            if modality in withheld_ids and len(withheld_ids) > 1:
+            if modality in withheld_ids:
                 encoded = getattr(self.model, f"get_{modality}_features")(inputs[name][row : row + 1])  # type: ignore[literal-required]
                 features[f"{modality}_features"] = encoded.expand(len(withheld_ids), *encoded.shape[1:])
-        embeds = self.model.get_modality_embeds(batch["input_ids"], **features).embeds if features else None
+        embeds = self.model.get_modality_embeds(batch["input_ids"], **features).embeds
         greedy = {k: v for k, v in generate_kwargs.items() if k not in SAMPLING_KEYWORDS}
         tokens = self._generate(batch["input_ids"], batch["attention_mask"], embeds, **greedy, do_sample=False)
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
-        found: dict[str, dict[str, float]] = {disease: {} for disease in DISEASES}
-        for i, (modality, ids) in enumerate(withheld_ids.items()):
-            without = self._slot(ids.tolist(), texts[i], None if embeds is None else embeds[i : i + 1])
-            for disease in DISEASES:
-                found[disease][modality] = whole[disease] - without[disease]
-        return found
+        found = {
+            withheld: self._slot(ids.tolist(), texts[i], embeds[i : i + 1])
+            for i, (withheld, ids) in enumerate(withheld_ids.items())
+        }
+        whole = found.pop("none")
+        return {
+            disease: {modality: whole[disease] - without[disease] for modality, without in found.items()}
+            for disease in DISEASES
+        }
 
     def _check_finite(self, embeds: torch.Tensor) -> None:
         if embeds.isfinite().all():
