@@ -4,7 +4,6 @@
 import base64
 import html
 import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -25,21 +24,13 @@ MODALITY_NAMES = {"ecg": "ECG", "cxr": "X-ray", "lab": "Labs"}
 MAX_PICTURE_SIDE = 640
 MAX_DRAWN_RATE = 500  # Hz
 MAX_LABS_IN_FIGURE = 16
-# Okabe and Ito's, which the colour-blind can tell apart
+# Okabe and Ito's, which the color-blind can tell apart
 SUPPORTS, OPPOSES = (213, 94, 0), (0, 114, 178)
 
-# A line that begins so belongs to its modality; elsewhere a sentence is told by its words.
-LINE_HEADS = re.compile(r"\s*(ecg|cxr|chest x-ray|labs?|lab results?)\s*:", re.IGNORECASE)
-MODALITY_WORDS = {
-    "ecg": (
-        r"ecg|ekg|electrocardiogra\w*|qrs\w*|qtc?|st[- ](?:segment|elevation|depression)|st-t|[pqtu]-? waves?|"
-        r"(?:sinus|paced) rhythm|tachycardia|bradycardia|bundle branch block|axis deviation|leads? [iv]+|av[rlf]|v[1-6]"
-    ),
-    "cxr": (
-        r"cxr|x-?ray|radiogra\w*|chest film|lungs?|opacit\w+|consolidation\w*|infiltrat\w+|effusions?|"
-        r"cardiothoracic|cardiomegaly|atelectas[ie]s|costophrenic|pneumothorax"
-    ),
-    "lab": r"labs?|laborator\w+|blood (?:panel|test|count)s?|percentiles?|serum|leu[ck]ocytosis|acidosis|an(?:a)?emia",
+# What the pipeline's result must hold for a report
+RESULT_KEYS = {
+    *("diseases", "reasoning", "evidence", "unmentioned", "contributions", "influence", "patient", "warnings"),
+    "generated_text",
 }
 
 
@@ -270,29 +261,6 @@ def _data_uri(kind: str, content: bytes) -> str:
 # Text
 
 
-def mark_modalities(text: str, lab_names: Iterable[str] = ()) -> list[tuple[str, tuple[str, ...]]]:
-    """
-    The sentences of a reasoning, each with the modalities that it draws on, in the order ECG, X-ray, labs.
-
-    A line that begins with "ECG:", "CXR:" or "Labs:" draws on that modality, whatever it says; another sentence on those
-    that its words name (a lead, a lung, a lab), and on none where it names none.
-
-    Args:
-        lab_names (`Sequence[str]`, *optional*): Names of labs that mark a sentence.
-    """
-    names = [re.escape(name) for name in lab_names if len(name) > 2]
-    words = {**MODALITY_WORDS, "lab": "|".join([MODALITY_WORDS["lab"], *names])}
-    patterns = {name: re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE) for name, pattern in words.items()}
-    marked = []
-    for line in filter(str.strip, text.splitlines()):
-        head = LINE_HEADS.match(line)
-        modality = head and {"e": "ecg", "c": "cxr", "l": "lab"}[head[1][0].lower()]
-        for sentence in re.split(r"(?<=[.!?;])\s+", line.strip()):
-            found = tuple(name for name, pattern in patterns.items() if pattern.search(sentence))
-            marked.append((sentence, (modality,) if modality else found))
-    return marked
-
-
 def describe_patient(patient: Mapping[str, Any] | None) -> str:
     """Age and sex in words."""
     age, sex = (patient or {}).get("age"), (patient or {}).get("sex")
@@ -326,24 +294,64 @@ def _section(title: str, *parts: str) -> str:
     return f"<section><h2>{_escape(title)}</h2>\n" + "\n".join(parts) + "</section>"
 
 
-def _diseases(diseases: Iterable[Mapping[str, Any]]) -> str:
+def _diseases(diseases: Sequence[Mapping[str, Any]]) -> str:
+    """Columns that say nothing of this patient are left out."""
+    with_probability = any(disease["probability"] is not None for disease in diseases)
+    with_score = any(disease["score"] is not None for disease in diseases)
+    header = ["Disease", "Named", "Supported findings"]
+    header += ["Probability"] * with_probability + ["Share of drawn answers"] * with_score
     rows = []
     for disease in diseases:
-        score = disease["score"]
-        shown = "no score: one answer" if score is None else f"{_bar(score)} {score:.0%} of the answers"
-        rows.append((_escape(disease["label"]), "<b>yes</b>" if disease["named"] else "no", shown))
-    return _table(("Disease", "Named", "Score"), rows)
+        named = "<b>yes</b>" if disease["named"] else "no"
+        row = [_escape(disease["label"]), f"{named}, undecided" if disease.get("undecided") else named]
+        row.append(str(disease["evidence"]) if disease["evidence"] else "none" if disease["named"] else "")
+        for key, shown in (("probability", with_probability), ("score", with_score)):
+            value = disease[key]
+            if shown:
+                row.append("" if value is None else f"{_bar(value)} {value:.0%}")
+        rows.append(row)
+    return _table(header, rows)
 
 
-def _reasoning(result: Mapping[str, Any], lab_names: Iterable[str]) -> str:
+def _reasoning(result: Mapping[str, Any]) -> str:
+    """The statements with their verdicts; the text as it is where none was read."""
     if not result["reasoning"]:
         return "<p>The model gave no reasoning that could be read; what it wrote stands below.</p>"
     parts = []
-    for sentence, modalities in mark_modalities(result["reasoning"], lab_names):
-        marks = "".join(f'<span class="mark {name}">{MODALITY_NAMES[name]}</span>' for name in modalities)
-        side = modalities[0] if len(modalities) == 1 else "none"
-        parts.append(f'<li class="{side}">{marks}{_escape(sentence)}</li>')
-    return f"<ul class=reasoning>{''.join(parts)}</ul>"
+    for statement in result["evidence"]:
+        modality, status = statement["modality"], statement["status"]
+        name = "" if modality is None else f'<span class="mark {modality}">{MODALITY_NAMES[modality]}</span>'
+        verdict = f'<span class="mark {status.replace(" ", "-")}">{status}</span>'
+        said = _escape(f"{'not: ' if statement['negated'] else ''}{statement['text']}")
+        concluded = f", for {_escape(statement['conclusion'])}" if statement["conclusion"] else ""
+        measured = f"<br><span class=small>{_escape(statement['measured'])}</span>"
+        parts.append(f'<li class="{modality or "none"}">{name}{verdict}{said}{concluded}{measured}</li>')
+    if not parts:
+        return f"<p>{_escape(result['reasoning'])}</p>"
+    note = (
+        "<p class=small>Each statement is held against what a program measures in the labs and the ECG. What is near a "
+        "limit, and everything about a film, is not checkable.</p>"
+    )
+    return f"<ul class=reasoning>{''.join(parts)}</ul>{note}"
+
+
+def _unmentioned(entries: Sequence[Mapping[str, str]]) -> str:
+    items = []
+    for entry in entries:
+        finding = f"{entry['finding'].split(': ', 1)[1]}: " if entry["modality"] == "ecg" else ""
+        mark = f'<span class="mark {entry["modality"]}">{MODALITY_NAMES[entry["modality"]]}</span>'
+        items.append(f"<li>{mark}{_escape(finding + entry['measured'])}</li>")
+    return f"<ul class=reasoning>{''.join(items) or '<li>none</li>'}</ul>"
+
+
+def _influence(influence: Mapping[str, Mapping[str, float]]) -> str:
+    modalities = list(next(iter(influence.values())))
+    rows = [(_escape(disease), *(f"{of[m]:+.2f}" for m in modalities)) for disease, of in influence.items()]
+    note = (
+        "<p class=small>How much lower the probability of the answer slot is when the patient is answered again without this "
+        "input.</p>"
+    )
+    return _table(("Disease", *(MODALITY_NAMES[m] for m in modalities)), rows, range(1, len(modalities) + 1)) + note
 
 
 def _contributions(contributions: Mapping[str, float | None]) -> str:
@@ -351,7 +359,9 @@ def _contributions(contributions: Mapping[str, float | None]) -> str:
         (MODALITY_NAMES[name], "not given" if value is None else f"{_bar(value)} {value:.2f}")
         for name, value in contributions.items()
     ]
-    note = "<p class=small>Scores of the perception layer's gate, 0 to 1, averaged over its channels. They are no shares and no proof.</p>"
+    known = [value for value in contributions.values() if value is not None]
+    note = "<p class=small>Scores of the perception layer's gate, 0 to 1, averaged over its channels. They are no shares and no proof."
+    note += " All are near 1: the gate is saturated and ranks nothing.</p>" if known and min(known) > 0.99 else "</p>"
     return _table(("Modality", "Gate score"), rows) + note
 
 
@@ -434,7 +444,7 @@ def render_report(
         ValueError: if an input cannot be read, or `result` is none of the pipeline.
         ImportError: if matplotlib is missing and there is an ECG.
     """
-    missing = {"diseases", "reasoning", "contributions", "warnings", "generated_text"} - set(result)
+    missing = RESULT_KEYS - set(result)
     if missing:
         raise ValueError(f"`result` must be one result of the pipeline; it has no {', '.join(sorted(missing))}.")
     inputs = read_inputs(processor, ecg, cxr, lab, sampling_rate, leads, unit, result.get("patient"))
@@ -442,9 +452,15 @@ def render_report(
     named = [disease["label"] for disease in result["diseases"] if disease["named"]]
     summary = f"Named: {', '.join(named)}." if named else "None of the seven diseases is named."
     patient = describe_patient(result.get("patient"))
-    sections = [f"<p class=lead>{_escape(summary)}</p>", f"<p>Patient: {_escape(patient)}.</p>"]
-    sections += [_section("Diseases", _diseases(result["diseases"]))]
-    sections.append(_section("Reasoning", _reasoning(result, extractor.lab_names)))
+    limits = [warning for warning in result["warnings"] if warning.startswith("model:")]
+    others = [warning for warning in result["warnings"] if warning not in limits]
+    sections = [f"<p class=limits>{_escape(limit)}</p>" for limit in limits]
+    sections += [f"<p class=lead>{_escape(summary)}</p>", f"<p>Patient: {_escape(patient)}.</p>"]
+    sections.append(_section("Diseases", _diseases(result["diseases"])))
+    sections.append(_section("Reasoning", _reasoning(result)))
+    sections.append(_section("Abnormal measurements that it leaves out", _unmentioned(result["unmentioned"])))
+    if result["influence"]:
+        sections.append(_section("Influence of the modalities", _influence(result["influence"])))
     if inputs.ecg is not None:
         caption = "ECG as recorded, 25 mm/s, 10 mm/mV. Holes are gaps of the recording."
         sections.append(_section("ECG", _figure(_draw_ecg(inputs.ecg), caption, "paper")))
@@ -458,8 +474,8 @@ def render_report(
     if occlusion is not None:
         sections.append(_section(f"Occlusion: {occlusion['disease']}", *_occlusion(occlusion, inputs)))
     sections.append(_section("Contributions of the modalities", _contributions(result["contributions"])))
-    items = "".join(f"<li>{_escape(warning)}</li>" for warning in result["warnings"]) or "<li>nothing</li>"
-    sections.append(_section("Altered, imputed, and other warnings", f"<ul>{items}</ul>"))
+    items = "".join(f"<li>{_escape(warning)}</li>" for warning in others) or "<li>nothing</li>"
+    sections.append(_section("Altered, imputed or in doubt", f"<ul>{items}</ul>"))
     sections.append(_section("Generated text", f"<pre>{_escape(result['generated_text']) or '(empty)'}</pre>"))
     facts = {**(about or {}), **_versions()}
     sections.append(_section("Model and versions", _table(("", ""), [map(_escape, fact) for fact in facts.items()])))
@@ -517,6 +533,8 @@ figure.paper img { width: 270mm; min-width: 42rem; }
 .mark { font-size: .75rem; font-weight: 600; border: 1px solid; border-radius: .3rem; padding: 0 .35rem;
   margin-right: .45rem; white-space: nowrap; }
 .mark.ecg { color: var(--ecg); } .mark.cxr { color: var(--cxr); } .mark.lab { color: var(--lab); }
+.mark.supported { color: var(--lab); } .mark.contradicted { color: var(--warn); } .limits { color: var(--warn); }
+.mark.not-measured, .mark.not-checkable { color: var(--soft); }
 .mark.supports { color: var(--cxr); margin: 0; } .mark.opposes { color: var(--ecg); margin: 0; }
 @media (max-width: 40rem) { th, td { font-size: .85rem; padding-right: .5rem; } td .bar { display: none; } }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--fill); padding: .75rem; }
@@ -529,4 +547,4 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--fill); p
 """
 
 
-__all__ = ["DrawnInputs", "mark_modalities", "read_inputs", "render_figure", "render_report"]
+__all__ = ["DrawnInputs", "read_inputs", "render_figure", "render_report"]

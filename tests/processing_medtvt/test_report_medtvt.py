@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from medtvt_training.synthetic.example_patient import write_example_patient
 from modeling_medtvt import DISEASES
-from processing_medtvt.report_medtvt import RESEARCH_USE, mark_modalities, read_inputs, render_figure, render_report
+from processing_medtvt.report_medtvt import RESEARCH_USE, read_inputs, render_figure, render_report
 
 
 LEADS = ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]
@@ -30,9 +30,24 @@ def patient(tmp_path_factory):
     return {modality: files[modality] for modality in ("ecg", "cxr", "lab")}
 
 
+def make_statement(text, modality, status, negated=False, measured="", conclusion=""):
+    return {
+        **{"text": text, "modality": modality, "finding": None, "negated": negated, "status": status},
+        **{"measured": measured, "conclusion": conclusion},
+    }
+
+
+def make_disease(label, named=False):
+    return {"label": label, "named": named, "score": None, "probability": None, "evidence": 0}
+
+
 def make_result(**changes):
     return {
-        "diseases": [{"label": disease, "score": None, "named": disease == "Pneumonia"} for disease in DISEASES],
+        "diseases": [make_disease(disease, disease == "Pneumonia") for disease in DISEASES],
+        "evidence": [make_statement("no P waves", "ecg", "supported")],
+        "unmentioned": [],
+        "influence": None,
+        "patient": {"age": None, "sex": None},
         "reasoning": "ECG: no P waves.\nCXR: right lower zone opacity, pointing to Pneumonia.\nLabs: raised creatinine.",
         "answer": "Pneumonia",
         "contributions": {"ecg": 0.91, "cxr": 0.52, "lab": None},
@@ -68,7 +83,8 @@ def test_page_says_and_draws_everything(processor, patient):
     assert page.text.count(RESEARCH_USE) == 2
     for said in (
         *DISEASES,
-        "no score: one answer",
+        "supported",
+        "no P waves",
         "0.91",
         "not given",
         "resampled from 500 Hz",
@@ -107,10 +123,12 @@ def test_nothing_is_loaded_from_elsewhere(processor, patient):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"reasoning": f"ECG: {ATTACK}"},
+        {"reasoning": f"ECG: {ATTACK}", "evidence": []},
+        {"evidence": [make_statement(ATTACK, "ecg", "supported", measured=ATTACK, conclusion=ATTACK)]},
+        {"unmentioned": [{"modality": "ecg", "finding": f"ecg: {ATTACK}", "measured": ATTACK}]},
         {"reasoning": None, "generated_text": ATTACK},
         {"warnings": [ATTACK]},
-        {"diseases": [{"label": ATTACK, "score": 0.5, "named": True}]},
+        {"diseases": [make_disease(ATTACK, named=True)]},
     ],
 )
 def test_text_of_others_stays_text(processor, changes):
@@ -185,20 +203,47 @@ def test_the_page_says_who_the_patient_is(processor, known, words):
     assert words in Page(render_report(make_result(**changes), processor)).text
 
 
-@pytest.mark.parametrize(
-    ("text", "marks"),
-    [
-        ("ECG: creatinine and lungs. And more.\nLabs: clear lungs.", [("ecg",), ("ecg",), ("lab",)]),
-        ("CXR: nothing abnormal.", [("cxr",)]),
-        ("The QRS is wide. Creatinine is raised. All is well.", [("ecg",), ("lab",), ()]),
-        ("ST elevation in V1 with clear lungs and high potassium.", [("ecg", "cxr", "lab")]),
-        ("He leads a quiet life. Indivisible.", [(), ()]),
-    ],
-)
-def test_sentences_are_marked_by_modality(text, marks):
-    found = mark_modalities(text, ["Creatinine", "Potassium", "pH"])
-    assert [mark for _, mark in found] == marks
-    assert " ".join(sentence for sentence, _ in found) == " ".join(text.split())
+def test_each_statement_stands_with_its_verdict(processor):
+    result = make_result(
+        evidence=[
+            make_statement(
+                "raised creatinine", "lab", "contradicted", measured="Creatinine 0.9 mg/dL", conclusion="Sepsis"
+            ),
+            make_statement("effusion", "cxr", "not checkable", negated=True),
+            make_statement("who knows", None, "not checkable"),
+        ],
+        unmentioned=[{"modality": "lab", "finding": "lab: high Potassium", "measured": "Potassium 6.1 mEq/L, high"}],
+    )
+    text = Page(render_report(result, processor)).text
+    for said in (
+        "Labscontradictedraised creatinine, for SepsisCreatinine 0.9 mg/dL",
+        "X-raynot checkablenot: effusion",
+        "not checkablewho knows",
+        "LabsPotassium 6.1 mEq/L, high",
+    ):
+        assert said in text
+
+
+def test_probabilities_scores_and_influence_are_shown_where_they_are(processor):
+    diseases = [{**row, "probability": 0.25, "score": 0.75} for row in make_result()["diseases"]]
+    diseases[0]["undecided"] = True
+    influence = {disease: {"ecg": 0.125, "lab": -0.25} for disease in DISEASES}
+    text = Page(render_report(make_result(diseases=diseases, influence=influence), processor)).text
+    for said in ("Probability", "25%", "75%", "undecided", "+0.12", "-0.25"):
+        assert said in text
+    plain = Page(render_report(make_result(), processor)).text
+    assert "Probability" not in plain and "Influence" not in plain
+
+
+def test_a_saturated_gate_is_said_to_rank_nothing(processor):
+    saturated = make_result(contributions={"ecg": 0.999, "cxr": 1.0, "lab": None})
+    assert "ranks nothing" in Page(render_report(saturated, processor)).text
+    assert "ranks nothing" not in Page(render_report(make_result(), processor)).text
+
+
+def test_the_limits_of_the_weights_come_first(processor):
+    text = Page(render_report(make_result(warnings=["ecg: padded", "model: imaginary patients only"]), processor)).text
+    assert text.index("imaginary patients only") < text.index("Diseases") < text.index("ecg: padded")
 
 
 def test_occlusion_is_drawn_over_the_inputs(processor, patient):
