@@ -6,6 +6,8 @@ from transformers_tests.test_configuration_common import ConfigTester
 
 from modeling_medtvt import MedTVTConfig, MedTVTEcgConfig, MedTVTLabConfig
 
+from .peer_modeling import MedTVTModelTester
+
 
 @pytest.mark.parametrize(
     "config_class, kwargs",
@@ -18,8 +20,10 @@ from modeling_medtvt import MedTVTConfig, MedTVTEcgConfig, MedTVTLabConfig
 )
 class TestConfiguration:
     def test_config(self, config_class, kwargs):
+        parent = unittest.TestCase()
+        parent.model_tester = MedTVTModelTester(parent)
         tester = ConfigTester(
-            unittest.TestCase(),
+            parent,
             config_class=config_class,
             has_text_modality=False,
             common_properties=list(kwargs),
