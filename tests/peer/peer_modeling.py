@@ -54,15 +54,16 @@ class MedTVTModelTester:
             lab_config={"intermediate_size": 8, "hidden_size": 16},
             ecg_pooling_size=16,
             projector_depth=1,
-            ecg_token_id=3,
-            cxr_token_id=4,
-            lab_token_id=5,
+            # some tests fill rows with ids below five
+            ecg_token_id=7,
+            cxr_token_id=8,
+            lab_token_id=9,
         )
 
     def prepare_config_and_inputs_for_common(self):
         config = self.get_config()
         generator = torch.Generator().manual_seed(0)
-        input_ids = torch.randint(6, self.vocab_size, (self.batch_size, self.seq_length), generator=generator)
+        input_ids = torch.randint(10, self.vocab_size, (self.batch_size, self.seq_length), generator=generator)
         input_ids[:, 1:4] = torch.tensor(config.modality_token_ids)
         inputs = {
             "input_ids": input_ids,
