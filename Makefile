@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --c
 INSTALL := $(PIP) --quiet
 FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
 
-.PHONY: help demo test types style resolve bench space
+.PHONY: help demo test types style resolve bench peer space
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z]+:.*##/ {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ resolve: $(VENV)/dev  ## whether all extras but flash-attn (its build needs torc
 
 bench: $(VENV)/dev  ## speed and memory as ratios; ARGS= takes options of tests/benchmarks
 	$(BIN)/python -m tests.benchmarks --out build/bench $(ARGS)
+
+peer: $(VENV)/dev  ## transformers' own common tests, of the installed version, on our classes; ARGS= takes pytest's own
+	$(INSTALL) parameterized
+	$(BIN)/python -m tests.peer $(if $(ARGS),-- $(ARGS))
 
 space: $(VENV)/demo  ## the Space's app in a browser, on a CPU; ARGS= takes its options
 	$(BIN)/python hub_cards/space/app.py $(ARGS)

@@ -455,6 +455,12 @@ def _check_recipes(
     return dropped
 
 
+def _provenance(config: MedTVTConfig, is_flat: bool) -> Provenance:
+    """A file without a perception layer is of PT; a bare state dict is of RFT. MedTVT-QA is built from MIMIC."""
+    stage = ("rft" if is_flat else "sft") if config.use_perception else "pt"
+    return Provenance(stage, [{"stage": stage, "name": "MedTVT-QA", "access": "credentialed"}])
+
+
 def _plan(state_dict: dict[str, torch.Tensor], config: MedTVTConfig, keep_lora: bool) -> Plan:
     with torch.device("meta"):
         reference = MedTVTForCausalLM(config).state_dict()
@@ -566,9 +572,7 @@ def convert_checkpoint(
             "so it is a PT file; an SFT or RFT file is needed."
         )
     processor = build_processor(config, fast_tokenizer, lab_means)
-    stage = ("rft" if is_flat else "sft") if config.use_perception else "pt"
-    # built from MIMIC
-    provenance = Provenance(stage, [{"stage": stage, "name": "MedTVT-QA", "access": "credentialed"}])
+    provenance = _provenance(config, is_flat)
     plan = _plan(state_dict, config, keep_lora)
     _warn_of_duplicates(state_dict)
 

@@ -807,18 +807,7 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
             modality_embeds=modality_embeds,
             **kwargs,
         )
-        logits = loss = None
-        kept = _keep_positions(outputs.last_hidden_state, logits_to_keep)
-        if labels is not None:
-            _check_labels(kept, labels=labels, shift_labels=kwargs.get("shift_labels"))
-        if self.chunked_loss and self.training and labels is not None:
-            loss = self._chunked_loss(kept, labels, kwargs.get("shift_labels"), kwargs.get("num_items_in_batch"))
-        else:
-            logits = self.lm_head(kept)
-            if labels is not None:
-                loss = self.loss_function(
-                    logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
-                )
+        logits, loss = self._score(outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
         return MedTVTCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -827,6 +816,33 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
             gates=outputs.gates,
         )
+
+    def _score(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor | None,
+        logits_to_keep: int | torch.Tensor,
+        shift_labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Logits, None where `chunked_loss` does without them, and with labels the loss."""
+        kept = _keep_positions(hidden_states, logits_to_keep)
+        if labels is None:
+            return self.lm_head(kept), None
+        _check_labels(kept, labels=labels, shift_labels=shift_labels)
+        if self.chunked_loss and self.training:
+            return None, self._chunked_loss(kept, labels, shift_labels, num_items_in_batch)
+        logits = self.lm_head(kept)
+        loss = self.loss_function(
+            logits=logits,
+            labels=labels,
+            vocab_size=self.config.text_config.vocab_size,
+            shift_labels=shift_labels,
+            num_items_in_batch=num_items_in_batch,
+            **kwargs,
+        )
+        return logits, loss
 
     def _chunked_loss(
         self,

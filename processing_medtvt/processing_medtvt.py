@@ -179,8 +179,6 @@ class MedTVTProcessor(ProcessorMixin):
         return_patients: bool = False,
         strict: bool = False,
         images: Any = None,
-        videos: Any = None,
-        audio: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
         r"""
@@ -214,10 +212,10 @@ class MedTVTProcessor(ProcessorMixin):
                 modality, or a placeholder twice.
             TypeError: if there is no such keyword.
         """
-        if not (videos is None and audio is None):
-            raise ValueError(
-                "This processor takes `ecg`, `cxr` (or `images`) and `lab`, and neither videos nor audio."
-            )
+        # transformers' own chat template passes every kind
+        kwargs = {
+            name: value for name, value in kwargs.items() if name not in ("videos", "audio") or value is not None
+        }
         self._check_keywords(kwargs)
         cxr = _take_images(images, cxr)
         texts = [text] if isinstance(text, str) else text

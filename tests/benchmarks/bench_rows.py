@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -99,13 +99,16 @@ def start_run(folder: Path):
         print(json.dumps(sizes), flush=True)
         os._exit(0)
 
-    collator: Any = MedTVTDataCollator
-    collator._read = lambda self, row, modality: torch.zeros(self.features._stores[modality].shape)
-    callback: Any = callbacks.SaveConfigCallback
-    callback.on_step_begin = report
+    def read_zeros(collator, row, modality):
+        return torch.zeros(collator.features._stores[modality].shape)
+
     words = [f"--model={folder / 'model'}", f"--data={folder / 'data'}", f"--feature-cache={folder / 'cache'}"]
     words += [f"--out={folder / 'run'}", "--eval_strategy=no", "--eval_on_start=false", "--report_to=none"]
-    run_stage("sft", "tiny", [*words, "--disable_tqdm=true", "--max_steps=1"])
+    with (
+        mock.patch.object(MedTVTDataCollator, "_read", read_zeros),
+        mock.patch.object(callbacks.SaveConfigCallback, "on_step_begin", report),
+    ):
+        run_stage("sft", "tiny", [*words, "--disable_tqdm=true", "--max_steps=1"])
 
 
 def main():

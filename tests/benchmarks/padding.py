@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Share of the computed tokens that are real, in batches of the synthetic cohort as the recipes make them. No timing."""
 
+import sys
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from medtvt_training.data.collator import MedTVTDataCollator
+from medtvt_training.data.collator import MedTVTDataCollator, drop_long_rows
 from medtvt_training.data.rows import QARow
 from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
 from medtvt_training.synthetic.answers import make_rows
@@ -63,10 +64,7 @@ def measure(settings: Settings) -> list[Row]:
         rows = draw_rows(stage, patients)
         collator = TextCollator(processor, modality_dropout=dropout)
         lengths = [sum(map(len, collator.encode(row))) for row in rows]
-        texts = Dataset.from_list([dict(row) for row in rows]).select_columns(
-            ["id", "modalities", "prompt", "completion"]
-        )
-        texts = texts.add_column("length", lengths)
+        texts, _ = drop_long_rows(Dataset.from_list([dict(row) for row in rows]), processor, sys.maxsize)
         where = f"of the computed tokens that are real, {name}, {len(rows)} rows"
         note = f"lengths {min(lengths)}-{max(lengths)}, `modality_dropout` {dropout:g}"
         for batch in (8, 32):

@@ -348,7 +348,7 @@ def _write_ecg(folder, kind):
         WRITERS[kind](folder / kind, signal)
         return folder / kind, folder / kind, {"sampling_rate": 500} if kind == "table.csv" else {}
     if kind == "struct.mat":
-        scipy.io.savemat(folder / kind, {"ECG": {"sex": "Female", "age": 48, "data": signal}}, do_compression=True)
+        scipy.io.savemat(folder / kind, {"ECG": {"sex": "Female", "age": 48, "data": signal}})
         return folder / kind, folder / kind, stated
     lines = ["rec 12 500 1500", *(f"rec.dat {kind} 1000(0)/mV 16 0 0 0 0 {lead}" for lead in LEADS), "# Age: 48"]
     (folder / "rec.hea").write_text("\n".join(lines))

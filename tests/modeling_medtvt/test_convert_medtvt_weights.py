@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProces
 
 from medtvt_training import cli
 from medtvt_training.inference.load import load_pipeline
-from modeling_medtvt import export_for_hub
+from modeling_medtvt import Provenance, export_for_hub
 from modeling_medtvt.convert_medtvt_weights_to_hf import convert_checkpoint
 
 from . import parity
@@ -239,7 +239,9 @@ def test_rft_and_sft_files_give_the_same_weights(converted):
 
 def test_stage_is_read_off_the_file(converted):
     configs = {kind: json.loads((converted / kind / "config.json").read_text()) for kind in ("pt", "sft", "rft")}
-    assert {kind: config["stage"] for kind, config in configs.items()} == {"pt": "pt", "sft": "sft", "rft": "rft"}
+    for kind in configs:
+        provenance = Provenance.from_pretrained(converted / kind)
+        assert provenance.stage == kind and provenance.training_data[0]["access"] == "credentialed"
     assert [configs[kind]["use_perception"] for kind in ("pt", "sft", "rft")] == [False, True, True]
 
 

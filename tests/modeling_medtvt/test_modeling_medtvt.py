@@ -62,7 +62,6 @@ def test_full_size_encoders_have_the_shapes_of_the_design():
         {"num_perception_heads": 5},
         {"ecg_token_id": 7, "cxr_token_id": 7},
         {"lab_token_id": 10**6},
-        {"stage": "dpo"},
     ],
 )
 def test_config_refuses_contradictions(kwargs):
@@ -385,6 +384,13 @@ def test_a_perception_layer_is_drawn_as_in_a_fresh_model_where_pt_had_none(model
                 assert torch.equal(value, fresh[name]), name
             else:
                 assert value.std().item() == pytest.approx(fresh[name].std().item(), rel=0.5, abs=0.02), name
+
+
+def test_the_plan_of_tensor_parallelism_covers_what_is_tied(model):
+    """An embedding that is spread over processes cannot share its weight with a head that is not."""
+    assert model.config.tie_word_embeddings
+    assert model.tp_plan["lm_head"] == "colwise_gather_output"
+    assert "model.language_model.embed_tokens" in model.tp_plan
 
 
 @pytest.mark.parametrize("tied", [True, False])

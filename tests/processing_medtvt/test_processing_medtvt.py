@@ -315,7 +315,7 @@ def test_keywords(processor, files):
         ({"text": "a", "images_kwargs": {"sise": 3}}, TypeError, r"images_kwargs\['sise'\]"),
         ({"text": "<cxr>", "images": 1, "cxr": 1}, ValueError, "as `cxr` or as `images`, not both"),
         ({"text": ["<cxr>", "<cxr>"], "images": [[1], [1, 2]]}, ValueError, "Prompt 1 has 2 `images`"),
-        ({"text": "a", "audio": 1}, ValueError, "neither videos nor audio"),
+        ({"text": "a", "audio": 1}, TypeError, r"Unknown keyword\(s\) audio"),
         ({"ecg": []}, ValueError, "Nothing to process"),
         ({"cxr": [None, None]}, ValueError, "Nothing to process"),
         ({}, ValueError, "Nothing to process"),

@@ -85,7 +85,7 @@ def make_way(way, policy, dropout=0.0):
         return model, {}
     policy.requires_grad_(way == "all")
     policy.model.perception.requires_grad_(True)
-    policy.train()  # encoders are frozen again
+    policy.model.freeze_encoders()
     return policy, {}
 
 

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import json
 import shutil
+import traceback
 
 import pytest
 import torch
 from filelock import FileLock
+from torch.distributed.checkpoint.api import CheckpointException
 
 from medtvt_training import cli
-from medtvt_training.stages.checkpoints import find_checkpoint, is_whole, kind_of
+from medtvt_training.stages.checkpoints import explain_write_errors, find_checkpoint, is_whole, kind_of
 from medtvt_training.stages.launch import check_launch
 from medtvt_training.stages.recipes import parse_arguments
 from medtvt_training.stages.run import run_stage
@@ -124,6 +127,24 @@ def test_deepspeed_goes_on_with_as_many_processes(tmp_path, monkeypatch):
     write_checkpoint(tmp_path, 3, "global_step3/mp_rank_00_model_states.pt", *ranks)
     with pytest.raises(ValueError, match="was written by 2 processes of DeepSpeed, and 1 cannot go on from it"):
         find_checkpoint(parse(tmp_path), resume=True)
+
+
+def test_a_full_disk_on_one_node_is_explained_on_all(tmp_path):
+    nowhere = traceback.StackSummary()
+    failures = {1: (OSError(errno.ENOSPC, "No space left on device"), nowhere)}
+    with pytest.raises(OSError, match="could not be written.*go on with --resume, from the beginning"):
+        with explain_write_errors(tmp_path):
+            raise CheckpointException("write", failures)
+    with pytest.raises(CheckpointException), explain_write_errors(tmp_path):
+        raise CheckpointException("write", {0: (KeyError("a bug"), nowhere)})
+
+
+@pytest.mark.parametrize("variables", [FSDP, {**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}])
+def test_encoders_are_whole_on_each_device(variables, tmp_path, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="not with FSDP or DeepSpeed"):
+        run_stage("encoders", "tiny", ["--model=M", "--data=D", f"--out={tmp_path / 'run'}", "--use_cpu"])
 
 
 # The output folder

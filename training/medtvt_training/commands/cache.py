@@ -5,7 +5,7 @@ import argparse
 import datetime
 import os
 
-from ..data.schema import LEVELS
+from ..data.rows import LEVELS, SPLITS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--splits",
         nargs="+",
-        choices=("train", "validation", "test"),
+        choices=SPLITS,
         default=("train", "validation"),
         help="default: those that training reads",
     )

@@ -60,7 +60,11 @@ class DataArguments:
         default=None, metadata={"help": "Rows of more tokens are left out, with a note, never cut."}
     )
     feature_cache: str | None = field(
-        default=None, metadata={"help": "Folder for the frozen encoders' outputs, so that each file is read once."}
+        default=None,
+        metadata={
+            "help": "Folder for the frozen encoders' outputs and a copy of the rows, so that each is read once; see "
+            "`medtvt cache`."
+        },
     )
     feature_dtype: str = field(
         default="float32",

@@ -177,18 +177,20 @@ def explain_write_errors(output_dir: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
-        if not _is_write_error(error):
+        cause = _find_write_error(error)
+        if cause is None:
             raise
         whole = [path.name for path in list_checkpoints(output_dir) if is_whole(path)]
         raise OSError(
-            f"A checkpoint could not be written to {output_dir} ({error}). Free some space and go on with --resume, from "
+            f"A checkpoint could not be written to {output_dir} ({cause}). Free some space and go on with --resume, from "
             f"{whole[-1] if whole else 'the beginning: no checkpoint is whole yet'}."
         ) from error
 
 
-def _is_write_error(error: BaseException) -> bool:
-    if isinstance(error, CheckpointException):  # what processes met that wrote shards, a full disk on one node say
-        return any(_is_write_error(failure[0]) for failure in error.failures.values())
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return isinstance(error, SafetensorError) or "PytorchStreamWriter" in str(error)
+def _find_write_error(error: BaseException) -> BaseException | None:
+    """The error itself or, of those that processes met that write shards, the first that a disk is to blame for."""
+    if isinstance(error, CheckpointException):
+        found = (_find_write_error(failure[0]) for failure in error.failures.values())
+        return next((cause for cause in found if cause is not None), None)
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return error if is_full or isinstance(error, SafetensorError) or "PytorchStreamWriter" in str(error) else None

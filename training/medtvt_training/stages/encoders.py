@@ -32,7 +32,7 @@ from .arguments import EncoderArguments, ModelArguments
 from .callbacks import FiniteLossCallback
 from .checkpoints import explain_write_errors, find_checkpoint, output_folder
 from .findings_dataset import FindingsDataset, collate_findings, frequent_findings, read_cohort, read_ptb_xl
-from .launch import check_launch
+from .launch import check_launch, checkpoint_kind
 from .model import load_model, record_training_data
 
 
@@ -98,6 +98,11 @@ def train_encoders(arguments: EncoderArguments, training: TrainingArguments) -> 
     if (arguments.data is None) == (arguments.labels is None):
         raise ValueError("Pass either `data`, a MedTVT-QA folder, or `labels`, a CSV in the layout of PTB-XL.")
     check_launch(training)
+    if checkpoint_kind(training) != "plain":
+        raise ValueError(
+            "`train-encoders` trains small models, one whole on each device: start it with torchrun or accelerate/ddp.yaml, "
+            "not with FSDP or DeepSpeed."
+        )
     output_dir = output_folder(training)
     if unknown := set(arguments.modalities) - set(MODALITIES):
         raise ValueError(f"`modalities` must be some of ecg, cxr and lab; got {', '.join(sorted(unknown))}.")

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """PT and SFT, from their arguments to their saved results (paper, 3.2.2)."""
 
+from datasets import Dataset
+from peft import PeftModel
 from transformers import Trainer, TrainingArguments, set_seed
+
+from modeling_medtvt import MedTVTForCausalLM
 
 from ..data.columns import read_column
 from .arguments import DataArguments, ModelArguments
@@ -59,22 +63,29 @@ def train_stage(
     if checkpoint:
         check_fits(checkpoint, trained)
     collator = StageCollator(processor, cache, modality_dropout, training.seed)
+    trainer = _make_trainer(trained, splits, collator, training, eval_answers)
+    with explain_write_errors(output_folder(training)):
+        trainer.train(resume_from_checkpoint=checkpoint)
+        save_result(trainer, model_arguments)
+    return trainer
+
+
+def _make_trainer(
+    model: MedTVTForCausalLM | PeftModel,
+    splits: dict[str, Dataset],
+    collator: StageCollator,
+    training: TrainingArguments,
+    eval_answers: int,
+) -> Trainer:
     trainer = Trainer(
-        model=trained,
+        model=model,
         args=training,
         data_collator=collator,
         train_dataset=splits["train"],
         eval_dataset=splits["validation"],
-        processing_class=processor,
-        callbacks=[
-            EpochCallback(collator.training, splits["train"]),
-            FiniteLossCallback(trained),
-            SaveConfigCallback(),
-        ],
+        processing_class=collator.training.processor,
+        callbacks=[EpochCallback(collator.training, splits["train"]), FiniteLossCallback(model), SaveConfigCallback()],
     )
     if eval_answers:
         trainer.add_callback(DiseaseF1Callback(trainer, splits["validation"], collator.evaluation, eval_answers))
-    with explain_write_errors(output_folder(training)):
-        trainer.train(resume_from_checkpoint=checkpoint)
-        save_result(trainer, model_arguments)
     return trainer
