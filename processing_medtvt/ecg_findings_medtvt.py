@@ -123,8 +123,11 @@ QT_SEEN_WHOLE = every(
 
 LVH = some(above("sv1_rv56", 3.4, 3.6), above("r_avl", 1.05, 1.2))
 QS_SEEN = every(above("q_ms_septal", 30, 45), above("q_share_septal", 0.2, 0.33))
-# where R hardly grows, the end of R may be too small to be seen
-SEPTAL_Q = where(some(above("q_ms_septal", 0, 30), above("r_v3", 0.3, 0.3)), QS_SEEN)
+# where R hardly grows, it may be too small to be seen; waves of the atria may look like R
+SEPTAL_Q = where(
+    some(above("q_ms_septal", 0, 30), every(above("r_v3", 0.3, 0.3), absent(sure(FIBRILLATION)), absent(sure(FLUTTER)))),
+    QS_SEEN,
+)
 ANTERIOR_Q = every(above("q_ms_anterior", 20, 30), above("q_share_anterior", 0.2, 0.28))
 INFERIOR_Q = every(above("q_ms_inferior", 15, 35), above("q_share_inferior", 0.15, 0.33), above("q_share_ii", -1, 0.2), some(above("axis", -181, -32), below("t_ii", -0.1, 9)))
 ELEVATION = above("st_elevation", 0.08, 0.13)
@@ -132,7 +135,7 @@ T_INVERTED = below("t_v5_v6", -0.13, -0.06)
 DEPRESSED = above("st_depression", 0.052, 0.064)
 LATERAL_DEPRESSED = below("st_lateral", -0.04, -0.02)
 STRAIN = every(T_INVERTED, LATERAL_DEPRESSED)
-FLAT_T = some(*(every(below(name, 0.075, 0.1), above(name, -0.1, -0.075)) for name in ("t_ii", "t_v3_v4", "t_v5_v6")))
+FLAT_T = some(*(every(below(name, 0.075, 0.11), above(name, -0.11, -0.075)) for name in ("t_ii", "t_v3_v4", "t_v5_v6")))
 
 RATE = "rate {heart_rate:.0f} per minute"
 RR = "RR intervals vary by {rr_variation:.0%}"
@@ -166,7 +169,7 @@ RULES: dict[str, Rule] = {
         ("earliest beat of usual form at {shortest_rr:.0%} of the RR interval",),
     ),
     "ecg: premature ventricular beats": Rule(
-        every(above("other_forms", 0.5, 0.5), above("wide_beats", -1, 0.5)),
+        where(absent(sure(FLUTTER)), every(above("other_forms", 0.5, 0.5), above("wide_beats", -1, 0.5))),
         ("{other_forms:.0f} beats of another form", "{wide_beats:.0f} of them early and wide"),
     ),
     "ecg: left atrial enlargement": Rule(
@@ -181,7 +184,7 @@ RULES: dict[str, Rule] = {
     "ecg: prolonged QTc": Rule(where(QT_SEEN_WHOLE, every(above("qtc_ms", 473, 485), below("heart_rate", 112, 999))), (QTC,)),
     "ecg: LVH voltage": Rule(where(OWN_FORM, LVH), (VOLTAGE, "R in aVL {r_avl:.1f} mV (high from 1.1)")),
     "ecg: strain": Rule(
-        where(OWN_FORM, every(LVH, STRAIN)), (VOLTAGE, T_LATERAL, ST_LATERAL), limb=True
+        where(every(OWN_FORM, absent(possible(ELEVATION))), every(LVH, STRAIN)), (VOLTAGE, T_LATERAL, ST_LATERAL), limb=True
     ),
     "ecg: low voltage": Rule(
         some(below("limb_voltage", 0.48, 0.53), below("chest_voltage", 0.96, 1.06)),

@@ -13,6 +13,7 @@ SAMPLING_RATE = 500  # Hz
 STEP = 1000 / SAMPLING_RATE  # ms
 MAINS = 8  # samples: their mean holds no 60 Hz and little 50 Hz
 WIDE = 50  # samples: of a beat, where it changes fast
+EARLIEST_P = -150  # samples from the middle of QRS to the peak of P
 LATEST_T = 200  # samples from the middle of QRS to the peak of T
 BEFORE, AFTER = 200, 325  # samples of the median beat around the middle of QRS
 RHYTHM = ("rr_spread", "other_forms", "wide_beats", "longest_rr", "shortest_rr", "early_beats")
@@ -129,7 +130,7 @@ def find_beats(leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     speed = np.sum((leads[:, 4:] - leads[:, :-4]) ** 2, axis=0)  # over 8 ms
     speed = uniform_filter1d(speed, 45)
     blocks = np.array_split(speed, max(speed.size // 990, 1))  # 2 s hold a beat
-    usual = np.median([block.max() for block in blocks])
+    usual = np.percentile([block.max() for block in blocks], 25)  # premature beats may be larger
     peaks, _ = find_peaks(speed, height=0.1 * usual, distance=120)
     if peaks.size < 3:
         return nothing
@@ -172,7 +173,8 @@ def _follow_every_beat(leads: np.ndarray, peaks: np.ndarray, usual: np.ndarray, 
         own = detrend(leads[:, peaks[i] + offsets], axis=1).ravel()
         for beat in (*beats[beats < i][-1:], *beats[beats > i][:1]):
             distance = peaks[i] - peaks[beat]
-            if not small[i] and not 0 < distance < LATEST_T:  # premature beats may follow every beat
+            # farther away are premature beats, which may follow every beat
+            if not (0 if not small[i] else EARLIEST_P) < distance < LATEST_T:
                 continue
             places = peaks[beats[beats != beat]] + distance
             places = places[(places >= 50) & (places < leads.shape[1] - 50)]
