@@ -96,7 +96,9 @@ WIDE = above("qrs_ms", 112, 119)
 SPIKES = above("spike", 2.5, 3.6)
 PACED = every(SPIKES, above("qrs_ms", 110, 119))
 RIGHT_FORM = every(above("v1_end", 0.0, 0.1), below("lateral_end", -0.06, 0.0), above("v1_net", -0.2, 0.0))
-LEFT_FORM = every(below("v1_end", -0.2, 9), above("lateral_end", -9, 0.1), absent(sure(RIGHT_FORM)))  # T may reach into it
+LEFT_FORM = every(
+    below("v1_end", -0.2, 9), above("lateral_end", -9, 0.1), absent(sure(RIGHT_FORM))
+)  # T may reach into it
 RBBB = every(WIDE, RIGHT_FORM, absent(sure(PACED)))
 LBBB = every(WIDE, LEFT_FORM, absent(PACED))
 # QRS of left bundle branch block or pacing hides infarcts, voltages and ST-T
@@ -115,28 +117,43 @@ P_WAVES = every(P_REGULAR, some(above("p_height", 0.01, 0.03), FAST))  # on the 
 SINUS = every(P_WAVES, absent(FLUTTER), absent(PACED), absent(FIBRILLATION))
 TENTED = every(above("t_chest", 0.95, 1.05), above("t_limb", 0.45, 0.6), below("t_ms", 90, 110))
 U_WAVES = every(
-    above("u_mv", -1, 0.055), below("t_chest", 0.3, 0.42), some(above("u_mv", 0.012, 0.012), below("t_chest", 0.25, 0.25))
+    above("u_mv", -1, 0.055),
+    below("t_chest", 0.3, 0.42),
+    some(above("u_mv", 0.012, 0.012), below("t_chest", 0.25, 0.25)),
 )
 P_SEEN_WHOLE = every(SINUS, above("p_ms", 60, 65), below("p_ms", 142, 145))
 QT_SEEN_WHOLE = every(
-    absent(sure(FLUTTER)), absent(sure(U_WAVES)), above("t_chest", 0.2, 0.2), above("qtc_ms", 350, 350), below("heart_rate", 132, 132)
+    absent(sure(FLUTTER)),
+    absent(sure(U_WAVES)),
+    above("t_chest", 0.2, 0.2),
+    above("qtc_ms", 350, 350),
+    below("heart_rate", 132, 132),
 )
 
 LVH = some(above("sv1_rv56", 3.4, 3.6), above("r_avl", 1.05, 1.2))
 QS_SEEN = every(above("q_ms_septal", 30, 45), above("q_share_septal", 0.2, 0.33))
 # where R hardly grows, it may be too small to be seen; waves of the atria may look like R
 SEPTAL_Q = where(
-    some(above("q_ms_septal", 0, 30), every(above("r_v3", 0.3, 0.3), absent(sure(FIBRILLATION)), absent(sure(FLUTTER)))),
+    some(
+        above("q_ms_septal", 0, 30), every(above("r_v3", 0.3, 0.3), absent(sure(FIBRILLATION)), absent(sure(FLUTTER)))
+    ),
     QS_SEEN,
 )
 ANTERIOR_Q = every(above("q_ms_anterior", 20, 30), above("q_share_anterior", 0.2, 0.28))
-INFERIOR_Q = every(above("q_ms_inferior", 15, 35), above("q_share_inferior", 0.15, 0.33), above("q_share_ii", -1, 0.2), some(above("axis", -181, -32), below("t_ii", -0.1, 9)))
+INFERIOR_Q = every(
+    above("q_ms_inferior", 15, 35),
+    above("q_share_inferior", 0.15, 0.33),
+    above("q_share_ii", -1, 0.2),
+    some(above("axis", -181, -32), below("t_ii", -0.1, 9)),
+)
 ELEVATION = above("st_elevation", 0.08, 0.125)
 T_INVERTED = below("t_v5_v6", -0.13, -0.06)
 DEPRESSED = above("st_depression", 0.052, 0.064)
 LATERAL_DEPRESSED = below("st_lateral", -0.04, -0.02)
 STRAIN = every(T_INVERTED, LATERAL_DEPRESSED)
-FLAT_T = some(*(every(below(name, 0.075, 0.11), above(name, -0.11, -0.075)) for name in ("t_ii", "t_v3_v4", "t_v5_v6")))
+FLAT_T = some(
+    *(every(below(name, 0.075, 0.11), above(name, -0.11, -0.075)) for name in ("t_ii", "t_v3_v4", "t_v5_v6"))
+)
 
 RATE = "rate {heart_rate:.0f} per minute"
 P = "{p_waves}"
@@ -177,26 +194,42 @@ RULES: dict[str, Rule] = {
         every(possible(SINUS), where(P_SEEN_WHOLE, every(above("p_terminal_v1", 1.6, 3.5), above("p_ms", 75, 112)))),
         ("P {p_ms:.0f} ms", "its negative end in V1 {p_terminal_v1:.1f} mV ms (large from 4)"),
     ),
-    "ecg: prolonged PR": Rule(every(SINUS, where(P_SEEN_WHOLE, every(above("pr_ms", 196, 211), below("heart_rate", 105, 999)))), (PR,)),
+    "ecg: prolonged PR": Rule(
+        every(SINUS, where(P_SEEN_WHOLE, every(above("pr_ms", 196, 211), below("heart_rate", 105, 999)))), (PR,)
+    ),
     "ecg: left bundle branch block": Rule(LBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: right bundle branch block": Rule(RBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: left axis": Rule(where(absent(sure(FLUTTER)), below("axis", -34, -27)), (AXIS,), limb=True),
     "ecg: right axis": Rule(where(absent(sure(FLUTTER)), above("axis", 87, 94)), (AXIS,), limb=True),
-    "ecg: prolonged QTc": Rule(where(QT_SEEN_WHOLE, every(above("qtc_ms", 473, 484), below("heart_rate", 115, 999))), (QTC,)),
+    "ecg: prolonged QTc": Rule(
+        where(QT_SEEN_WHOLE, every(above("qtc_ms", 473, 484), below("heart_rate", 115, 999))), (QTC,)
+    ),
     "ecg: LVH voltage": Rule(where(OWN_FORM, LVH), (VOLTAGE, "R in aVL {r_avl:.1f} mV (high from 1.1)")),
     "ecg: strain": Rule(
-        where(every(OWN_FORM, absent(possible(ELEVATION))), every(LVH, STRAIN)), (VOLTAGE, T_LATERAL, ST_LATERAL), limb=True
+        where(every(OWN_FORM, absent(possible(ELEVATION))), every(LVH, STRAIN)),
+        (VOLTAGE, T_LATERAL, ST_LATERAL),
+        limb=True,
     ),
     "ecg: low voltage": Rule(
         some(below("limb_voltage", 0.48, 0.53), below("chest_voltage", 0.96, 1.06)),
-        ("largest QRS {limb_voltage:.2f} mV in limb leads (low below 0.5)", "{chest_voltage:.2f} mV in chest leads (1.0)"),
+        (
+            "largest QRS {limb_voltage:.2f} mV in limb leads (low below 0.5)",
+            "{chest_voltage:.2f} mV in chest leads (1.0)",
+        ),
     ),
     "ecg: poor R progression": Rule(
-        where(every(OWN_FORM, absent(possible(QS_SEEN)), absent(possible(ANTERIOR_Q)), above("chest_voltage", 1.06, 1.06)), below("r_v3", 0.3, 0.38)),
+        where(
+            every(
+                OWN_FORM, absent(possible(QS_SEEN)), absent(possible(ANTERIOR_Q)), above("chest_voltage", 1.06, 1.06)
+            ),
+            below("r_v3", 0.3, 0.38),
+        ),
         ("R in V3 {r_v3:.2f} mV (small below 0.3)",),
     ),
     "ecg: inferior Q waves": Rule(
-        where(every(OWN_FORM, absent(sure(FLUTTER))), INFERIOR_Q), ("Q in II, III, aVF {q_ms_inferior:.0f} ms, {q_share_inferior:.2f} of R",), limb=True
+        where(every(OWN_FORM, absent(sure(FLUTTER))), INFERIOR_Q),
+        ("Q in II, III, aVF {q_ms_inferior:.0f} ms, {q_share_inferior:.2f} of R",),
+        limb=True,
     ),
     "ecg: anterior Q waves": Rule(
         where(every(OWN_FORM, absent(possible(every(ANTERIOR_Q, QS_SEEN)))), ANTERIOR_Q), (Q_ANTERIOR, Q_SEPTAL)
@@ -214,11 +247,26 @@ RULES: dict[str, Rule] = {
         where(every(OWN_FORM, absent(sure(STRAIN)), absent(possible(TENTED))), T_INVERTED), (T_LATERAL, ST_LATERAL)
     ),
     "ecg: nonspecific ST-T": Rule(
-        where(every(OWN_FORM, absent(possible(T_INVERTED)), below("st_depression", 0.06, 0.06), absent(sure(U_WAVES)), absent(possible(TENTED)), above("t_ii", -0.1, -0.1)), FLAT_T),
+        where(
+            every(
+                OWN_FORM,
+                absent(possible(T_INVERTED)),
+                below("st_depression", 0.06, 0.06),
+                absent(sure(U_WAVES)),
+                absent(possible(TENTED)),
+                above("t_ii", -0.1, -0.1),
+            ),
+            FLAT_T,
+        ),
         ("T in II {t_ii:+.2f}", "in V3 and V4 {t_v3_v4:+.2f}", "in V5 and V6 {t_v5_v6:+.2f} mV (flat within 0.07)"),
     ),
     "ecg: tented T": Rule(
-        TENTED, ("highest T {t_chest:.2f} mV in chest leads", "{t_limb:.2f} mV in limb leads", "half its height {t_ms:.0f} ms wide")
+        TENTED,
+        (
+            "highest T {t_chest:.2f} mV in chest leads",
+            "{t_limb:.2f} mV in limb leads",
+            "half its height {t_ms:.0f} ms wide",
+        ),
     ),
     "ecg: U waves": Rule(U_WAVES, ("second wave after T in V2-V4 {u_mv:.2f} mV", "T {t_chest:.2f} mV")),
 }
@@ -237,10 +285,14 @@ RULES |= {  # what texts say besides
         where(absent(sure(FLUTTER)), every(above("axis", -34, -27), below("axis", 87, 94))), (AXIS,), limb=True
     ),
     "ecg: normal QTc": Rule(
-        where(QT_SEEN_WHOLE, every(below("qtc_ms", 445, 473), above("qtc_ms", 340, 352), below("heart_rate", 112, 999))),
+        where(
+            QT_SEEN_WHOLE, every(below("qtc_ms", 445, 473), above("qtc_ms", 340, 352), below("heart_rate", 112, 999))
+        ),
         (QTC,),
     ),
-    "ecg: normal ST": Rule(every(below("st_elevation", 0.06, 0.13), below("st_depression", 0.035, 0.064)), (ST_HIGH, ST_LOW)),
+    "ecg: normal ST": Rule(
+        every(below("st_elevation", 0.06, 0.13), below("st_depression", 0.035, 0.064)), (ST_HIGH, ST_LOW)
+    ),
     "ecg: pause": Rule(above("longest_rr", 1.8, 2.0), ("longest RR interval {longest_rr:.1f} s (a pause from 2.0)",)),
 }
 GRAVEST_FIRST = tuple(
@@ -255,7 +307,8 @@ GRAVEST_FIRST = tuple(
     )
 )
 RULES["ecg: normal ECG"] = Rule(
-    every(RULES["ecg: sinus rhythm"].holds, *(absent(RULES[name].holds) for name in GRAVEST_FIRST)), (RATE, QRS, QTC, AXIS)
+    every(RULES["ecg: sinus rhythm"].holds, *(absent(RULES[name].holds) for name in GRAVEST_FIRST)),
+    (RATE, QRS, QTC, AXIS),
 )
 
 

@@ -19,7 +19,20 @@ VENTRICLES = (
     *("v1_net", "v1_end", "lateral_end", "lateral_start", "r_v4", "r_avl", "s_v3"),
     *(f"q_{what}_{territory}" for territory in TERRITORIES for what in ("ms", "share")),
     "q_share_ii",
-    *("st_elevation", "st_depression", "t_limb", "t_chest", "t_ms", "u_mv", "u_share", "t_ii", "t_v3_v4", "t_v5_v6", "i_v6", "spike"),
+    *(
+        "st_elevation",
+        "st_depression",
+        "t_limb",
+        "t_chest",
+        "t_ms",
+        "u_mv",
+        "u_share",
+        "t_ii",
+        "t_v3_v4",
+        "t_v5_v6",
+        "i_v6",
+        "spike",
+    ),
 )
 
 
@@ -55,7 +68,13 @@ def measure_ventricles(beat: np.ndarray, onset: int, offset: int, rr: float, qt_
     if pairs:
         found["st_elevation"] = max(min(pair) for pair in pairs)
     next_qrs = min(offset + 210, onset + int(0.93 * rr * SAMPLING_RATE), beat.shape[1] - 1)
-    return found | _t_forms(beat, offset, next_qrs) | _t_peaks(beat, onset, rr, qt_ms) | _u_wave(beat, onset, offset, rr) | _lead_i(beat)
+    return (
+        found
+        | _t_forms(beat, offset, next_qrs)
+        | _t_peaks(beat, onset, rr, qt_ms)
+        | _u_wave(beat, onset, offset, rr)
+        | _lead_i(beat)
+    )
 
 
 def _qrs_form(qrs: np.ndarray) -> dict[str, float]:
