@@ -22,17 +22,34 @@ LEAD_GROUPS = {"inferior": (1, 2, 4), "septal": (6, 7), "anterior": (8, 9), "lat
 
 def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     """
-    Intervals and amplitudes of the median beat, from the signal alone. Simple: for reports and baselines.
+    Intervals and amplitudes of the median beat, from the signal alone: for the evidence check, reports and baselines.
+
+    Waves of 50 and 60 Hz higher than 0.01 mV are taken out first.
 
     Args:
         signal (`np.ndarray`): (12, samples) in mV, 500 Hz, in the order of `STANDARD_LEADS`; NaN and flat leads are
             left out.
 
     Returns:
-        `dict`: `heart_rate` (1/min), `rr_variation` (without wide premature beats), `p_amplitude` (mV, lead II; near
-        zero without P waves), `qrs_ms`, `qt_ms`, `qtc_ms` (QT + 154 (1 - RR)), `axis` (degrees, from the area of the
-        QRS), `sv1_rv56`, `r_v3`, `limb_voltage`, `chest_voltage` (mV, largest QRS), and for the lead groups inferior,
-        septal, anterior and lateral `st_{group}` (at J + 60-80 ms) and `t_{group}` (mV). NaN where it cannot be measured.
+        `dict`: NaN where it cannot be measured. Times in ms and heights in mV unless stated.
+
+        - Rhythm: `heart_rate` (1/min), `rr_variation` (standard deviation over mean, without beats of another form),
+          `rr_spread` (quartiles over median), `other_forms` and `wide_beats` (beats of another form, and those of them
+          that are early and wide), `longest_rr` (s), `shortest_rr` (of the usual form, over the shorter of its
+          neighbors), `early_beats` (below 0.87 of it).
+        - Atria: `p_amplitude` (lead II; near zero without P waves), `p_regularity` (mean correlation of the stretches
+          before QRS: 1 with P waves, 0 in fibrillation), `p_height`, `p_ms`, `pr_ms`, `p_terminal_v1` (negative area of
+          P in V1, mV ms), `p_lead_i`, `flutter_fit` (logarithm of how much better a 2:1 sawtooth fits the inferior
+          leads than one P wave), `flutter_mv`.
+        - QRS: `qrs_ms`, `axis` (degrees, from the area of QRS), `sv1_rv56`, `r_v3`, `r_v4`, `r_avl`, `s_v3`,
+          `limb_voltage` and `chest_voltage` (largest QRS), `v1_net` (maximum + minimum), `v1_end` and `lateral_end`
+          (mean of the last third in V1, in I and V6), `lateral_start`, `spike` (of a pacemaker, over the noise), `i_v6`
+          (correlation of I and V6), and for inferior, septal and anterior leads `q_ms_{group}` and `q_share_{group}`
+          (Q wave of the lead with the second longest, and as a share of R); `q_share_ii`.
+        - ST and T: `qt_ms`, `qtc_ms` (QT + 154 (1 - RR)); for the groups inferior, septal, anterior and lateral
+          `st_{group}` (at J + 60-80 ms) and `t_{group}`; `st_elevation` and `st_depression` (what two neighboring leads
+          have; elevation in V2 and V3 counts half), `t_limb`, `t_chest` (highest), `t_ms` (width at half height),
+          `t_ii`, `t_v3_v4`, `t_v5_v6` (where T peaks), `u_mv` and `u_share` (of a wave after T).
 
     Raises:
         ValueError: if `signal` has another shape, or is shorter than two seconds.
