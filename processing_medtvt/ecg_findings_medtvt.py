@@ -125,8 +125,9 @@ P_SEEN_WHOLE = every(SINUS, above("p_ms", 60, 65), below("p_ms", 142, 145))
 QT_SEEN_WHOLE = every(
     absent(sure(FLUTTER)),
     absent(sure(U_WAVES)),
-    above("t_chest", 0.2, 0.2),
+    above("t_chest", 0.15, 0.15),
     above("qtc_ms", 350, 350),
+    below("qtc_ms", 560, 560),
     below("heart_rate", 132, 132),
 )
 

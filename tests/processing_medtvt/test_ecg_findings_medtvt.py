@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -132,8 +133,6 @@ def test_what_cannot_be_told_stays_open(finding, signs):
     ],
 )
 def test_the_measurement_is_said(finding, signs, said):
-    import re
-
     assert re.search(said, judge_ecg(f"ecg: {finding}", measure(1, **signs))[1])
 
 
