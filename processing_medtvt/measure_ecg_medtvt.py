@@ -233,7 +233,7 @@ def _measure_beat(beat, onset, offset, rr):
     qrs = beat[:, onset : offset + 1]
     heights = np.ptp(qrs, axis=1)
     found = {"qrs_ms": (offset - onset) * STEP}
-    found["limb_voltage"], found["chest_voltage"] = np.nanmax(heights[:6]), np.nanmax(heights[6:])
+    found["limb_voltage"], found["chest_voltage"] = np.fmax.reduce(heights[:6]), np.fmax.reduce(heights[6:])
     found["sv1_rv56"] = np.fmax(qrs[10].max(), qrs[11].max()) - qrs[6].min()
     found["r_v3"] = max(qrs[8].max(), 0)
     found["axis"] = np.degrees(np.arctan2(qrs[4].sum() * 2 / np.sqrt(3), qrs[0].sum()))
