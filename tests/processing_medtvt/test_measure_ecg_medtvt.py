@@ -45,7 +45,7 @@ def test_wide_premature_beats_are_counted(rate, pvcs):
         found = measure(seed, rate=rate, pvcs=pvcs)
         # the first and the last beat are not judged
         assert 1 <= found["wide_beats"] <= found["other_forms"] <= pvcs
-        assert found["heart_rate"] == pytest.approx(rate, rel=0.06)
+        assert found["heart_rate"] == pytest.approx(rate, rel=0.1)
 
 
 def test_narrow_premature_beats_are_early():
