@@ -7,6 +7,7 @@ how far the gray zones reach was chosen on drawn ECGs whose signs are known, and
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -124,15 +125,21 @@ P_SEEN_WHOLE = every(SINUS, above("p_ms", 60, 65), below("p_ms", 142, 145))
 QT_SEEN_WHOLE = every(
     absent(sure(FLUTTER)),
     absent(sure(U_WAVES)),
-    above("t_chest", 0.2, 0.2),
+    above("t_chest", 0.15, 0.15),
     above("qtc_ms", 350, 350),
+    below("qtc_ms", 560, 560),
     below("heart_rate", 132, 132),
 )
 
 LVH = some(above("sv1_rv56", 3.4, 3.6), above("r_avl", 1.05, 1.2))
 QS_SEEN = every(above("q_ms_septal", 30, 45), above("q_share_septal", 0.2, 0.33))
-# where R hardly grows, the end of R may be too small to be seen
-SEPTAL_Q = where(some(above("q_ms_septal", 0, 30), above("r_v3", 0.3, 0.3)), QS_SEEN)
+# where R hardly grows, it may be too small to be seen; waves of the atria may look like R
+SEPTAL_Q = where(
+    some(
+        above("q_ms_septal", 0, 30), every(above("r_v3", 0.3, 0.3), absent(sure(FIBRILLATION)), absent(sure(FLUTTER)))
+    ),
+    QS_SEEN,
+)
 ANTERIOR_Q = every(above("q_ms_anterior", 20, 30), above("q_share_anterior", 0.2, 0.28))
 INFERIOR_Q = every(
     above("q_ms_inferior", 15, 35),
@@ -140,16 +147,18 @@ INFERIOR_Q = every(
     above("q_share_ii", -1, 0.2),
     some(above("axis", -181, -32), below("t_ii", -0.1, 9)),
 )
-ELEVATION = above("st_elevation", 0.08, 0.13)
+ELEVATION = above("st_elevation", 0.08, 0.125)
 T_INVERTED = below("t_v5_v6", -0.13, -0.06)
 DEPRESSED = above("st_depression", 0.052, 0.064)
 LATERAL_DEPRESSED = below("st_lateral", -0.04, -0.02)
 STRAIN = every(T_INVERTED, LATERAL_DEPRESSED)
-FLAT_T = some(*(every(below(name, 0.075, 0.1), above(name, -0.1, -0.075)) for name in ("t_ii", "t_v3_v4", "t_v5_v6")))
+FLAT_T = some(
+    *(every(below(name, 0.075, 0.11), above(name, -0.11, -0.075)) for name in ("t_ii", "t_v3_v4", "t_v5_v6"))
+)
 
 RATE = "rate {heart_rate:.0f} per minute"
+P = "{p_waves}"
 RR = "RR intervals vary by {rr_variation:.0%}"
-P = "stretches before QRS alike by {p_regularity:.2f} (P waves above 0.6)"
 PR = "PR {pr_ms:.0f} ms (long above 200)"
 QTC = "QTc {qtc_ms:.0f} ms (prolonged above 480)"
 ST_HIGH = "ST elevation in two neighboring leads {st_elevation:.2f} mV (from 0.1; V2 and V3 count half)"
@@ -179,11 +188,11 @@ RULES: dict[str, Rule] = {
         ("earliest beat of usual form at {shortest_rr:.0%} of the RR interval",),
     ),
     "ecg: premature ventricular beats": Rule(
-        every(above("other_forms", 0.5, 0.5), above("wide_beats", -1, 0.5)),
+        where(absent(sure(FLUTTER)), every(above("other_forms", 0.5, 0.5), above("wide_beats", -1, 0.5))),
         ("{other_forms:.0f} beats of another form", "{wide_beats:.0f} of them early and wide"),
     ),
     "ecg: left atrial enlargement": Rule(
-        every(possible(SINUS), where(P_SEEN_WHOLE, every(above("p_terminal_v1", 1.6, 3.5), above("p_ms", 100, 112)))),
+        every(possible(SINUS), where(P_SEEN_WHOLE, every(above("p_terminal_v1", 1.6, 3.5), above("p_ms", 75, 112)))),
         ("P {p_ms:.0f} ms", "its negative end in V1 {p_terminal_v1:.1f} mV ms (large from 4)"),
     ),
     "ecg: prolonged PR": Rule(
@@ -194,10 +203,14 @@ RULES: dict[str, Rule] = {
     "ecg: left axis": Rule(where(absent(sure(FLUTTER)), below("axis", -34, -27)), (AXIS,), limb=True),
     "ecg: right axis": Rule(where(absent(sure(FLUTTER)), above("axis", 87, 94)), (AXIS,), limb=True),
     "ecg: prolonged QTc": Rule(
-        where(QT_SEEN_WHOLE, every(above("qtc_ms", 473, 485), below("heart_rate", 112, 999))), (QTC,)
+        where(QT_SEEN_WHOLE, every(above("qtc_ms", 473, 484), below("heart_rate", 115, 999))), (QTC,)
     ),
     "ecg: LVH voltage": Rule(where(OWN_FORM, LVH), (VOLTAGE, "R in aVL {r_avl:.1f} mV (high from 1.1)")),
-    "ecg: strain": Rule(where(OWN_FORM, every(LVH, STRAIN)), (VOLTAGE, T_LATERAL, ST_LATERAL), limb=True),
+    "ecg: strain": Rule(
+        where(every(OWN_FORM, absent(possible(ELEVATION))), every(LVH, STRAIN)),
+        (VOLTAGE, T_LATERAL, ST_LATERAL),
+        limb=True,
+    ),
     "ecg: low voltage": Rule(
         some(below("limb_voltage", 0.48, 0.53), below("chest_voltage", 0.96, 1.06)),
         (
@@ -220,7 +233,7 @@ RULES: dict[str, Rule] = {
         limb=True,
     ),
     "ecg: anterior Q waves": Rule(
-        where(every(OWN_FORM, absent(possible(every(ANTERIOR_Q, SEPTAL_Q)))), ANTERIOR_Q), (Q_ANTERIOR, Q_SEPTAL)
+        where(every(OWN_FORM, absent(possible(every(ANTERIOR_Q, QS_SEEN)))), ANTERIOR_Q), (Q_ANTERIOR, Q_SEPTAL)
     ),
     "ecg: anteroseptal Q waves": Rule(where(OWN_FORM, every(ANTERIOR_Q, SEPTAL_Q)), (Q_ANTERIOR, Q_SEPTAL)),
     "ecg: septal Q waves": Rule(
@@ -300,9 +313,14 @@ RULES["ecg: normal ECG"] = Rule(
 )
 
 
-class _Known(dict[str, float]):
-    def __missing__(self, name: str) -> float:
-        return math.nan
+def _in_words(templates: tuple[str, ...], measured: Measured) -> str:
+    values: defaultdict[str, float | str] = defaultdict(lambda: math.nan, measured)
+    if not math.isnan(measured.get("p_regularity", math.nan)):
+        values["p_waves"] = {True: "regular P waves", False: "no regular P waves", None: "P waves in doubt"}[
+            P_REGULAR(measured)
+        ]
+    words = [template.format_map(values) for template in templates]
+    return "; ".join(word for word in words if "nan" not in word) or "not measured"
 
 
 def judge_ecg(finding: str, measured: Measured) -> tuple[bool | None, str]:
@@ -324,9 +342,7 @@ def judge_ecg(finding: str, measured: Measured) -> tuple[bool | None, str]:
         raise ValueError(f"finding: {finding!r} has no rule; accepted are {', '.join(RULES)}.")
     rule = RULES[finding]
     verdict = rule.holds(measured)
-    known = _Known(measured)
-    words = [word.format_map(known) for word in rule.words]
-    said = "; ".join(word for word in words if "nan" not in word) or "not measured"
+    said = _in_words(rule.words, measured)
     if rule.limb and arms_exchanged(measured):
         return None, f"{said}; {ARMS_EXCHANGED}"
     return verdict, said

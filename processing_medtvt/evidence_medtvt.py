@@ -168,7 +168,7 @@ def _measure_ecg(claim: Claim, measured: Measurements) -> tuple[bool | None, str
     name = finding.removeprefix("ecg: ")
     value = values.get(name, float("nan"))
     if value != value:
-        return None, f"{name.split('_')[0]} could not be measured"
+        return None, f"{name.split('_')[0]} not measured"
     away = abs(value - claim.limits[0]) / ECG_TOLERANCES[name]
     return (True if away <= 1 else False if away > 2 else None), f"{value:.0f} {ECG_UNITS[name]}"
 

@@ -13,6 +13,7 @@ SAMPLING_RATE = 500  # Hz
 STEP = 1000 / SAMPLING_RATE  # ms
 MAINS = 8  # samples: their mean holds no 60 Hz and little 50 Hz
 WIDE = 50  # samples: of a beat, where it changes fast
+EARLIEST_P = -150  # samples from the middle of QRS to the peak of P
 LATEST_T = 200  # samples from the middle of QRS to the peak of T
 BEFORE, AFTER = 200, 325  # samples of the median beat around the middle of QRS
 RHYTHM = ("rr_spread", "other_forms", "wide_beats", "longest_rr", "shortest_rr", "early_beats")
@@ -21,17 +22,34 @@ LEAD_GROUPS = {"inferior": (1, 2, 4), "septal": (6, 7), "anterior": (8, 9), "lat
 
 def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     """
-    Intervals and amplitudes of the median beat, from the signal alone. Simple: for reports and baselines.
+    Intervals and amplitudes of the median beat, from the signal alone: for the evidence check, reports and baselines.
+
+    Waves of 50 and 60 Hz higher than 0.01 mV are taken out first.
 
     Args:
         signal (`np.ndarray`): (12, samples) in mV, 500 Hz, in the order of `STANDARD_LEADS`; NaN and flat leads are
             left out.
 
     Returns:
-        `dict`: `heart_rate` (1/min), `rr_variation` (without wide premature beats), `p_amplitude` (mV, lead II; near
-        zero without P waves), `qrs_ms`, `qt_ms`, `qtc_ms` (QT + 154 (1 - RR)), `axis` (degrees, from the area of the
-        QRS), `sv1_rv56`, `r_v3`, `limb_voltage`, `chest_voltage` (mV, largest QRS), and for the lead groups inferior,
-        septal, anterior and lateral `st_{group}` (at J + 60-80 ms) and `t_{group}` (mV). NaN where it cannot be measured.
+        `dict`: NaN where it cannot be measured. Times in ms and heights in mV unless stated.
+
+        - Rhythm: `heart_rate` (1/min), `rr_variation` (standard deviation over mean, without beats of another form),
+          `rr_spread` (quartiles over median), `other_forms` and `wide_beats` (beats of another form, and those of them
+          that are early and wide), `longest_rr` (s), `shortest_rr` (of the usual form, over the shorter of its
+          neighbors), `early_beats` (below 0.87 of it).
+        - Atria: `p_amplitude` (lead II; near zero without P waves), `p_regularity` (mean correlation of the stretches
+          before QRS: 1 with P waves, 0 in fibrillation), `p_height`, `p_ms`, `pr_ms`, `p_terminal_v1` (negative area of
+          P in V1, mV ms), `p_lead_i`, `flutter_fit` (logarithm of how much better a 2:1 sawtooth fits the inferior
+          leads than one P wave), `flutter_mv`.
+        - QRS: `qrs_ms`, `axis` (degrees, from the area of QRS), `sv1_rv56`, `r_v3`, `r_v4`, `r_avl`, `s_v3`,
+          `limb_voltage` and `chest_voltage` (largest QRS), `v1_net` (maximum + minimum), `v1_end` and `lateral_end`
+          (mean of the last third in V1, in I and V6), `lateral_start`, `spike` (of a pacemaker, over the noise), `i_v6`
+          (correlation of I and V6), and for inferior, septal and anterior leads `q_ms_{group}` and `q_share_{group}`
+          (Q wave of the lead with the second longest, and as a share of R); `q_share_ii`.
+        - ST and T: `qt_ms`, `qtc_ms` (QT + 154 (1 - RR)); for the groups inferior, septal, anterior and lateral
+          `st_{group}` (at J + 60-80 ms) and `t_{group}`; `st_elevation` and `st_depression` (what two neighboring leads
+          have; elevation in V2 and V3 counts half), `t_limb`, `t_chest` (highest), `t_ms` (width at half height),
+          `t_ii`, `t_v3_v4`, `t_v5_v6` (where T peaks), `u_mv` and `u_share` (of a wave after T).
 
     Raises:
         ValueError: if `signal` has another shape, or is shorter than two seconds.
@@ -129,7 +147,7 @@ def find_beats(leads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     speed = np.sum((leads[:, 4:] - leads[:, :-4]) ** 2, axis=0)  # over 8 ms
     speed = uniform_filter1d(speed, 45)
     blocks = np.array_split(speed, max(speed.size // 990, 1))  # 2 s hold a beat
-    usual = np.median([block.max() for block in blocks])
+    usual = np.percentile([block.max() for block in blocks], 25)  # premature beats may be larger
     peaks, _ = find_peaks(speed, height=0.1 * usual, distance=120)
     if peaks.size < 3:
         return nothing
@@ -172,7 +190,8 @@ def _follow_every_beat(leads: np.ndarray, peaks: np.ndarray, usual: np.ndarray, 
         own = detrend(leads[:, peaks[i] + offsets], axis=1).ravel()
         for beat in (*beats[beats < i][-1:], *beats[beats > i][:1]):
             distance = peaks[i] - peaks[beat]
-            if not small[i] and not 0 < distance < LATEST_T:  # premature beats may follow every beat
+            # farther away are premature beats, which may follow every beat
+            if not (0 if not small[i] else EARLIEST_P) < distance < LATEST_T:
                 continue
             places = peaks[beats[beats != beat]] + distance
             places = places[(places >= 50) & (places < leads.shape[1] - 50)]
@@ -214,7 +233,7 @@ def _measure_beat(beat: np.ndarray, onset: int, offset: int, rr: float) -> dict[
     qrs = beat[:, onset : offset + 1]
     heights = np.ptp(qrs, axis=1)
     found = {"qrs_ms": (offset - onset) * STEP}
-    found["limb_voltage"], found["chest_voltage"] = np.nanmax(heights[:6]), np.nanmax(heights[6:])
+    found["limb_voltage"], found["chest_voltage"] = np.fmax.reduce(heights[:6]), np.fmax.reduce(heights[6:])
     found["sv1_rv56"] = np.fmax(qrs[10].max(), qrs[11].max()) - qrs[6].min()
     found["r_v3"] = max(qrs[8].max(), 0)
     found["axis"] = np.degrees(np.arctan2(qrs[4].sum() * 2 / np.sqrt(3), qrs[0].sum()))

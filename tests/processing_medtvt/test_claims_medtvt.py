@@ -47,7 +47,7 @@ def _said(text):
         ("glucose of 140 to 200", ["lab: Glucose between 140 to 200"]),
         ("Markedly elevated lactate.", ["lab: far high Lactate"]),
         ("QTc of 512 ms and a heart rate of 112.", ["ecg: qtc_ms", "ecg: heart_rate"]),
-        ("ECG: nothing abnormal.", ["ecg: normal"]),
+        ("ECG: nothing abnormal.", ["ecg: normal ECG"]),
     ],
 )
 def test_statements_are_read_with_their_negation(text, expected):
