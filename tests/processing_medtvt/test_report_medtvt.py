@@ -155,9 +155,9 @@ def test_names_of_files_and_labs_stay_text(processor, patient, tmp_path):
 
 
 def test_scores_are_shares_of_answers(processor):
-    diseases = [{"label": "Sepsis", "score": 0.25, "named": False}]
+    diseases = [{**make_disease("Sepsis"), "score": 0.25}]
     text = Page(render_report(make_result(diseases=diseases), processor)).text
-    assert "25% of the answers" in text and "None of the seven diseases is named" in text
+    assert "Share of drawn answers" in text and "25%" in text and "None of the seven diseases is named" in text
 
 
 def test_without_inputs_nothing_is_drawn(processor):
