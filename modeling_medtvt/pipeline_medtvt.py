@@ -357,7 +357,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             "lab_values": lab,
             "patient": features["patients"][0],
             "measured": self.processor.measure(**given, **meta, patient=features["patients"][0]),
-            "withheld_ids": self._withheld_ids(list(given), asked) if influence else {},
+            "withheld_ids": self._withheld_ids(list(given), asked) if influence and given else {},
             "warnings": features["alterations"][0],
             "error": None,
         }

@@ -1,22 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import shutil
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, GenerationConfig, LlamaConfig, LlamaForCausalLM, TextStreamer, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from medtvt_training.stages.initialize import init_tiny
 from medtvt_training.synthetic.example_patient import write_example_patient
 from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline, MedTVTForCausalLM, parse_answer
+from modeling_medtvt.calibration_medtvt import CALIBRATION_FILE, fingerprint_weights
 
 from .test_modeling_medtvt import count_rows
 from tests.toy import SUBSETS, toy_tokenizer
 
 
-KEYS = {"diseases", "reasoning", "answer", "contributions", "patient", "warnings", "generated_text"}
+KEYS = {
+    *(
+        "version",
+        "warnings",
+        "diseases",
+        "reasoning",
+        "answer",
+        "evidence",
+        "unmentioned",
+        "contributions",
+        "influence",
+    ),
+    *("patient", "text_source", "generated_text"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +52,8 @@ def says(diagnose, monkeypatch):
 
     def say(*texts):
         def generate(input_ids, num_return_sequences=1, **kwargs):
-            rows = [list(diagnose.processor.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+            said = texts[:num_return_sequences]  # drawn ones, or the first as the greedy one
+            rows = [list(diagnose.processor.tokenizer.encode(text, add_special_tokens=False)) for text in said]
             width = max(map(len, rows))
             rows = [row + [diagnose.processor.tokenizer.pad_token_id] * (width - len(row)) for row in rows]
             return torch.cat([input_ids.repeat_interleave(num_return_sequences, 0), torch.tensor(rows)], 1)
@@ -122,8 +139,102 @@ def test_scores_are_shares_of_the_sampled_answers(diagnose, patient, says):
     scores = {disease["label"]: disease["score"] for disease in result["diseases"]}
     assert scores["Pneumonia"] == 0.75 and scores["Sepsis"] == 0.5 and scores["Hypertension"] == 0.0
     assert [disease["label"] for disease in result["diseases"]][:2] == ["Pneumonia", "Sepsis"]
-    assert result["reasoning"] == "b" and result["answer"] == "Sepsis; Pneumonia"
+    # named is what more than half name, and the text shown names just that
+    assert [disease["label"] for disease in result["diseases"] if disease["named"]] == ["Pneumonia"]
+    assert (result["reasoning"], result["answer"], result["text_source"]) == ("a", "Pneumonia", "drawn answer")
     assert any("1 of 4" in warning for warning in result["warnings"])
+
+
+def test_the_greedy_answer_is_shown_where_no_draw_names_what_most_name(diagnose, patient, says):
+    says(
+        "<think>a</think><answer>Pneumonia; Sepsis</answer>",
+        "<think>b</think><answer>Sepsis; Hypertension</answer>",
+        "<think>c</think><answer>Pneumonia; Hypertension</answer>",
+    )
+    result = diagnose(cxr=patient["cxr"], num_samples=3)
+    named = {disease["label"] for disease in result["diseases"] if disease["named"]}
+    assert named == {"Pneumonia", "Sepsis", "Hypertension"}
+    assert (result["text_source"], result["answer"]) == ("greedy answer", "Pneumonia; Sepsis")
+    assert any("greedy" in warning for warning in result["warnings"])
+
+
+def test_statements_are_held_against_the_inputs(diagnose, says):
+    says(
+        "<think>Labs: raised creatinine, pointing to Acute Renal Failure; hyponatremia.</think><answer>Sepsis</answer>"
+    )
+    result = diagnose(lab={"Creatinine": 3.1, "Sodium": 140, "Potassium": 6.2})
+    assert [(s["text"], s["status"]) for s in result["evidence"]] == [
+        ("raised creatinine", "supported"),
+        ("hyponatremia", "contradicted"),
+    ]
+    assert [entry["finding"] for entry in result["unmentioned"]] == ["lab: high Potassium"]
+    evidence = {disease["label"]: disease["evidence"] for disease in result["diseases"]}
+    assert (evidence["Acute Renal Failure"], evidence["Sepsis"]) == (1, 0)
+
+
+@pytest.mark.parametrize("subset", [("ecg", "cxr", "lab"), ("lab",)])
+def test_influence_is_the_change_of_probability_without_a_modality(diagnose, patient, subset):
+    given = {modality: patient[modality] for modality in subset}
+    result = diagnose(**given, influence=True, max_new_tokens=4)
+    assert set(result["influence"]) == set(DISEASES)
+    assert all(set(of_modality) == set(subset) for of_modality in result["influence"].values())
+    assert any(value for of_modality in result["influence"].values() for value in of_modality.values())
+    in_batch = diagnose([given, {"question": "What is it?"}], influence=True, max_new_tokens=4, batch_size=2)
+    for disease, of_modality in result["influence"].items():
+        # another batch shape, hence other rounding
+        assert in_batch[0]["influence"][disease] == pytest.approx(of_modality, abs=1e-3)
+    assert in_batch[1]["influence"] is None
+
+
+@pytest.fixture(scope="module")
+def calibrated(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrated") / "model"
+    shutil.copytree(checkpoint, folder)
+    entry = {
+        **{"positives": 50, "slope": 0.5, "intercept": -1.0, "operating_point": 0.3},
+        **{"misses": {"0.1": 0.0}, "false_alarms": {"0.1": 1.0}},
+    }
+    content = {
+        **{
+            "weights": fingerprint_weights(folder),
+            "order": DISEASES,
+            "n": 200,
+            "date": "2026-01-01",
+            "data": "a cohort",
+        },
+        "diseases": {
+            disease: entry if disease != "Sepsis" else {**entry, "slope": None, "intercept": None}
+            for disease in DISEASES
+        },
+    }
+    (folder / CALIBRATION_FILE).write_text(json.dumps(content))
+    return folder
+
+
+def test_probabilities_come_from_the_calibration_beside_the_weights(diagnose, calibrated, patient):
+    of_calibrated = pipeline("medical-diagnosis", model=str(calibrated))
+    results = of_calibrated([patient, {"lab": {"Sodium": 140}}], max_new_tokens=4, abstain=0.1, batch_size=2)
+    for result in results:
+        for disease in result["diseases"]:
+            if disease["label"] == "Sepsis":  # had no map
+                assert disease["probability"] is None and disease["undecided"]
+            else:
+                assert 0 < disease["probability"] < 1 and disease["undecided"]
+    assert all(d["probability"] is None for d in diagnose(**patient, max_new_tokens=4)["diseases"])
+    with pytest.raises(ValueError, match="medtvt calibrate"):
+        diagnose(**patient, abstain=0.1)
+
+
+def test_a_calibration_of_other_weights_is_refused(calibrated, tmp_path):
+    shutil.copytree(calibrated, tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    save_file(
+        {name: tensor + 1 for name, tensor in weights.items()},
+        tmp_path / "other" / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(ValueError, match="other weights"):
+        pipeline("medical-diagnosis", model=str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +384,8 @@ def test_age_and_sex_never_enter_the_model(diagnose, patient, known):
         diagnose({**patient, "patient": known}, max_new_tokens=8),
         diagnose({**patient, **known}, max_new_tokens=8),  # as columns of a table
     ):
-        assert result == {**without, "patient": expected}
+        changed = {"patient": expected, "unmentioned": result["unmentioned"], "evidence": result["evidence"]}
+        assert result == {**without, **changed}
     tensors = [
         {
             name: value
