@@ -3,6 +3,7 @@
 
 import argparse
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -37,9 +38,24 @@ def run(args: argparse.Namespace) -> None:
         if path is not None:
             print(f"  {modality}  {path}")
     print(f"  model {model}\n")
-    print(format_result(load_pipeline(model)(**files)))
+    result = load_pipeline(model)(**files)
+    print(format_result(result))
     if patient is not None:
         print(format_truth(patient))
+        print(judge(result, patient))
+
+
+def judge(result: Mapping[str, Any], patient: Mapping[str, Any]) -> str:
+    """How much of the answer is true of the example patient, in one sentence."""
+    from ..synthetic.findings import cited_findings
+
+    named = {disease["label"] for disease in result["diseases"] if disease["named"]}
+    truth = set(patient["diseases"])
+    cited, shown = cited_findings(result["reasoning"] or ""), set(patient["findings"])
+    return (
+        f"So {len(named & truth)} of {len(truth)} diseases are found, {len(named - truth)} named falsely; "
+        f"{len(cited & shown)} of {len(cited)} cited findings are there, {len(shown - cited)} are left out."
+    )
 
 
 def format_truth(patient: dict[str, Any]) -> str:

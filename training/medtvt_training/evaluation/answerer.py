@@ -10,6 +10,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from modeling_medtvt import DISEASES, MedTVTForCausalLM
 from modeling_medtvt.answer_probability_medtvt import answer_probabilities
+from modeling_medtvt.calibration_medtvt import Calibration
 from processing_medtvt import MedTVTProcessor
 
 from ..data.collator import MedTVTDataCollator
@@ -30,6 +31,7 @@ class MedTVTAnswerer:
         seed (`int`): Seed of the drawn answers, together with the id of their row: neither the batch nor a resumed run
             changes them.
         order (`list[str]`): From [`label_order`].
+        calibration ([`Calibration`], *optional*): Turns those probabilities into `calibrated` ones; its order counts.
     """
 
     def __init__(
@@ -42,13 +44,15 @@ class MedTVTAnswerer:
         likelihood: bool = False,
         seed: int = 0,
         order: Sequence[str] = DISEASES,
+        calibration: Calibration | None = None,
     ) -> None:
         if num_samples < 0 or (max_new_tokens is not None and max_new_tokens < 1):
             raise ValueError("--num-samples must not be negative, and --max-new-tokens at least 1.")
         self.model, self.processor = model.eval(), processor
         self.collator = MedTVTDataCollator(processor, features)
         self.max_new_tokens = max_new_tokens or model.generation_config.max_new_tokens
-        self.num_samples, self.likelihood, self.seed, self.order = num_samples, likelihood, seed, order
+        self.num_samples, self.likelihood, self.seed, self.calibration = num_samples, likelihood, seed, calibration
+        self.order = order if calibration is None else calibration.order
 
     def length(self, row: QARow) -> int:
         """Characters of prompt and reference: answers to similar references take similarly long."""
@@ -94,9 +98,12 @@ class MedTVTAnswerer:
                 answer["gates"] = {name: found[name] if name in row["modalities"] else None for name in MODALITIES}
             if self.likelihood:
                 own = None if embeds is None else embeds[i : i + 1]
-                answer["probabilities"] = answer_probabilities(
+                raw = answer_probabilities(
                     self.model, self.processor.tokenizer, prompts[i], answer["completion"], self.order, own
                 )
+                answer["probabilities"] = raw
+                if self.calibration is not None:
+                    answer["calibrated"] = self.calibration.apply(raw)
         return answers
 
     def _generate(self, batch: Mapping, embeds: torch.Tensor | None, **kwargs: Any) -> list[str]:

@@ -93,7 +93,11 @@ def _check_record(record: Any, where: str) -> None:
             raise ValueError(f"{where}: `{key}` must be a list of strings.")
     if record.get("donor_diseases") is not None:
         check_labels(record["donor_diseases"], where)
-    for key, names, absent in (("probabilities", DISEASES, False), ("gates", MODALITIES, True)):
+    for key, names, absent in (
+        ("probabilities", DISEASES, False),
+        ("calibrated", DISEASES, True),
+        ("gates", MODALITIES, True),
+    ):
         _check_numbers(record.get(key), names, absent, f"{where}: `{key}`")
 
 

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from modeling_medtvt import MedTVTForCausalLM
 from modeling_medtvt.answer_probability_medtvt import label_order
+from modeling_medtvt.calibration_medtvt import CALIBRATION_FILE, read_calibration
 from processing_medtvt import MedTVTProcessor
 
 from ..data.conversation import message_text
@@ -159,7 +160,10 @@ def evaluate_model(
         features.build(dataset, max_rejected=1.0)  # `predict` lists what cannot be read
     rows = dataset.to_list()
     order = label_order([message_text(row["completion"]) for row in rows])
-    answerer = MedTVTAnswerer(model, processor, features, max_new_tokens, num_samples, likelihood, scoring.seed, order)
+    calibration_file = Path(model_dir, CALIBRATION_FILE)
+    calibration = read_calibration(calibration_file) if calibration_file.exists() else None
+    sampling = (num_samples, likelihood, scoring.seed)
+    answerer = MedTVTAnswerer(model, processor, features, max_new_tokens, *sampling, order, calibration)
     settings = {"max_new_tokens": answerer.max_new_tokens, "num_samples": num_samples, "likelihood": likelihood}
     about = {
         "model": hash_folder(model_dir),

@@ -46,6 +46,7 @@ from .text_metrics import (
 
 
 logger = logging.getLogger(__name__)
+OWN, CALIBRATED = "the model's own probabilities", "the model's own probabilities, calibrated"
 PROBABILITY_METRICS = ("auroc", "auprc", "brier", "ece")
 
 
@@ -130,7 +131,9 @@ def answer_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer]) 
         **label_metrics(truth, as_label_array([answer.diseases for answer in answers])),
     }
     sources = probability_sources(records)
-    for prefix, probabilities in zip(("", "likelihood_"), sources.values()):
+    prefixes = dict(zip((source for source in sources if source != CALIBRATED), ("", "likelihood_")))
+    for source, probabilities in sources.items():
+        prefix = prefixes.get(source, "calibrated_")
         for name, metric in probability_metrics(truth, probabilities).items():
             *parents, last = name.split("/")
             strict["/".join([*parents, prefix + last])] = metric
@@ -158,8 +161,20 @@ def probability_sources(records: Sequence[Mapping]) -> dict[str, np.ndarray]:
         ]
         sources[f"share of {number} drawn answers"] = np.array(shares)
     if all(record.get("probabilities") for record in records):
-        sources["the model's own probabilities"] = np.array(
+        sources[OWN] = np.array(
             [[record["probabilities"][disease] for disease in DISEASES] for record in records], dtype=float
+        )
+    if all(record.get("calibrated") for record in records):
+        # a disease without a map keeps its raw probability
+        sources[CALIBRATED] = np.array(
+            [
+                [
+                    record["probabilities"][d] if record["calibrated"][d] is None else record["calibrated"][d]
+                    for d in DISEASES
+                ]
+                for record in records
+            ],
+            dtype=float,
         )
     return sources
 
