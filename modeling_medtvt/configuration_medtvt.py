@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of MedTVT-R1: a decoder LM with an ECG, a chest X-ray and a laboratory tower."""
 
+import copy
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -108,7 +109,7 @@ def _llama_3_2_1b() -> PreTrainedConfig:
 
 def _as_config(name: str, config: dict | PreTrainedConfig | None, default_model_type: str) -> PreTrainedConfig:
     if isinstance(config, PreTrainedConfig):
-        return config
+        return copy.deepcopy(config)  # transformers resets its attention, which a loaded model may be using
     if not isinstance(config, dict | None):
         raise ValueError(f"`{name}` must be a dict or a config, got {type(config).__name__}.")
     config = dict(config or {})

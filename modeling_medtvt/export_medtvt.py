@@ -52,9 +52,9 @@ def export_for_hub(model_dir: str | os.PathLike, output_dir: str | os.PathLike) 
     with new_folder(output_dir) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        # the processor imports its extractors; its image processor may be any of transformers
         kinds: list[type] = [type(model), MedicalDiagnosisPipeline, type(processor)]
-        kinds += [kind for kind in (type(processor.image_processor),) if kind.__name__.startswith("MedTVT")]
+        if type(processor.image_processor).__name__.startswith("MedTVT"):  # the processor takes any, and imports none
+            kinds.append(type(processor.image_processor))
         for kind in kinds:
             file = str(sys.modules[kind.__module__].__file__)
             for path in (file, *get_relative_import_files(file)):

@@ -43,6 +43,8 @@ class MedTVTProcessorKwargs(ProcessingKwargs, total=False):
     leads: list[str] | None
     unit: str | None
     return_alterations: bool
+    return_patients: bool
+    strict: bool
 
 
 class MedTVTProcessor(ProcessorMixin):
@@ -170,14 +172,7 @@ class MedTVTProcessor(ProcessorMixin):
         ecg: Any = None,
         cxr: Any = None,
         lab: Any = None,
-        sampling_rate: float | None = None,
-        leads: list[str] | None = None,
-        unit: str | None = None,
-        return_tensors: str | None = None,
-        return_alterations: bool = False,
         patient: Any = None,
-        return_patients: bool = False,
-        strict: bool = False,
         images: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
@@ -189,16 +184,16 @@ class MedTVTProcessor(ProcessorMixin):
                 and [`MedTVTLabFeatureExtractor`] for what each accepts.
             images (*optional*): The X-rays, in place of `cxr`, as transformers names pictures: also as a list of one a
                 prompt.
-            sampling_rate, leads, unit (*optional*): What an ECG given as an array does not state itself.
-            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
-            return_alterations (`bool`): Whether to add `alterations`, a list for each prompt of what was altered or
-                imputed in its inputs.
             patient (`dict`, *optional*): Age and sex, see [`check_patient`], where the inputs do not state them or are
                 wrong; a list with one entry a prompt where `text` is a list. They choose reference ranges and never enter
                 the model.
-            return_patients (`bool`): Whether to add `patients`, a dict for each prompt with `age` and `sex`, None where
+            sampling_rate, leads, unit (*optional*): What an ECG given as an array does not state itself.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+            return_alterations (`bool`, *optional*, defaults to `False`): Whether to add `alterations`, a list for each prompt of what was altered or
+                imputed in its inputs.
+            return_patients (`bool`, *optional*, defaults to `False`): Whether to add `patients`, a dict for each prompt with `age` and `sex`, None where
                 unknown.
-            strict (`bool`): Whether to refuse what is otherwise only warned of: an input that may be no ECG or no frontal
+            strict (`bool`, *optional*, defaults to `False`): Whether to refuse what is otherwise only warned of: an input that may be no ECG or no frontal
                 chest film, or inputs that state different patients.
             **kwargs: Keywords of the tokenizer, or `text_kwargs` and `images_kwargs`.
 
@@ -216,6 +211,10 @@ class MedTVTProcessor(ProcessorMixin):
         kwargs = {
             name: value for name, value in kwargs.items() if name not in ("videos", "audio") or value is not None
         }
+        ecg_kwargs = {name: kwargs.pop(name, None) for name in ("sampling_rate", "leads", "unit")}
+        return_tensors = kwargs.pop("return_tensors", None)
+        switches = ("return_alterations", "return_patients", "strict")
+        return_alterations, return_patients, strict = (kwargs.pop(name, False) for name in switches)
         self._check_keywords(kwargs)
         cxr = _take_images(images, cxr)
         texts = [text] if isinstance(text, str) else text
@@ -232,7 +231,6 @@ class MedTVTProcessor(ProcessorMixin):
         if texts is not None:
             self._check_placeholders(texts, rows)
             data.update(self._tokenize(texts, merged["text_kwargs"]))
-        ecg_kwargs = {"sampling_rate": sampling_rate, "leads": leads, "unit": unit}
         for modality, items in rows.items():
             present = [i for i, item in enumerate(items) if item is not None]
             if present:

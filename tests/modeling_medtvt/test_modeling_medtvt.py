@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, ViTConfig
+from transformers import AutoModel, AutoModelForCausalLM, Dinov2Config, LlamaConfig, LlamaForCausalLM, ViTConfig
 
 from medtvt_training.stages.initialize import tiny_config
 from modeling_medtvt import (
@@ -67,6 +67,19 @@ def test_full_size_encoders_have_the_shapes_of_the_design():
 def test_config_refuses_contradictions(kwargs):
     with pytest.raises(Exception, match=next(iter(kwargs))):
         MedTVTConfig(**kwargs)
+
+
+@torch.no_grad()
+def test_config_made_of_another_models_leaves_that_model_as_it_was():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    language_model = LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)).eval()
+    ids = torch.arange(3, 11)[None]
+    expected = language_model(ids).logits
+    dino = Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28)
+    placeholders = {"ecg_token_id": 1, "cxr_token_id": 2, "lab_token_id": 3}
+    MedTVTConfig(text_config=language_model.config, cxr_config=dino, **placeholders)
+    assert torch.equal(language_model(ids).logits, expected)
 
 
 def test_towers_return_features(model):

@@ -16,6 +16,7 @@ import tarfile
 import tomllib
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import IO, cast
 from xml.etree import ElementTree
 
 import transformers
@@ -43,7 +44,7 @@ def fetch_mixins(version: str) -> Path:
         for member in tar.getmembers():
             name = member.name.removeprefix(prefix)
             if member.name.startswith(prefix) and "/" not in name and name.endswith(".py"):
-                (package / name).write_bytes(tar.extractfile(member).read())
+                (package / name).write_bytes(cast(IO[bytes], tar.extractfile(member)).read())
     return folder
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import unittest
+from typing import Any
 
 from transformers_tests.test_feature_extraction_common import FeatureExtractionSavingTestMixin
 
@@ -13,4 +14,4 @@ class MedTVTEcgFeatureExtractionTest(FeatureExtractionSavingTestMixin, unittest.
 
 class MedTVTLabFeatureExtractionTest(FeatureExtractionSavingTestMixin, unittest.TestCase):
     feature_extraction_class = MedTVTLabFeatureExtractor
-    feat_extract_dict = {}
+    feat_extract_dict: dict[str, Any] = {}

@@ -36,3 +36,17 @@ class MedTVTProcessorTest(ProcessorTesterMixin, unittest.TestCase):
         if batch_size is None:
             return film
         return [[film]] * batch_size if nested else [film] * batch_size
+
+    def test_model_input_names(self):
+        # theirs passes a picture and no more, where the names are of all modalities
+        processor = self.get_processor()
+        inputs = processor(
+            text="<ecg><cxr><lab>",
+            ecg=np.zeros((12, 5000)),
+            cxr=self.prepare_images_inputs(),
+            lab={"Sodium": 140},
+            sampling_rate=500,
+            leads=processor.ecg_feature_extractor.leads,
+            unit="mV",
+        )
+        self.assertSetEqual(set(inputs), set(processor.model_input_names))

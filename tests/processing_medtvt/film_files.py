@@ -3,7 +3,7 @@
 
 import struct
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
@@ -23,7 +23,7 @@ TIFF_TYPES = {1: "B", 3: "H", 4: "I"}
 
 
 def tiff(
-    values: np.ndarray, order: str = "<", photometric: int = 1, bits: int = 0, compressed: bool = False, **tags: object
+    values: np.ndarray, order: Literal["<", ">"] = "<", photometric: int = 1, bits: int = 0, compressed: bool = False, **tags: Any
 ) -> bytes:
     """
     One TIFF page in one strip. `values` is (H, W), (H, W, C), or with `planar=2` (C, H, W); `tags` are `predictor`,
@@ -54,7 +54,7 @@ def tiff(
     return _assemble(order, b"".join(planes), entries)
 
 
-def _assemble(order: str, data: bytes, entries: dict) -> bytes:
+def _assemble(order: Literal["<", ">"], data: bytes, entries: dict) -> bytes:
     data += b"\0" * (len(data) % 2)
     start = 8 + len(data)
     late = start + 2 + 12 * len(entries) + 4
