@@ -87,8 +87,8 @@ class GeneratedAnswers(TypedDict):
     new_tokens: torch.Tensor
     greedy_tokens: torch.Tensor | None
     contributions: torch.Tensor
-    probabilities: list[dict[str, float]] | None
-    influence: list[dict[str, dict[str, float]]] | None
+    probabilities: Any
+    influence: Any
     patient: dict[str, Any]
     measured: dict[str, Any]
     warnings: list[str]
