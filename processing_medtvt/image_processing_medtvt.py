@@ -50,11 +50,11 @@ class MedTVTImageProcessor(PilBackend):
         _check_settings(kwargs)
         super()._validate_preprocess_kwargs(*args, **kwargs)
 
-    def convert_to_rgb(self, image: Any, input_data_format: Any = None) -> Any:
+    def convert_to_rgb(self, image: Any, *args: Any, **kwargs: Any) -> Any:
         """Three channels; those of a grey PIL image are views of one."""
         if isinstance(image, Image.Image) and image.mode == "L":
             return np.broadcast_to(np.asarray(image)[..., None], (image.height, image.width, 3))
-        return super().convert_to_rgb(image, input_data_format=input_data_format)
+        return super().convert_to_rgb(image, *args, **kwargs)
 
     def resize(self, image: np.ndarray, size: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """As in transformers; where the channels of a (C, H, W) array are views of one, it is resized once."""

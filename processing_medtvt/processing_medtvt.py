@@ -39,6 +39,8 @@ PLAIN_CHAT_TEMPLATE = (
 class MedTVTProcessorKwargs(ProcessingKwargs, total=False):
     """Keywords of [`MedTVTProcessor`] beside those of its tokenizer and its image processor."""
 
+    _defaults = {}  # type: ignore[misc]  # transformers 5.19 reads it
+
     sampling_rate: float | None
     leads: list[str] | None
     unit: str | None
@@ -219,7 +221,7 @@ class MedTVTProcessor(ProcessorMixin):
         cxr = _take_images(images, cxr)
         texts = [text] if isinstance(text, str) else text
         rows = self._align(texts, {"ecg": ecg, "cxr": cxr, "lab": lab}, single=isinstance(text, str))
-        keywords: Any = MedTVTProcessorKwargs
+        keywords: Any = ProcessingKwargs  # ours are taken out; transformers 5.19 merges the parts' only
         merged = self._merge_kwargs(keywords, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
 
         if texts == [] or (texts is None and all(item is None for items in rows.values() for item in items)):

@@ -38,7 +38,7 @@ class MedTVTModelTester:
                 "num_hidden_layers": self.num_hidden_layers,
                 "num_attention_heads": self.num_attention_heads,
                 "num_key_value_heads": 2,
-                "max_position_embeddings": 512,
+                "max_position_embeddings": 64,
                 "pad_token_id": 0,
                 "bos_token_id": 1,
                 "eos_token_id": 2,
@@ -57,16 +57,17 @@ class MedTVTModelTester:
             lab_config={"intermediate_size": 8, "hidden_size": 16},
             ecg_pooling_size=16,
             projector_depth=1,
-            # some tests fill rows with ids below five
-            ecg_token_id=7,
-            cxr_token_id=8,
-            lab_token_id=9,
+            # some tests fill rows with ids below twenty
+            ecg_token_id=20,
+            cxr_token_id=21,
+            lab_token_id=22,
+            vocab_size=self.vocab_size,  # `test_training_overfit` reads it here
         )
 
     def prepare_config_and_inputs_for_common(self):
         config = self.get_config()
         generator = torch.Generator().manual_seed(0)
-        input_ids = torch.randint(10, self.vocab_size, (self.batch_size, self.seq_length), generator=generator)
+        input_ids = torch.randint(30, self.vocab_size, (self.batch_size, self.seq_length), generator=generator)
         input_ids[:, 1:4] = torch.tensor(config.modality_token_ids)
         inputs = {
             "input_ids": input_ids,
@@ -89,6 +90,7 @@ class MedTVTModelTest(
     all_model_classes = (MedTVTModel, MedTVTForCausalLM)
     _is_composite = True
     test_torch_exportable = False
+    training_overfit_learning_rate = 3e-3  # a width of 32 learns slowly
     # beside the ids, where a test passes on part of a batch
     additional_model_inputs = ["ecg_values", "pixel_values", "lab_values"]
 
