@@ -14,7 +14,7 @@ from medtvt_training.data.stored_rows import load_stored_rows
 from medtvt_training.stages.initialize import default_processor
 from processing_medtvt import MedTVTProcessor
 
-from ..toy_dataset import write_toy_dataset
+from tests.toy import write_toy_dataset
 
 
 @pytest.fixture(scope="module")
