@@ -91,6 +91,7 @@ def test_an_assistant_gets_the_modalities(model):
     inputs = build_inputs(model, [ALL])
     assistant = copy.deepcopy(model)  # the first layers, as a draft
     assistant.model.language_model.layers = assistant.model.language_model.layers[:2]
+    assistant.config.text_config.num_hidden_layers = 2
     seen = []
     hook = assistant.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs.get("modality_embeds") is not None), with_kwargs=True
