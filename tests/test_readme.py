@@ -67,10 +67,11 @@ def test_python_blocks_run_and_print_as_written(folder):
 
 def test_the_demo_prints_as_written(folder, medtvt):
     code, printed, _ = medtvt("demo")
-    first, last = re.search(
-        r"```text\n(Diseases\n.*?)\.\.\.\n(The truth.*?)```", README.read_text(), re.DOTALL
-    ).groups()
-    assert code == 0 and first in printed and last in printed
+    shown = re.search(r"```text\n(model: .*?)```", README.read_text(), re.DOTALL)[1]
+    assert code == 0 and "The truth" in shown
+    place = 0
+    for part in shown.split("...\n"):
+        place = printed.index(part, place)
 
 
 def test_demo_and_diagnose(folder, medtvt):
@@ -79,7 +80,7 @@ def test_demo_and_diagnose(folder, medtvt):
     assert code == 0
     for words in (*DISEASES, "resampled from 500 Hz", "imaginary patients only", "Research use only"):
         assert words in printed
-    assert re.search(r"^  ecg [01]\.\d\d$", printed, flags=re.MULTILINE)
+    assert "gate scores" in printed
     code, printed, _ = medtvt("diagnose", *files[4:], "--num-samples", 2, "--seed", 1, "--json")
     result = json.loads(printed)
     assert (

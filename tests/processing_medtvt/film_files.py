@@ -23,7 +23,12 @@ TIFF_TYPES = {1: "B", 3: "H", 4: "I"}
 
 
 def tiff(
-    values: np.ndarray, order: Literal["<", ">"] = "<", photometric: int = 1, bits: int = 0, compressed: bool = False, **tags: Any
+    values: np.ndarray,
+    order: Literal["<", ">"] = "<",
+    photometric: int = 1,
+    bits: int = 0,
+    compressed: bool = False,
+    **tags: Any,
 ) -> bytes:
     """
     One TIFF page in one strip. `values` is (H, W), (H, W, C), or with `planar=2` (C, H, W); `tags` are `predictor`,

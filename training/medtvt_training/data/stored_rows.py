@@ -137,8 +137,10 @@ class _Tables:
 def _key(files: list[Path], roots: dict[Modality, str], processor: MedTVTProcessor, split: str) -> str:
     tokenizer = processor.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
+    # padding and truncation are what the last call left behind, and count no tokens
+    own = None if backend is None else {**json.loads(backend.to_str()), "padding": None, "truncation": None}
     text = [
-        backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
+        sorted(tokenizer.get_vocab().items()) if own is None else own,
         str(tokenizer.special_tokens_map),
         str(processor.chat_template),
         processor.num_modality_tokens,
