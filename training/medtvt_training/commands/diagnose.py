@@ -49,6 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampling-rate", type=float, metavar="HZ", help="of ECG files that do not state it")
     parser.add_argument("--leads", help="of ECG files that do not state them, in order: I,II,III,...")
     parser.add_argument("--unit", help="of ECG files that do not state it: mV or uV")
+    parser.add_argument(
+        "--influence", action="store_true", help="answer again without each modality, and say what that changes"
+    )
+    parser.add_argument(
+        "--abstain",
+        type=float,
+        metavar="RISK",
+        help="mark diseases as undecided that would exceed this risk, such as 0.1",
+    )
     parser.add_argument("--strict", action="store_true", help="refuse inputs that are otherwise only warned of")
     parser.add_argument("--num-samples", type=int, default=1, help="answers to draw; scores are shares of them")
     parser.add_argument("--max-new-tokens", type=int, help="length limit of an answer")
@@ -69,6 +78,10 @@ def run(args: argparse.Namespace) -> None:
     args.model = args.model or DEFAULT_CHECKPOINT
     diagnose = load_pipeline(args.model)
     settings: dict[str, Any] = {"num_samples": args.num_samples, "strict": args.strict}
+    if args.influence:
+        settings["influence"] = True
+    if args.abstain is not None:
+        settings["abstain"] = args.abstain
     if args.max_new_tokens is not None:
         settings["max_new_tokens"] = args.max_new_tokens
     if args.question is not None:
