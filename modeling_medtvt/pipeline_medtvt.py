@@ -405,12 +405,8 @@ class MedicalDiagnosisPipeline(Pipeline):
         self, model_inputs: PreparedPatient, num_samples: int = 1, **generate_kwargs: Any
     ) -> GeneratedAnswers:
         input_ids = model_inputs["input_ids"]
-        modalities = self.model.get_modality_embeds(
-            input_ids,
-            ecg_values=model_inputs["ecg_values"],
-            pixel_values=model_inputs["pixel_values"],
-            lab_values=model_inputs["lab_values"],
-        )
+        encoded = self._encode(model_inputs)
+        modalities = self.model.get_modality_embeds(input_ids, **encoded)
         self._check_finite(modalities.embeds)
         if num_samples > 1:
             if generate_kwargs.get("do_sample") is False:
@@ -433,7 +429,9 @@ class MedicalDiagnosisPipeline(Pipeline):
             contributions = gates.masked_fill(~modalities.presence.to(gates.device), torch.nan)
         # a single patient comes as it is, those of a batch as a list
         is_single = isinstance(model_inputs["patient"], Mapping)
-        probabilities, influence = self._probabilities(model_inputs, modalities.embeds, texts, generate_kwargs)
+        probabilities, influence = self._probabilities(
+            model_inputs, encoded, modalities.embeds, texts, generate_kwargs
+        )
         return {
             "new_tokens": new_tokens,
             "greedy_tokens": greedy_tokens,
@@ -445,6 +443,14 @@ class MedicalDiagnosisPipeline(Pipeline):
             "warnings": model_inputs["warnings"],
             "error": model_inputs["error"],
         }
+
+    def _encode(self, inputs: PreparedPatient) -> dict[str, torch.Tensor]:
+        """The raw tensors or, where a patient is answered again without a modality, the encoders' outputs for all of that."""
+        raw = {"ecg": inputs["ecg_values"], "cxr": inputs["pixel_values"], "lab": inputs["lab_values"]}
+        withheld = inputs["withheld_ids"]
+        if not any([withheld] if isinstance(withheld, Mapping) else withheld):
+            return dict(zip(TENSOR_NAMES, raw.values()))
+        return {f"{m}_features": getattr(self.model, f"get_{m}_features")(values) for m, values in raw.items()}
 
     def _generate(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, modality_embeds: torch.Tensor, **kwargs: Any
@@ -462,6 +468,7 @@ class MedicalDiagnosisPipeline(Pipeline):
     def _probabilities(
         self,
         inputs: PreparedPatient,
+        encoded: Mapping[str, torch.Tensor],
         embeds: torch.Tensor,
         texts: Sequence[Sequence[str]],
         generate_kwargs: Mapping[str, Any],
@@ -479,7 +486,13 @@ class MedicalDiagnosisPipeline(Pipeline):
             found = [self._slot(ids[mask.bool()].tolist(), text, embeds[i : i + 1]) for text in texts[i]]
             whole = {disease: sum(one[disease] for one in found) / len(found) for disease in DISEASES}
             probabilities.append(whole)
-            influences.append(self._influence(inputs, i, of_patients[i], generate_kwargs) if of_patients[i] else None)
+            influences.append(
+                self._influence(
+                    {name: rows[i : i + 1] for name, rows in encoded.items()}, of_patients[i], generate_kwargs
+                )
+                if of_patients[i]
+                else None
+            )
         return probabilities, influences
 
     def _slot(self, prompt_ids: list[int], text: str, embeds: torch.Tensor) -> dict[str, float]:
@@ -488,22 +501,21 @@ class MedicalDiagnosisPipeline(Pipeline):
 
     def _influence(
         self,
-        inputs: PreparedPatient,
-        row: int,
+        features: Mapping[str, torch.Tensor],
         withheld_ids: Mapping[str, torch.Tensor],
         generate_kwargs: Mapping[str, Any],
     ) -> dict[str, dict[str, float]]:
         """By disease and modality, how much lower the probability is where the patient is answered, greedily, without it."""
-        device = inputs["input_ids"].device
+        device = next(iter(features.values())).device
         batch = self.tokenizer.pad(
             {"input_ids": [ids.tolist() for ids in withheld_ids.values()]}, padding_side="left", return_tensors="pt"
         ).to(device)
-        features = {}
-        for modality, name in zip(MODALITIES, TENSOR_NAMES):
-            if modality in withheld_ids:
-                encoded = getattr(self.model, f"get_{modality}_features")(inputs[name][row : row + 1])  # type: ignore[literal-required]
-                features[f"{modality}_features"] = encoded.expand(len(withheld_ids), *encoded.shape[1:])
-        embeds = self.model.get_modality_embeds(batch["input_ids"], **features).embeds
+        repeated = {
+            name: rows.expand(len(withheld_ids), *rows.shape[1:])
+            for name, rows in features.items()
+            if name.removesuffix("_features") in withheld_ids
+        }
+        embeds = self.model.get_modality_embeds(batch["input_ids"], **repeated).embeds
         greedy = {k: v for k, v in generate_kwargs.items() if k not in SAMPLING_KEYWORDS}
         tokens = self._generate(batch["input_ids"], batch["attention_mask"], embeds, **greedy, do_sample=False)
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)

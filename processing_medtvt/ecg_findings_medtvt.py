@@ -46,6 +46,8 @@ def below(name: str, yes: float, no: float) -> Criterion:
 
 
 def absent(criterion: Criterion) -> Criterion:
+    """True where the criterion is False, False where it is True, else None."""
+
     def judge(measured: Measured) -> bool | None:
         verdict = criterion(measured)
         return None if verdict is None else not verdict

@@ -8,7 +8,7 @@ where the measurement is clear; near a limit it is not checkable. A check says n
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from .claims_medtvt import Claim, read_claims
 from .ecg_findings_medtvt import abnormal_ecg, judge_ecg
@@ -265,4 +265,4 @@ def _distance(lab: LabDefinition, value: float, patient: Patient) -> float:
     return max(beyond - GRAY_SHARE, 0.0)
 
 
-__all__: list[Any] = ["Evidence", "Measurements", "Statement", "Unmentioned", "check_evidence", "describe_lab"]
+__all__ = ["Evidence", "Measurements", "Statement", "Unmentioned", "check_evidence", "describe_lab"]

@@ -133,7 +133,8 @@ class MedTVTProcessor(ProcessorMixin):
             "patient": check_patient(patient),
         }
         if ecg is not None:
-            extractor = MedTVTEcgFeatureExtractor(sampling_rate=ECG_MEASURING_RATE)
+            # what the model's own extractor took is measured, whatever is missing
+            extractor = MedTVTEcgFeatureExtractor(sampling_rate=ECG_MEASURING_RATE, max_dead_leads=11)
             signal = extractor(ecg, sampling_rate=sampling_rate, leads=leads, unit=unit)["ecg_values"][0]
             measured["ecg"] = measure_ecg(np.asarray(signal))
         if lab is not None:

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from .leads_ecg_medtvt import canonical_lead, millivolts, shown_leads
-from .patient_medtvt import Patient
+from .patient_medtvt import MAX_AGE, Patient
 
 
 MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 50, 10_000  # Hz
 MIN_SECONDS, MAX_SECONDS = 2.5, 3600
 # Signals times samples: an hour of twelve leads at 500 Hz has 21.6 million.
 MAX_VALUES = 25_000_000
-MAX_AGE = 130
 
 
 def known_patient(age: Any = None, sex: Any = None) -> Patient:

@@ -14,6 +14,7 @@ from medtvt_training.stages.initialize import init_tiny
 from medtvt_training.synthetic.example_patient import write_example_patient
 from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline, MedTVTForCausalLM, parse_answer
 from modeling_medtvt.calibration_medtvt import CALIBRATION_FILE, fingerprint_weights
+from processing_medtvt.feature_extraction_medtvt_ecg import STANDARD_LEADS
 
 from .test_modeling_medtvt import count_rows
 from tests.toy import SUBSETS, toy_tokenizer
@@ -112,7 +113,7 @@ def test_batches_of_mixed_modalities_equal_singles(diagnose, patient, batch_size
 
 def test_encoders_run_once_a_patient_whatever_the_number_of_samples(diagnose, patient, monkeypatch):
     rows = count_rows(diagnose.model, monkeypatch)
-    diagnose(**patient, num_samples=5, max_new_tokens=4)
+    diagnose(**patient, num_samples=5, influence=True, max_new_tokens=4)
     assert rows == {"ecg": [1], "cxr": [1], "lab": [1]}
 
 
@@ -170,6 +171,13 @@ def test_statements_are_held_against_the_inputs(diagnose, says):
     assert [entry["finding"] for entry in result["unmentioned"]] == ["lab: high Potassium"]
     evidence = {disease["label"]: disease["evidence"] for disease in result["diseases"]}
     assert (evidence["Acute Renal Failure"], evidence["Sepsis"]) == (1, 0)
+
+
+def test_what_the_model_takes_is_measured_whatever_is_missing(diagnose, monkeypatch, ecg_array):
+    ecg_array[4:] = 0
+    given = {"ecg": ecg_array, "sampling_rate": 500, "leads": list(STANDARD_LEADS), "unit": "mV"}
+    monkeypatch.setattr(diagnose.processor.ecg_feature_extractor, "max_dead_leads", 9)
+    assert set(diagnose(**given, max_new_tokens=4)) == KEYS
 
 
 @pytest.mark.parametrize("subset", [("ecg", "cxr", "lab"), ("lab",)])

@@ -15,6 +15,7 @@ from datasets.table import table_cast
 
 from modeling_medtvt import DISEASES, parse_answer
 from processing_medtvt import MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor, load_cxr
+from processing_medtvt.patient_medtvt import MAX_AGE
 from processing_medtvt.processing_medtvt import PLACEHOLDER
 
 from .authors_layout import AUTHORS_FILES, find_authors_file, read_authors_rows
@@ -22,7 +23,7 @@ from .conversation import MODALITIES, message_text
 from .inputs import has_input
 from .rejects import Reject, drop_rejects, make_reject
 from .rows import Modality, QARow
-from .schema import FEATURES, LEVELS, OLDEST_AGE, OPTIONAL_COLUMNS, SEXES, SPLITS
+from .schema import FEATURES, LEVELS, OPTIONAL_COLUMNS, SEXES, SPLITS
 
 
 def load_medtvt_qa(
@@ -203,8 +204,8 @@ def _find_problem(row: QARow, level: str) -> str | None:
         return "it has no id"
     if row["level"] != level:
         return f"its level is not that of its file, {level}"
-    if row["age"] is not None and not 0 <= row["age"] <= OLDEST_AGE:
-        return f"its age is not from 0 to {OLDEST_AGE} years"
+    if row["age"] is not None and not 0 <= row["age"] <= MAX_AGE:
+        return f"its age is not from 0 to {MAX_AGE} years"
     if row["sex"] is not None and row["sex"] not in SEXES:
         return f"its sex is none of {', '.join(SEXES)}, nor null"
     modalities, diseases = row["modalities"], row["diseases"]

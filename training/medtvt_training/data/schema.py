@@ -13,7 +13,6 @@ from .rows import LEVELS, SPLITS
 
 
 SEXES = ("F", "M")
-OLDEST_AGE = 130  # years
 # Columns that datasets written before they existed lack
 OPTIONAL_COLUMNS = ("age", "sex")
 LAB_NAMES = tuple(lab.name for lab in LAB_DEFINITIONS)

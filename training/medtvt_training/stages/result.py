@@ -3,7 +3,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
@@ -22,8 +22,7 @@ def save_result(trainer: Trainer, arguments: ModelArguments) -> None:
 
     All processes call this; one of them writes.
     """
-    args, model = trainer.args, trainer.model
-    assert isinstance(model, PreTrainedModel | PeftModel)
+    args, model = trainer.args, cast(PreTrainedModel | PeftModel, trainer.model)
     model.config.use_cache = True  # the Trainer had switched it off
     output_dir = output_folder(args)
     folder = output_dir / ("adapter" if isinstance(model, PeftModel) else "final")
