@@ -128,7 +128,8 @@ _CONCLUSION = re.compile(
 _NOTHING = re.compile(r"\b(?:nothing abnormal|no abnormalit(?:y|ies))\b", re.IGNORECASE)
 # Said of the diseases as a whole, not of what the data show
 _REMARK = re.compile(
-    r"\b(?:none of the (?:seven )?diseases|no sign of the (?:seven )?diseases|no direct evidence|stays? possible|yet possible"
+    r"^(?:yes|no|not measured\b.*)$|\b(?:nothing notable|no notable findings?|not measured"
+    r"|none of the (?:seven )?diseases|no sign of the (?:seven )?diseases|no direct evidence|stays? possible|yet possible"
     r"|overall|in conclusion|conclusion:|therefore|together|taken together)",
     re.IGNORECASE,
 )

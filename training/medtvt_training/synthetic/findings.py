@@ -181,14 +181,26 @@ def read_findings(
     return [name for name in FINDINGS if name in present]
 
 
-def supported_diseases(name: str, diseases: Collection[str], findings: Collection[str]) -> list[str]:
-    """Codes of those of a patient's diseases that a finding is evidence for, beside the patient's other findings."""
+def supported_diseases(name: str, diseases: Collection[str], findings: Collection[str]) -> tuple[list[str], list[str]]:
+    """
+    Which of a patient's diseases a finding is evidence for.
+
+    Args:
+        diseases (`Collection[str]`), findings (`Collection[str]`): codes, and names of all findings of the patient.
+
+    Returns:
+        `tuple`: codes of those that it supports by itself or beside others of its modality; and of those that it
+        supports beside the labs only.
+    """
     codes = [code for code in FINDINGS[name].supports if code in diseases]
+    if name == "cxr: edema":  # the kidney second, and only where creatinine shows it
+        kidney = {"lab: high Creatinine", "lab: far high Creatinine"}.intersection(findings)
+        return [code for code in codes if code != "ARF"], [code for code in codes if code == "ARF" and kidney]
     if name.endswith("effusion") and not any(
         other.endswith(("zone opacity", "interstitial opacity")) for other in findings
     ):
-        return []  # beside an opacity it belongs to pneumonia, alone it says nothing
-    return codes
+        return [], []  # beside an opacity it belongs to pneumonia, alone it says nothing
+    return codes, []
 
 
 def _read_ecg(ecg: EcgSigns) -> Iterator[str]:
