@@ -48,7 +48,7 @@ LOGARITHMIC = (
 )
 NO_SIGNS = {  # fields that are no sign of the patient but faults of acquisition, or his sex
     *("male", "wander_mv", "mains_mv", "emg_mv", "f_wave_mv", "limb_swap", "misplaced", "dead_lead", "gap"),
-    *("rotation", "gamma"),
+    *("rotation", "gamma", "variety"),
 }
 # What is measured on the files of patients without a sign that moves it, and the range of normal adults
 NORMAL_RANGES = {

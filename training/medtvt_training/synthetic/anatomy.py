@@ -76,6 +76,57 @@ class Thorax:
         return self.apex + height * (self.tops[side] - self.apex)
 
 
+@dataclass(frozen=True)
+class Build:
+    """
+    How one person's body differs from the mean body; all of `variety` 0 leave it as it is.
+
+    Args:
+        width, height (`float`): factor of the lungs' half width, and shift of the diaphragm.
+        apex (`float`): shift of the lungs' upper end.
+        roundness (`float`): factor of the exponent of the chest wall's curve.
+        fat, thickness, slope, axilla (`float`): shifts of the soft tissue's width, of the shoulders and the armpits, and
+            the factor of its depth.
+        belly (`float`): factor of the depth below the diaphragm.
+        breasts (`float`): factor of their depth.
+        gas (`float`): factor of the stomach's bubble, 0 for none.
+        bones, spine, vessels, air, texture (`float`): factors of contrast.
+    """
+
+    width: float
+    height: float
+    apex: float
+    roundness: float
+    fat: float
+    thickness: float
+    slope: float
+    axilla: float
+    belly: float
+    breasts: float
+    gas: float
+    bones: float
+    spine: float
+    vessels: float
+    air: float
+    texture: float
+
+
+def draw_build(variety: float, rng: np.random.Generator) -> Build:
+    """Draws one person's build."""
+    z = variety * np.clip(rng.normal(0, 1, 16), -2, 2)
+    no_gas = rng.random() < 0.35 * variety
+    values = [1 + 0.035 * z[0], 0.018 * z[1], 0.012 * z[2], np.exp(0.12 * z[3]), 0.05 * (z[4] + 0.9 * variety)]
+    values += [np.exp(0.08 * z[5]), 0.04 * (z[6] + 0.5 * variety), 0.12 * z[7], np.exp(0.2 * z[8]), np.exp(0.5 * z[9])]
+    values += [0 if no_gas else np.exp(0.6 * z[10]), np.exp(0.35 * z[11] - 0.35 * variety)]
+    values += [
+        np.exp(0.3 * z[12] - 0.2 * variety),
+        np.exp(0.3 * z[13] - 0.55 * variety),
+        np.exp(0.06 * z[14] - 0.04 * variety),
+    ]
+    values += [np.exp(0.4 * z[15] - variety)]
+    return Build(*map(float, values))
+
+
 @lru_cache
 def rows() -> np.ndarray:
     """Centres of the rows (and columns), (384,)."""
@@ -166,15 +217,17 @@ class Strokes:
         return np.asarray(self.image.reduce(2)) * np.float32(density / 255)
 
 
-def shape_thorax(signs: FilmSigns, lung_rng: np.random.Generator, heart_rng: np.random.Generator) -> Thorax:
+def shape_thorax(
+    signs: FilmSigns, lung_rng: np.random.Generator, heart_rng: np.random.Generator, build: Build
+) -> Thorax:
     """
     Outlines of a person with these signs. The heart is as wide as `signs.ctr` says: the sum of the largest distances of
     its right and left border from the midline, over the largest inner width of the thorax.
     """
     y = rows()
     middle = _midline(lung_rng)
-    apex, tops, angles, dome_depth = _heights(signs, lung_rng)
-    wall = _walls(signs, lung_rng, apex, angles)
+    apex, tops, angles, dome_depth = _heights(signs, lung_rng, build)
+    wall = _walls(signs, lung_rng, apex, angles, build)
     visible = y < min(angles)
     width = float((wall[0] + wall[1])[visible].max())
     at_base = float(np.interp(max(tops), y, middle))
@@ -211,10 +264,11 @@ def _midline(rng: np.random.Generator) -> np.ndarray:
 
 
 def _heights(
-    signs: FilmSigns, rng: np.random.Generator
+    signs: FilmSigns, rng: np.random.Generator, build: Build
 ) -> tuple[float, tuple[float, float], tuple[float, float], float]:
     apex, top, higher, depth, angle = vary(rng, [0.105, 0.685, 0.024, 0.098, 0.0], [0.01, 0.014, 0.008, 0.012, 0.006])
-    apex -= 0.008 * signs.hyperinflation
+    apex += build.apex - 0.008 * signs.hyperinflation
+    top += build.height
     lift = 0.03 * (signs.view == "AP") + 0.07 * signs.poor_inspiration - 0.045 * signs.hyperinflation
     # the right dome is the higher one, by half an interspace
     left = top - lift
@@ -223,10 +277,13 @@ def _heights(
     return apex, tops, (left + depth - 0.005 + angle, left + depth), depth
 
 
-def _walls(signs: FilmSigns, rng: np.random.Generator, apex: float, angles: tuple[float, float]) -> np.ndarray:
+def _walls(
+    signs: FilmSigns, rng: np.random.Generator, apex: float, angles: tuple[float, float], build: Build
+) -> np.ndarray:
     y = rows()
     half, roundness, taper = vary(rng, [0.362, 2.3, 0.02], [0.013, 0.15, 0.006])
-    half += 0.006 * signs.male + 0.008 * signs.hyperinflation
+    half = build.width * (half + 0.006 * signs.male + 0.008 * signs.hyperinflation)
+    roundness *= build.roundness
     walls = []
     for side in range(2):
         # widest a little above the costophrenic angle
@@ -300,16 +357,17 @@ def lung_depth(thorax: Thorax) -> np.ndarray:
     return 0.62 + 0.38 * np.clip(height / 0.45, 0, 1) - 0.1 * np.clip(height - 0.6, 0, 1)
 
 
-def draw_body(signs: FilmSigns, thorax: Thorax, rng: np.random.Generator) -> np.ndarray:
+def draw_body(signs: FilmSigns, thorax: Thorax, rng: np.random.Generator, build: Build) -> np.ndarray:
     """Soft tissue without air."""
     y = rows()
     fat, axilla, slope, thick = vary(rng, [0.055, 0.5, -0.02, 1.0], [0.012, 0.06, 0.012, 0.04])
+    fat, axilla, slope, thick = fat + build.fat, axilla + build.axilla, slope + build.slope, thick * build.thickness
     trunk = float(thorax.wall.max()) + max(fat, 0.03) + 0.05 * np.clip(y - 0.55, 0, 1)
     arm = 0.5 * np.clip((axilla - y) / (axilla - 0.12), 0, 1) ** 1.6
     shoulder = 0.12 + 0.44 * np.clip((y - slope) / 0.12, 0, 1) ** 0.8 + 2 * np.clip(y - slope - 0.11, 0, 1)
     half = np.minimum(shoulder, trunk + arm)
     share = np.clip(np.abs(thorax.offset) / np.minimum(half, trunk + 0.5 * arm)[:, None], 0, 1) ** 2
-    height = 0.62 + 0.3 * np.clip((y - 0.05) / 0.3, 0, 1) + 0.18 * ramp(y - 0.62, 0.3)
+    height = 0.62 + 0.3 * np.clip((y - 0.05) / 0.3, 0, 1) + 0.18 * build.belly * ramp(y - 0.62, 0.3)
     body = np.sqrt(1 - 0.75 * share * share) * (thick * height)[:, None]
     body *= ramp(half[:, None] - np.abs(thorax.offset), 0.02)
     # the trachea forks at the carina
@@ -320,13 +378,13 @@ def draw_body(signs: FilmSigns, thorax: Thorax, rng: np.random.Generator) -> np.
     fork = np.abs(np.abs(offset + 0.004) - (0.9 + 0.2 * np.sign(offset)) * below)
     airway = ramp(0.018 - 0.05 * below - fork, 0.014) * ramp(thorax.carina + 0.05 - y, 0.08)
     body[view] -= 0.17 * airway
-    _add_gas(body, thorax, rng, upright=signs.view == "PA")
+    _add_gas(body, thorax, rng, signs.view == "PA", build.gas)
     if not signs.male:
-        _add_breasts(body, thorax, rng)
+        _add_breasts(body, thorax, rng, build.breasts)
     return body
 
 
-def _add_breasts(body: np.ndarray, thorax: Thorax, rng: np.random.Generator) -> None:
+def _add_breasts(body: np.ndarray, thorax: Thorax, rng: np.random.Generator, share: float) -> None:
     low, wide, size, droop = vary(rng, [0.01, 0.16, 0.13, 0.0], [0.03, 0.015, 0.04, 0.006])
     low += sum(thorax.tops) / 2
     for side in range(2):
@@ -336,10 +394,10 @@ def _add_breasts(body: np.ndarray, thorax: Thorax, rng: np.random.Generator) -> 
         down = (rows()[view[0], None] - (low - 0.14 + side * droop)) / 0.14
         # thickest below: the lower edge is the one that shows
         inside = ramp(1 - across * across - down * down, 0.3)
-        body[view] += inside * (0.65 + 0.35 * np.clip(down, -1, 1)) * max(size, 0.05)
+        body[view] += inside * (0.65 + 0.35 * np.clip(down, -1, 1)) * share * max(size, 0.05)
 
 
-def _add_gas(body: np.ndarray, thorax: Thorax, rng: np.random.Generator, upright: bool) -> None:
+def _add_gas(body: np.ndarray, thorax: Thorax, rng: np.random.Generator, upright: bool, share: float) -> None:
     """Bubble of the stomach under the left dome; upright, its lower end is level."""
     place, wide, deep, much = vary(rng, [0.2, 0.055, 0.032, 0.2], [0.02, 0.014, 0.009, 0.06])
     wide, deep = max(wide, 0.025), max(deep, 0.014)
@@ -351,7 +409,7 @@ def _add_gas(body: np.ndarray, thorax: Thorax, rng: np.random.Generator, upright
     bubble = ramp(1 - across * across - down * down, 0.35)
     if upright:
         bubble *= ramp(0.45 - down, 0.25)
-    body[view] -= max(much, 0.05) * bubble
+    body[view] -= share * max(much, 0.05) * bubble
 
 
 def draw_bones(signs: FilmSigns, thorax: Thorax, rng: np.random.Generator) -> np.ndarray:
@@ -417,7 +475,7 @@ def _blade(strokes: Strokes, signs: FilmSigns, thorax: Thorax, side: int, rng: n
     strokes.area(thorax.x(side, 0.49 + 0.06 * np.cos(turn), 0.15), 0.155 + 0.055 * np.sin(turn), 0.7)
 
 
-def add_spine(film: np.ndarray, thorax: Thorax, rng: np.random.Generator) -> None:
+def add_spine(film: np.ndarray, thorax: Thorax, rng: np.random.Generator, share: float) -> None:
     """Vertebrae with their discs and processes."""
     y = rows()[:, None]
     spacing, phase = float(rng.normal(0.052, 0.002)), float(rng.uniform(0, 6.3))
@@ -426,8 +484,8 @@ def add_spine(film: np.ndarray, thorax: Thorax, rng: np.random.Generator) -> Non
     view = window(middle - 0.1, middle + 0.1, 0, 1)
     aside = np.abs(thorax.offset[view])
     bodies = ramp(0.04 + 0.012 * y + 0.003 * np.cos(step) - aside, 0.014)
-    film[view] += bodies * (0.1 + 0.03 * np.tanh(2 * np.sin(step)))
-    film[view] += ramp(0.009 - aside, 0.008) * (0.05 * np.clip(np.sin(step + 1), 0, 1))
+    film[view] += share * bodies * (0.1 + 0.03 * np.tanh(2 * np.sin(step)))
+    film[view] += ramp(0.009 - aside, 0.008) * (0.05 * share * np.clip(np.sin(step + 1), 0, 1))
 
 
 def draw_vessels(thorax: Thorax, rng: np.random.Generator, upper: float = 0.0) -> Strokes:

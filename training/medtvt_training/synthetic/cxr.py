@@ -19,6 +19,7 @@ from .anatomy import (
     cloud,
     draw_body,
     draw_bones,
+    draw_build,
     draw_vessels,
     lung_depth,
     ramp,
@@ -29,12 +30,25 @@ from .anatomy import (
     vary,
     window,
 )
+from .exposure import expose, frame, transform
 from .signs import FilmSigns
 
 
 # Each part has its own random stream, so that one sign more leaves the rest of the film as it was.
 PARTS = ["frame", "lungs", "heart", "body", "bones", "spine", "vessels", "texture", "noise", "marker"]
-PARTS += ["effusion", "oedema", "opacity", "atelectasis", "tube", "line", "pacemaker", "wires"]
+PARTS += [
+    "effusion",
+    "oedema",
+    "opacity",
+    "atelectasis",
+    "tube",
+    "line",
+    "pacemaker",
+    "wires",
+    "person",
+    "position",
+    "exposure",
+]
 SIDE_NAMES = {"right": (0,), "left": (1,), "both": (0, 1)}
 # Heights of the zones in the lung, from 0 at the apex to 1 at the top of the diaphragm.
 ZONES = {"upper": (0.12, 0.38), "middle": (0.38, 0.66), "base": (0.68, 1.0)}
@@ -57,25 +71,26 @@ def draw_cxr(signs: FilmSigns, rng: np.random.Generator) -> np.ndarray:
     """
     _check(signs)
     parts = _streams(rng)
-    thorax = shape_thorax(signs, parts["lungs"], parts["heart"])
+    build = draw_build(signs.variety, parts["person"])
+    thorax = shape_thorax(signs, parts["lungs"], parts["heart"], build)
     air = (0.55 + 0.45 * np.clip(thorax.edge * 9, 0, 1)) * lung_depth(thorax)[:, None]
     air *= thorax.lungs
     air *= 1 - 0.8 * thorax.silhouette
     _fill(air, signs, thorax, parts)
     texture = cloud(parts["texture"], 96, 20)
-    film = draw_body(signs, thorax, parts["body"])
-    film *= 1 + 0.008 * texture
+    film = draw_body(signs, thorax, parts["body"], build)
+    film *= 1 + 0.008 * build.texture * texture
     bones = draw_bones(signs, thorax, parts["bones"])
-    bones *= 1 - 0.45 * thorax.silhouette
+    bones *= build.bones * (1 - 0.45 * thorax.silhouette)
     film += bones
-    add_spine(film, thorax, parts["spine"])
-    vessels = draw_vessels(thorax, parts["vessels"], upper=min(1.0, 1.6 * signs.oedema)).layer(0.48)
+    add_spine(film, thorax, parts["spine"], build.spine)
+    vessels = draw_vessels(thorax, parts["vessels"], upper=min(1.0, 1.6 * signs.oedema)).layer(0.48 * build.vessels)
     soften(vessels, 0.2)
-    vessels += 0.024 * texture - (0.68 + 0.05 * signs.hyperinflation)
+    vessels += 0.024 * build.texture * texture - (0.68 * build.air + 0.05 * signs.hyperinflation)
     vessels *= air
     film += vessels
     _add_devices(film, signs, thorax, parts)
-    return _expose(film, signs, parts)
+    return expose(film, signs, parts)
 
 
 def draw_outlines(signs: FilmSigns, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -88,11 +103,11 @@ def draw_outlines(signs: FilmSigns, rng: np.random.Generator) -> tuple[np.ndarra
     """
     _check(signs)
     parts = _streams(rng)
-    thorax = shape_thorax(signs, parts["lungs"], parts["heart"])
-    matrix = _frame(signs, parts["frame"])
+    thorax = shape_thorax(signs, parts["lungs"], parts["heart"], draw_build(signs.variety, parts["person"]))
+    matrix = frame(signs, parts["frame"], parts["position"])
     y = rows()[:, None]
     heart = thorax.silhouette * ((y > thorax.carina) & (y < thorax.dome))
-    return _transform(heart, matrix) > 0.5, _transform(thorax.lungs * (1 - thorax.silhouette), matrix) > 0.5
+    return transform(heart, matrix) > 0.5, transform(thorax.lungs * (1 - thorax.silhouette), matrix) > 0.5
 
 
 def _check(signs: FilmSigns) -> None:
@@ -286,8 +301,10 @@ def _add_devices(film: np.ndarray, signs: FilmSigns, thorax: Thorax, parts: dict
         _pacemaker(metal, thorax, parts["pacemaker"])
     if signs.wires:
         _wires(metal, thorax, parts["wires"])
-    if parts["marker"].random() < 0.15:
-        _marker(metal, parts["marker"])
+    if parts["marker"].random() < 0.15 + 0.55 * signs.variety:
+        _marker(metal, parts["marker"], signs.variety)
+    if signs.variety and parts["exposure"].random() < (0.45 if signs.view == "AP" else 0.08):
+        _cables(metal, parts["exposure"])
     for strokes, density in ((plastic, 0.42), (metal, 0.9)):
         if strokes.image.getbbox():
             film += strokes.layer(density)
@@ -359,52 +376,34 @@ def _rim(strokes: Strokes, thorax: Thorax, rng: np.random.Generator) -> None:
     strokes.line(x, y, 0.007, rng.uniform(0.6, 0.9))
 
 
-def _marker(strokes: Strokes, rng: np.random.Generator) -> None:
-    """The letter of a side, in the corner above that shoulder."""
+def _cables(strokes: Strokes, rng: np.random.Generator) -> None:
+    """Cables and buttons of a monitor on the skin."""
+    for _ in range(rng.integers(1, 5)):
+        x, y = rng.uniform([0.1, 0.12], [0.9, 0.85])
+        turn = np.linspace(0, 6.3, 14)
+        strokes.line(x + 0.011 * np.cos(turn), y + 0.011 * np.sin(turn), 0.004, 0.45)
+        bend, end = rng.normal(0, 0.1, 2), (rng.choice([-0.05, 1.05]), rng.uniform(0.2, 1.1))
+        across, down = smooth([(x, y), (0.5 * (x + end[0]) + bend[0], 0.5 * (y + end[1]) + bend[1]), end], 24)
+        strokes.line(across, down, 0.0035, rng.uniform(0.1, 0.28))
+
+
+def _marker(strokes: Strokes, rng: np.random.Generator, variety: float) -> None:
+    """The letter of a side, in the corner above that shoulder, and perhaps a word below."""
     letters: list[list[tuple[float, float]]] = [
         [(0, 0), (0, 1), (0, 0), (0.5, 0), (0.6, 0.25), (0.5, 0.5), (0, 0.5), (0.6, 1)],
         [(0, 0), (0, 1), (0.6, 1)],
     ]
     side = rng.integers(2)
     x, y = np.transpose(letters[side])
-    left, top = rng.normal([(0.12, 0.85)[side], 0.08], [0.015, 0.012])
-    strokes.line(left + 0.035 * x, top + 0.035 * y, 0.007, 0.9)
-
-
-# The exposure -------------------------------------------------------------------------------------------------------
-
-
-def _frame(signs: FilmSigns, rng: np.random.Generator) -> tuple[float, ...]:
-    """The affine map from the film to the drawing: tilt, position and size, the drawing's border left out."""
-    turn = np.deg2rad(signs.rotation)
-    sine, cosine = np.sin(turn), np.cos(turn)
-    x, y = np.clip(rng.normal(0, 0.008, 2), -0.02, 0.02) + 0.5
-    scale = min(rng.normal(0.935, 0.015), (1 - 2 * max(abs(x - 0.5), abs(y - 0.5))) / (cosine + abs(sine)))
-    a, b = scale * cosine, scale * sine
-    half = SIZE / 2
-    return (a, b, x * SIZE - half * (a + b), -b, a, y * SIZE - half * (a - b))
-
-
-def _transform(values: np.ndarray, matrix: tuple[float, ...]) -> np.ndarray:
-    image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
-    return np.asarray(image.transform((SIZE, SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
-
-
-def _expose(film: np.ndarray, signs: FilmSigns, parts: dict[str, np.random.Generator]) -> np.ndarray:
-    """Film density to gray levels."""
-    rng = parts["noise"]
-    dose, grain, bright, blur = vary(rng, [1.35, 0.016, 0.0, 0.14], [0.07, 0.004, 0.02, 0.04])
-    blur = min(max(blur, 0.05), 0.25)
-    soften(film, blur)
-    film = _transform(film, _frame(signs, parts["frame"]))
-    contrast = 0.92 if signs.view == "AP" else 1.0  # scatter, no grid
-    # three bytes are normal enough; their sum has the mean 382.5 and the standard deviation 128
-    counts = rng.integers(256, size=(3, SIZE, SIZE), dtype=np.uint8).sum(0, dtype=np.float32)
-    film = film + (max(grain, 0.006) / 128) * (counts - 382.5)
-    table = np.linspace(0, 2, 4096)
-    gray = 1.12 * (1 - np.exp(-dose * contrast * table)) + (0.04 if signs.view == "AP" else 0) + bright
-    gray = np.rint(255 * np.clip(gray, 0, 1) ** signs.gamma).astype(np.uint8)
-    return gray[np.clip(film * np.float32(4095 / 2), 0, 4095).astype(np.uint16)]
+    left, top = rng.normal([(0.12, 0.85)[side], 0.08], np.array([0.015, 0.012]) * (1 + 2 * variety))
+    size, tilt, word = rng.uniform(0.035, 0.035 + 0.03 * variety), variety * rng.normal(0, 0.3), rng.random()
+    strokes.line(
+        left + size * (x - tilt * y), top + size * (y + tilt * x), 0.2 * size, rng.uniform(0.9 - 0.4 * variety, 0.9)
+    )
+    if word < 0.3 * variety:
+        for k in range(rng.integers(3, 9)):  # as small as it is, a word is a row of strokes
+            at = left + 0.012 * k + np.array([0, 0, 0.008])
+            strokes.line(at, top + 0.08 + np.array([0, 0.012, rng.choice([0, 0.012])]), 0.003, 0.7)
 
 
 # Files and figures --------------------------------------------------------------------------------------------------

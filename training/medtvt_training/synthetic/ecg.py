@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from processing_medtvt.feature_extraction_medtvt_ecg import LIMB_LEADS, STANDARD_LEADS
+from processing_medtvt.feature_extraction_medtvt_ecg import STANDARD_LEADS
 
+from .ecg_person import Person, draw_person, shift_leads
+from .ecg_recording import LIMB, SAMPLES, SAMPLING_RATE, SECONDS, record
 from .signs import EcgSigns
 
 
-SAMPLING_RATE, SECONDS, GAIN = 500, 10, 200
-SAMPLES = SAMPLING_RATE * SECONDS
+GAIN = 200
 STEP = 1000 / SAMPLING_RATE  # ms
 INVALID_SAMPLE = -32768  # of WFDB format 16
-# Everything is drawn in the eight independent leads I, II, V1-V6; the other limb leads follow from I and II.
-LIMB = np.array(list(LIMB_LEADS.values()), np.float32)
 V1, V2, V3, V4, V5, V6 = range(2, 8)
 # Mean normal heights (mV). A frontal vector of length m and angle a is m cos(a) in I and m cos(a - 60 degrees) in II.
 CHEST_R = np.array([0.20, 0.52, 0.94, 1.35, 1.35, 1.13])
@@ -63,9 +62,6 @@ INFARCT_LEADS = {"inferior": [], "septal": [V1, V2], "anterior": [V3, V4], "ante
 # Height of fibrillatory waves relative to V1, and of flutter waves (mV).
 FIBRILLATION = np.array([0.25, 0.5, 1, 0.6, 0.35, 0.25, 0.2, 0.2])
 FLUTTER = np.array([0.03, 0.28, -0.12, -0.05, 0.03, 0.04, 0.05, 0.05])
-# Leads from the electrodes RA, LA, LL, C1-C6: chest leads are against the mean of the limbs.
-ELECTRODES = np.hstack([np.full((8, 3), -1 / 3), np.eye(8)[:, 2:]])
-ELECTRODES[:2, :3] = [(-1, 1, 0), (-1, 0, 1)]
 NEED_P = ("pacs", "left_atrium")
 CHOICES = {
     "rhythm": ("sinus", "af", "flutter", "paced"),
@@ -96,24 +92,26 @@ def draw_ecg(signs: EcgSigns, rng: np.random.Generator) -> np.ndarray:
     """
     _check(signs)
     # one generator a part, so that a sign of one part leaves the others as they were
-    rhythm_rng, qrs_rng, t_rng, atria_rng, noise_rng = map(np.random.default_rng, rng.integers(2**63, size=5))
+    seeds = rng.integers(2**63, size=6)
+    rhythm_rng, qrs_rng, t_rng, atria_rng, noise_rng, own_rng = map(np.random.default_rng, seeds)
+    person = draw_person(signs.variety, own_rng)
     beats, p_beats, pac_beats, pvc_beats = _beat_times(signs, rhythm_rng)
-    qrs = _qrs(signs, qrs_rng)
-    st, t, u = _st_t(signs, t_rng, qrs)
+    qrs = _qrs(signs, qrs_rng, person)
+    st, t, u = _st_t(signs, t_rng, qrs, person)
 
     leads = np.zeros((8, SAMPLES), np.float32)
-    strengths = 1 + 0.02 * np.sin(2 * np.pi * 0.25 * beats) + qrs_rng.normal(0, 0.01, beats.size)
+    strengths = 1 + person.breathing * np.sin(2 * np.pi * 0.25 * beats) + qrs_rng.normal(0, 0.01, beats.size)
     qt = signs.qtc_ms - 154 * (1 - 60 / signs.rate)
-    complexes = _complex(qrs, st, t, u, signs.qrs_ms, qt, signs)
+    complexes = _complex(qrs, st, t, u, signs.qrs_ms, qt, signs, person)
     for beat, strength in zip(beats, strengths):
         _add(leads, complexes, beat, strength)
     _draw_premature(leads, pvc_beats, qt, np.ptp(qrs, axis=1).max(), qrs_rng)
-    _draw_atria(leads, signs, atria_rng, p_beats, pac_beats)
+    _draw_atria(leads, signs, atria_rng, p_beats, pac_beats, person)
     if signs.rhythm == "paced":
         spike = np.outer(qrs_rng.uniform(0.4, 1) * np.array([0.3, 0.8, -0.4, -0.7, -0.8, -0.8, -0.6, -0.5]), [1, 0.4])
         for beat in beats:
             _add(leads, spike, beat - 0.006)
-    return _acquire(leads, signs, noise_rng)
+    return record(leads, signs, noise_rng, own_rng)
 
 
 def _check(signs: EcgSigns) -> None:
@@ -180,13 +178,15 @@ def _frontal(length: float | np.ndarray, angle: float | np.ndarray) -> tuple[Any
     return length * np.cos(np.radians(angle)), length * np.cos(np.radians(angle - 60))
 
 
-def _bumps(times: np.ndarray, start: float | np.ndarray, end: float | np.ndarray) -> np.ndarray:
-    """Smooth waves of height 1 between start and end: (..., 1) each -> (..., times)."""
+def _bumps(
+    times: np.ndarray, start: float | np.ndarray, end: float | np.ndarray, sharpness: float | np.ndarray = 1
+) -> np.ndarray:
+    """Smooth waves of height 1 between start and end: (..., 1) each -> (..., times); slender if sharpness is above 1."""
     phase = np.clip((times - start) / (end - start), 0, 1)
-    return np.sin(np.pi * phase) ** 2
+    return np.sin(np.pi * phase) ** (2 * sharpness)
 
 
-def _qrs(signs: EcgSigns, rng: np.random.Generator) -> np.ndarray:
+def _qrs(signs: EcgSigns, rng: np.random.Generator, person: Person) -> np.ndarray:
     """QRS of the eight leads (8, samples) from its onset."""
     build, spread = rng.normal(0, 0.26), rng.normal(0, 0.22, (3, 6))
     sex = MALE_CHEST if signs.male else MALE_CHEST / np.array([1, 1.2, 1.2, 1.2, 1.2, 1])
@@ -198,6 +198,10 @@ def _qrs(signs: EcgSigns, rng: np.random.Generator) -> np.ndarray:
         neighbor = np.clip(np.arange(4) + shift, 0, 5)
         for heights in (chest_r, chest_s):
             heights[:4] += share * (heights[neighbor] - heights[:4])
+    chest_r, chest_s = (
+        person.chest_r * shift_leads(chest_r, person.turn),
+        person.chest_s * shift_leads(chest_s, person.turn),
+    )
     # R grows up to V4, and S outweighs it in V1
     chest_r[:4] = np.maximum.accumulate(np.maximum(chest_r[:4], [0.06, 0.2, 0.45, 0.7]))
     chest_r[0], chest_r[3] = min(chest_r[0], 0.5 * chest_s[0]), max(chest_r[3], 1.05 * chest_r[2])
@@ -210,10 +214,16 @@ def _qrs(signs: EcgSigns, rng: np.random.Generator) -> np.ndarray:
         windows = NOTCHED_WAVES
     else:
         chest_q = np.array([0, 0, 0, 0.02, 0.05, 0.06]) * np.exp(spread[2])
-        heights, windows = _narrow_waves(signs, limb_r, chest_q, chest_r, chest_s, angles, small, old_q)
+        heights, windows = _narrow_waves(signs, limb_r, chest_q, chest_r, chest_s, angles, small, old_q, person)
+        if signs.infarct is None and signs.conduction is None:
+            windows = windows + person.delays[:, None, None]
     times = np.arange(0, signs.qrs_ms + STEP, STEP)
-    shapes = _bumps(times, *np.split(windows * signs.qrs_ms, 2, axis=-1))
+    shapes = _bumps(times, *np.split(windows * signs.qrs_ms, 2, axis=-1), person.sharpness)
     qrs = (heights[..., None] * shapes).sum(axis=1)
+    for place, sizes in zip(person.notch_places, person.notches.T):
+        notch = _bumps(times, place * signs.qrs_ms - 13, place * signs.qrs_ms + 3)
+        notch -= _bumps(times, place * signs.qrs_ms - 3, place * signs.qrs_ms + 13)
+        qrs += np.outer(sizes * np.ptp(qrs, axis=1), notch)
     return _limit_voltages(qrs, signs, voltages)
 
 
@@ -226,12 +236,13 @@ def _narrow_waves(
     angles: np.ndarray,
     small: np.ndarray,
     old_q: float,
+    person: Person,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Heights and windows of Q, R, S and a last wave, of a right bundle branch block, in eight leads."""
     windows = np.concatenate([QRS_WAVES, np.broadcast_to([0.45, 1.0], (8, 1, 2))], axis=1)
     # Q and S point away from R; the first forces of a left anterior fascicular block point down
-    vectors = {0: (0.07 if signs.axis > -30 else 0.16, signs.axis + 180 + angles[0])}
-    vectors[2] = (0.12 * limb_r, signs.axis + 180 + angles[1])
+    vectors = {0: (0.07 * person.q_size if signs.axis > -30 else 0.16, signs.axis + 180 + angles[0] + person.q_turn)}
+    vectors[2] = (0.12 * person.s_size * limb_r, signs.axis + 180 + angles[1] + person.s_turn)
     last = np.zeros(6)
     if signs.conduction is not None:
         windows[:, :3] *= 0.64
@@ -303,16 +314,18 @@ def _limit_voltages(qrs: np.ndarray, signs: EcgSigns, draws: np.ndarray) -> np.n
     return qrs
 
 
-def _st_t(signs: EcgSigns, rng: np.random.Generator, qrs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _st_t(
+    signs: EcgSigns, rng: np.random.Generator, qrs: np.ndarray, person: Person
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Levels of ST and heights of T and U (mV) in eight leads."""
-    st = np.clip(rng.normal(0, 0.006, 8), -0.012, 0.012)
+    st = np.clip(rng.normal(0, 0.006, 8), -0.012, 0.012) + person.st
     sex = MALE_CHEST if signs.male else MALE_CHEST / np.array([1, 1.2, 1.2, 1.2, 1.2, 1])
     common, spread, size = rng.normal(0, 0.22), rng.normal(0, 0.18, 6), rng.uniform(0, 1, 2)
     t_angle = np.clip(T_ANGLE + 0.4 * (signs.axis - 40) + rng.normal(0, 8), 8, 70)
     t = np.empty(8)
     t[:2] = _frontal(min(LIMB_T * signs.t_scale * np.exp(common), 0.5), t_angle)
-    t[2:] = CHEST_T * sex * signs.t_scale * np.exp(common + spread)
-    t[V1] = rng.normal(0.02, 0.06)
+    t[2:] = CHEST_T * sex * signs.t_scale * np.exp(common + spread) * person.chest_t
+    t[V1] = rng.normal(0.02, 0.06) + person.t_v1
     if signs.low_voltage:
         t[: 2 if signs.low_voltage == "limb" else 8] *= 0.6
     # never so low that it looks flat, never tented
@@ -380,6 +393,7 @@ def _complex(
     qrs_ms: float,
     qt: float,
     signs: EcgSigns | None = None,
+    person: Person | None = None,
 ) -> np.ndarray:
     """QRS, ST, T and U of one beat, (8, samples) float32 from the onset of QRS."""
     times = np.arange(0, qt + 250, STEP)
@@ -387,9 +401,12 @@ def _complex(
     if signs and signs.tented_t:
         start, peak = qt - 150, qt - 68
     else:
+        if person and not signs.strain:
+            peak += person.t_delay
         start = min(qrs_ms + 40, peak - 90)
     end = peak + (qt - peak) / 0.818  # where the tangent to the falling limb meets the baseline is the end of T
-    rising, falling = _bumps(times, start, 2 * peak - start) ** 1.7, _bumps(times, 2 * peak - end, end)
+    rising = _bumps(times, start, 2 * peak - start) ** (person.t_rise if person else 1.7)
+    falling = _bumps(times, 2 * peak - end, end)
     wave = np.where(times < peak, rising, falling)
     rise = np.sin(0.5 * np.pi * np.clip((times - qrs_ms + 16) / 16, 0, 1)) ** 2
     climb = rise * (0.65 + 0.35 * np.sin(0.5 * np.pi * np.clip((times - qrs_ms) / 70, 0, 1)))
@@ -424,11 +441,17 @@ def _draw_premature(
 
 
 def _draw_atria(
-    leads: np.ndarray, signs: EcgSigns, rng: np.random.Generator, regular_beats: np.ndarray, pac_beats: np.ndarray
+    leads: np.ndarray,
+    signs: EcgSigns,
+    rng: np.random.Generator,
+    regular_beats: np.ndarray,
+    pac_beats: np.ndarray,
+    person: Person,
 ) -> None:
     """P waves, or the waves of fibrillation or flutter."""
     height, angle, chest = rng.uniform(0.095, 0.15), rng.normal(52, 8), rng.uniform(0.8, 1.2, 6)
     noise, phases, shift = rng.normal(size=(2, 26)), rng.uniform(0, 2 * np.pi, 4), rng.uniform(0.3, 0.6)
+    height, angle, chest = height * person.p_size, angle + person.p_turn, chest * person.chest_p
     if signs.rhythm == "sinus":
         right = np.concatenate([_frontal(height, angle + 12), chest * (0.055, 0.06, 0.06, 0.06, 0.05, 0.045)])
         left = np.concatenate([_frontal(height, angle - 12), chest * (-0.025, 0.05, 0.06, 0.06, 0.055, 0.055)])
@@ -471,34 +494,6 @@ def _add_p_waves(leads: np.ndarray, beats: np.ndarray, signs: EcgSigns, right: n
     template = heights @ _bumps(times, *np.split(windows * width, 2, axis=-1))
     for beat in beats:
         _add(leads, template.astype(np.float32), beat - (signs.pr_ms + 0.04 * width) / 1000)
-
-
-def _acquire(leads: np.ndarray, signs: EcgSigns, rng: np.random.Generator) -> np.ndarray:
-    """From the heart's eight leads to twelve recorded ones."""
-    if signs.limb_swap:
-        leads[:2] = -leads[0], leads[1] - leads[0]
-    # wander and mains: waves common to all electrodes, in each with its own sizes
-    time = np.arange(SAMPLES, dtype=np.float32) / SAMPLING_RATE
-    slow = np.concatenate([rng.uniform(0.05, 0.15, 2), rng.uniform(0.15, 0.5, 2)]).astype(np.float32)
-    angles = 2 * np.pi * np.concatenate([np.outer(slow, time), [60 * time]]).astype(np.float32)
-    waves = np.stack([np.sin(angles), np.cos(angles)], axis=1)
-    sizes = (ELECTRODES @ rng.normal(size=(9, 10))).astype(np.float32)
-    wander, mains = sizes[:, :8] @ waves[:4].reshape(8, -1), sizes[:, 8:] @ waves[4]
-    # muscle: white noise without its slowest and fastest parts
-    white = rng.standard_normal((9, SAMPLES + 3), np.float32)
-    white = white[:, 1:] - white[:, :-1]
-    muscle = ELECTRODES.astype(np.float32) @ (white[:, 2:] + 2 * white[:, 1:-1] + white[:, :-2])
-    leads += wander * np.float32(signs.wander_mv / np.ptp(wander, axis=1).mean())
-    leads += mains * np.float32(signs.mains_mv / mains.std(axis=1).mean())
-    leads += muscle * np.float32(signs.emg_mv / muscle.std(axis=1).mean())
-
-    recorded = np.concatenate([LIMB @ leads[:2], leads[2:]]).astype(np.float32)
-    if signs.dead_lead is not None:
-        recorded[signs.dead_lead] = 0
-    if signs.gap is not None:
-        lead, start, length = signs.gap
-        recorded[lead, round(start * SAMPLING_RATE) : round((start + length) * SAMPLING_RATE)] = np.nan
-    return recorded
 
 
 def write_ecg(path: str | os.PathLike, signal: np.ndarray) -> None:

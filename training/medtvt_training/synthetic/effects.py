@@ -224,6 +224,7 @@ def _ecg_faults(rng: np.random.Generator, setting: Setting) -> dict[str, Any]:
         "emg_mv": float(rng.uniform(0.002, 0.02)),
         "limb_swap": bool(rng.random() < 0.015 * rare),
         "misplaced": bool(rng.random() < 0.4),
+        "variety": 1.0,
     }
     if rng.random() < 0.0024:
         faults["dead_lead"] = int(rng.integers(12))
@@ -260,7 +261,7 @@ def draw_film_signs(rng: np.random.Generator, causes: Causes, setting: Setting) 
     if chance("atelectasis", FILM_SIGNS):
         signs["atelectasis"] = chance.one_of({"left": 40, "right": 30, "both": 30})
     signs["ctr"] = _heart(rng, causes, signs)
-    signs |= {"rotation": float(rng.uniform(-3, 3)), "gamma": float(rng.uniform(0.8, 1.25))}
+    signs |= {"rotation": float(rng.uniform(-3, 3)), "gamma": float(rng.uniform(0.8, 1.25)), "variety": 1.0}
     return FilmSigns(**_plain(signs))
 
 

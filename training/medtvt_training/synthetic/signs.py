@@ -43,6 +43,8 @@ class EcgSigns:
         misplaced (`bool`): chest electrodes an interspace off, V1-V4 mix with their neighbors.
         dead_lead (`int`, *optional*): index of a lead that is flat.
         gap (`tuple[int, float, float]`, *optional*): lead, start and length (s) of missing samples (NaN).
+        variety (`float`): how far the shape of the waves and the recording stray from the mean, within normal limits;
+            0 for not at all, 1 for as far as among people.
     """
 
     male: bool
@@ -80,6 +82,7 @@ class EcgSigns:
     misplaced: bool = False
     dead_lead: int | None = None
     gap: tuple[int, float, float] | None = None
+    variety: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ class FilmSigns:
         rotation (`float`): degrees, within 3.
         gamma (`float`): 0.8 to 1.25.
         poor_inspiration (`bool`): high diaphragms.
+        variety (`float`): how far body, position and exposure stray from the mean; 0 for not at all, 1 for as far as
+            among people and sites.
     """
 
     male: bool
@@ -130,3 +135,4 @@ class FilmSigns:
     rotation: float = 0.0
     gamma: float = 1.0
     poor_inspiration: bool = False
+    variety: float = 0.0
