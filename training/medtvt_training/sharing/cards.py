@@ -35,6 +35,7 @@ COLUMN_NOTES = {
     "lab": "fifty values by name, null where not measured",
     "diseases": "those of the seven that the patient has",
     "findings": "what the data show, where it is known",
+    "absent_findings": "what they are known not to show; null where that is all else",
 }
 HEADLINES = (
     ("strict", "f1_samples", "F1 of the label set, mean over the records"),
