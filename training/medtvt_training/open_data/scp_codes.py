@@ -7,7 +7,7 @@ to 8 and 10). A statement stands for a finding only where both mean the same. Wh
 incomplete block, a T wave inversion without its leads) leaves that finding open: neither shown nor absent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from processing_medtvt.findings_medtvt import PHRASES
 
@@ -130,7 +130,7 @@ AXIS_SHOWS = {
 }
 _AXES = ("ecg: left axis", "ecg: right axis", "ecg: normal axis")
 
-RHYTHMS = {"SR", "STACH", "SBRAD", "SARRH", "AFIB", "AFLT", "PACE", "SVARR", "SVTAC", "PSVT", "BIGU", "TRIGU"}
+_RHYTHMS = {"SR", "STACH", "SBRAD", "SARRH", "AFIB", "AFLT", "PACE", "SVARR", "SVTAC", "PSVT", "BIGU", "TRIGU"}
 # Findings that the readers state wherever they are: without a statement they are absent. The data set's benchmark reads
 # all statements so; we do for rhythm, blocks, hypertrophy and infarcts, but not for forms (ST, T, beats), which readers
 # state as they please.
@@ -151,54 +151,44 @@ ABNORMAL = tuple(
 )
 
 
-def read_statements(codes: Mapping[str, float], axis: str = "") -> tuple[list[str], list[str]]:
+def read_statements(
+    codes: Mapping[str, float], axis: str, without_likelihood: Collection[str]
+) -> tuple[list[str], list[str]]:
     """
-    The findings that statements (code -> likelihood in percent) and `heart_axis` say are shown, and those that they say are
-    not, in the lexicon's order. What is in neither list is not known.
+    The findings that a record's statements say are shown, and those that they say are not, in the lexicon's order. What
+    is in neither list is not known.
+
+    Args:
+        codes (`dict`): Statement to likelihood in percent.
+        axis (`str`): `heart_axis`, or "".
+        without_likelihood (`Collection[str]`): The form and rhythm statements.
     """
-    stated = {code for code, likelihood in codes.items() if _counts(code, likelihood)}
+    stated = {
+        code for code, likelihood in codes.items() if likelihood >= LIKELY or not likelihood and code in without_likelihood
+    }
     shown = {name for code in stated for name in SHOWS.get(code, ())} | set(AXIS_SHOWS.get(axis, ()))
     if {"ecg: left axis", "ecg: right axis"} <= shown:  # they contradict each other
         shown -= set(_AXES)
-    if shown & {"ecg: sinus tachycardia", "ecg: sinus bradycardia", *_ATRIAL, "ecg: paced"} or "SARRH" in codes:
-        shown.discard("ecg: sinus rhythm")  # ours means a normal rate as well
-    open_ = {name for code in codes for name in OPENS.get(code, ())}
-    open_ |= {name for code in codes if code not in stated for name in SHOWS.get(code, ())}
+    another_rhythm = bool(shown & {*_ATRIAL, "ecg: paced"})
+    if another_rhythm or "SARRH" in codes or shown & {"ecg: sinus tachycardia", "ecg: sinus bradycardia"}:
+        shown.discard("ecg: sinus rhythm")  # ours is regular and of a normal rate
+    still_open = {name for code in codes for name in OPENS.get(code, ())}
+    still_open |= {name for code in codes.keys() - stated for name in SHOWS.get(code, ())}
+    if axis and axis not in AXIS_SHOWS:
+        still_open |= set(_AXES)
     abnormal = shown & set(ABNORMAL)
     absent: set[str] = set()
-    if RHYTHMS & codes.keys():
-        absent |= set(_ALWAYS_STATED_RHYTHMS)
-        if shown & {*_ATRIAL, "ecg: paced"}:
-            absent.add("ecg: sinus rhythm")
-    if stated - RHYTHMS:
+    if _RHYTHMS & stated:
+        absent |= {*_ALWAYS_STATED_RHYTHMS, *(["ecg: sinus rhythm"] if another_rhythm else [])}
+    if stated - _RHYTHMS:
         absent |= set(_ALWAYS_STATED)
-    if axis or shown & set(_AXES):
-        if shown & set(_AXES):
-            absent |= set(_AXES)
+    if shown & set(_AXES):
+        absent |= set(_AXES)
     if codes.get("NORM", 0) >= NORMAL and "ABQRS" not in codes:
         absent |= set(ABNORMAL)
-        if axis and axis not in AXIS_SHOWS:
-            open_ |= set(_AXES)
         if not abnormal:
             shown.add("ecg: normal ECG")
     if "NORM" not in codes or abnormal:
         absent.add("ecg: normal ECG")
-    order = list(PHRASES)
-    kept = absent - shown - open_
-    return sorted(shown & set(PHRASES), key=order.index), sorted(kept & set(PHRASES), key=order.index)
-
-
-def _counts(code: str, likelihood: float) -> bool:
-    """Whether a statement counts. Only form and rhythm statements may stand without a likelihood."""
-    if likelihood > 0:
-        return likelihood >= LIKELY
-    return code in RHYTHMS or code in FORMS
-
-
-# `form` is 1 in scp_statements.csv and `diagnostic` is not
-FORMS = {
-    *("ABQRS", "PVC", "STD_", "VCLVH", "QWAVE", "LOWT", "NT_", "PAC", "LPR", "INVT", "LVOLT", "HVOLT", "TAB_", "STE_"),
-    "PRC(S)",
-    # diagnostic and form at once; readers give these without a likelihood
-    *("NDT", "NST_", "DIG", "LNGQT"),
-}
+    absent -= shown | still_open
+    return [name for name in PHRASES if name in shown], [name for name in PHRASES if name in absent]
