@@ -9,7 +9,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ptb-xl", help="folder of PTB-XL: ptbxl_database.csv, scp_statements.csv, records500/")
     parser.add_argument("--films", help="table of chest films: file, patient, label (NIH's labels)")
     parser.add_argument("--out", required=True, help="output folder")
-    parser.add_argument("--test-folds", type=int, nargs="+", default=[10], help="folds of the test split (default: 10)")
+    parser.add_argument(
+        "--test-folds", type=int, nargs="+", default=[10], help="folds of the test split (default: 10)"
+    )
     parser.add_argument(
         "--validation-folds", type=int, nargs="+", default=[9], help="folds of the validation split (default: 9)"
     )

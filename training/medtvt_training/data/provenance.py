@@ -50,7 +50,9 @@ def _read_terms(folder: Path) -> dict[str, str]:
         sources = content["sources"]
         return {
             "modalities": ", ".join(dict.fromkeys(source["modality"] for source in sources)),
-            "sources": "; ".join(f"{source['name']} ({sum(source['records'].values())} records)" for source in sources),
+            "sources": "; ".join(
+                f"{source['name']} ({sum(source['records'].values())} records)" for source in sources
+            ),
             "license": "; ".join(f"{source['name']}: {source['license']}" for source in sources),
             "attribution": " ".join(source["attribution"] for source in sources),
         }

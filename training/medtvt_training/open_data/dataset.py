@@ -31,6 +31,7 @@ from .texts import make_rows
 
 
 ROWS_AT_A_TIME = 4096
+TEST_FOLDS, VALIDATION_FOLDS = (10,), (9,)
 
 
 def write_open_data(
@@ -38,8 +39,8 @@ def write_open_data(
     *,
     ptb_xl: str | os.PathLike | None = None,
     films: str | os.PathLike | None = None,
-    test_folds: Collection[int] = (10,),
-    validation_folds: Collection[int] = (9,),
+    test_folds: Collection[int] = TEST_FOLDS,
+    validation_folds: Collection[int] = VALIDATION_FOLDS,
     seed: int = 0,
     max_rejected: float = 0.01,
 ) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def write_open_data(
         sources.append((NIH_FILMS, Path(films).resolve()))
     if not sources:
         raise ValueError("There is nothing to read: name a folder of PTB-XL or a table of films.")
-    split_of = _assign_folds(test_folds, validation_folds)
+    split_of = assign_folds(test_folds, validation_folds)
     check_new_folder(output_dir)
     with new_folder(output_dir) as folder:
         (folder / "physiology").mkdir()
@@ -104,7 +105,13 @@ def read_source(source: Source, path: Path, rejects: list[Reject]) -> Iterator[O
     return read_ptb_xl(path, rejects) if source is PTB_XL else read_films(path, rejects)
 
 
-def _assign_folds(test: Collection[int], validation: Collection[int]) -> dict[int, str]:
+def assign_folds(test: Collection[int] = TEST_FOLDS, validation: Collection[int] = VALIDATION_FOLDS) -> dict[int, str]:
+    """
+    Fold to split. PTB-XL's authors propose 9 and 10 for validation and test.
+
+    Raises:
+        ValueError: if folds overlap, or none remain for training.
+    """
     chosen = [*test, *validation]
     if not set(chosen) <= set(FOLDS) or len(set(chosen)) < len(chosen) or len(chosen) >= len(FOLDS):
         raise ValueError(

@@ -66,7 +66,9 @@ def read_films(table: str | os.PathLike, rejects: list[Reject]) -> Iterator[Open
     if not files:
         raise ValueError(f"{table} has no row.")
     if unknown := sorted(labels.keys() - SHOWS.keys()):
-        raise ValueError(f"{table}: unknown labels {', '.join(map(repr, unknown))}; known are {', '.join(sorted(SHOWS))}.")
+        raise ValueError(
+            f"{table}: unknown labels {', '.join(map(repr, unknown))}; known are {', '.join(sorted(SHOWS))}."
+        )
     for file, patient, names in _rows(table):
         reason = check_path(file)
         if not reason and not names:
@@ -81,7 +83,9 @@ def read_films(table: str | os.PathLike, rejects: list[Reject]) -> Iterator[Open
             rejects.append({"id": file, "path": file or None, "reason": reason})
             continue
         shown, absent = read_labels(names)
-        yield OpenRecord(Path(file).with_suffix("").as_posix(), patient, "cxr", file, hash_fold(patient), shown, absent)
+        yield OpenRecord(
+            Path(file).with_suffix("").as_posix(), patient, "cxr", file, hash_fold(patient), shown, absent
+        )
 
 
 def _rows(table: Path) -> Iterator[tuple[str, str, list[str]]]:

@@ -69,7 +69,7 @@ NIH_FILMS = Source(
         "Bagheri M, Summers RM. ChestX-ray8: hospital-scale chest X-ray database and benchmarks. CVPR 2017. Labels were "
         "turned into findings, questions and answers."
     ),
-    labels="mined from reports by a program, and noisy: a tenth of them or more is wrong",
+    labels="mined from reports by a program, and noisy",
 )
 SOURCES = {source.key: source for source in (PTB_XL, NIH_FILMS)}
 

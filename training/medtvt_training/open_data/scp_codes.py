@@ -76,7 +76,17 @@ OPENS: dict[str, tuple[str, ...]] = {
     # which of the two it is, is often corrected by the second reader
     "AFIB": ("ecg: flutter", "ecg: rapid response", "ecg: tachycardia", "ecg: bradycardia", *_BEATS),
     "AFLT": ("ecg: fibrillation", "ecg: rapid response", "ecg: tachycardia", "ecg: bradycardia", *_BEATS),
-    "PACE": (*_RATE, *_ATRIAL, *_BLOCKS, *_Q, *_ST_T, *_QT, "ecg: ST elevation", "ecg: prolonged PR", "ecg: LVH voltage"),
+    "PACE": (
+        *_RATE,
+        *_ATRIAL,
+        *_BLOCKS,
+        *_Q,
+        *_ST_T,
+        *_QT,
+        "ecg: ST elevation",
+        "ecg: prolonged PR",
+        "ecg: LVH voltage",
+    ),
     "2AVB": ("ecg: prolonged PR", "ecg: pause", "ecg: bradycardia"),
     "3AVB": ("ecg: prolonged PR", "ecg: pause", "ecg: bradycardia"),
     "WPW": (*_BLOCKS, *_Q, *_ST_T, "ecg: prolonged PR", "ecg: LVH voltage"),
@@ -164,7 +174,9 @@ def read_statements(
         without_likelihood (`Collection[str]`): The form and rhythm statements.
     """
     stated = {
-        code for code, likelihood in codes.items() if likelihood >= LIKELY or not likelihood and code in without_likelihood
+        code
+        for code, likelihood in codes.items()
+        if likelihood >= LIKELY or not likelihood and code in without_likelihood
     }
     shown = {name for code in stated for name in SHOWS.get(code, ())} | set(AXIS_SHOWS.get(axis, ()))
     if {"ecg: left axis", "ecg: right axis"} <= shown:  # they contradict each other
