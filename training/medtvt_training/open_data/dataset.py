@@ -3,7 +3,7 @@
 Writes open records as a MedTVT-QA folder.
 
 It holds `physiology/{train,validation,test}.parquet`, a link to each data set's folder, which the rows' paths begin with,
-`open_data.json` with sources, terms and counts, and `rejects.jsonl`. No signal and no film is copied.
+`open_data.json` with sources, terms and counts, `build.md` with the same for the folder's card, and `rejects.jsonl`. No signal and no film is copied.
 """
 
 import os
@@ -23,7 +23,7 @@ from ..data.provenance import OPEN_DATA_FILE
 from ..data.rejects import check_rejects
 from ..data.rows import QARow, Reject
 from ..data.schema import FEATURES, SPLITS
-from ..files import write_json, write_jsonl
+from ..files import write_json, write_jsonl, write_text
 from .films import read_films
 from .ptb_xl import read_ptb_xl
 from .record import FOLDS, NIH_FILMS, PTB_XL, OpenRecord, Source
@@ -97,6 +97,7 @@ def write_open_data(
             raise ValueError(f"The split {', '.join(empty)} has no record; choose other folds.")
         write_json(content, folder / OPEN_DATA_FILE)
         write_jsonl(rejects, folder / "rejects.jsonl")
+        write_text(_describe(content), folder / "build.md")
     return content
 
 
@@ -161,6 +162,21 @@ def _write_source(
         "rejected": len(rejects),
         "nothing_known": silent,
     }
+
+
+def _describe(content: dict[str, Any]) -> str:
+    lines = ["## Sources\n"]
+    for source in content["sources"]:
+        number = sum(source["records"].values())
+        lines += [
+            f"- {source['name']}: {number:,} records, {source['rejected']:,} rejected. License: {source['license']}. Labels: "
+            f"{source['labels']}. {source['attribution']}"
+        ]
+    lines.append(
+        "\nA record's labels tell of some findings only: `findings` are shown, `absent_findings` are not, and no row states "
+        "any other. Questions and answers were written by a program from the labels."
+    )
+    return "\n".join(lines) + "\n"
 
 
 def _flush(rows: list[QARow], writer: pq.ParquetWriter) -> None:

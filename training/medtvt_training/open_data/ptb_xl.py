@@ -92,7 +92,7 @@ def _check_table(file: Path, known: set[str]) -> None:
             raise ValueError(f"{where}: `strat_fold` is {row['strat_fold']!r}; it is 1 to 10.")
         if row["patient_id"] and folds.setdefault(row["patient_id"], row["strat_fold"]) != row["strat_fold"]:
             raise ValueError(f"{where}: its patient is in another fold too, so splits would share patients.")
-        codes.update(_read_codes(row, where))
+        codes.update(_read_codes(row, where).keys())
     if not ids:
         raise ValueError(f"{file} has no row.")
     if unknown := sorted(codes.keys() - known):
