@@ -618,9 +618,11 @@ class MedicalDiagnosisPipeline(Pipeline):
         provenance = self.model.provenance
         if provenance.stage is None:
             warnings.append("model: the weights are untrained, the answer means nothing")
-        data = provenance.training_data
-        if data and all(entry["access"] == "synthetic" for entry in data):
+        patients = provenance.describe_patients()
+        if patients == "imaginary patients only":
             warnings.append("model: trained on imaginary patients only, the answer says nothing about a real one")
+        elif patients is not None:
+            warnings.append(f"model: trained on {patients}; what it says of a real patient is not validated")
         return warnings
 
     def _warnings(self, answers: Sequence[ParsedAnswer], new_tokens: torch.Tensor) -> list[str]:

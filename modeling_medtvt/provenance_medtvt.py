@@ -12,6 +12,7 @@ from transformers.utils import cached_file
 
 PROVENANCE_NAME = "provenance.json"
 STAGES = ("pt", "sft", "rft")
+_REAL = {"ecg": "ECGs", "cxr": "films", "lab": "labs"}
 
 
 @dataclass
@@ -21,7 +22,8 @@ class Provenance:
         stage (`str`, *optional*): Training stage that the weights come from, `"pt"`, `"sft"` or `"rft"`. None for a
             model that was not trained on MedTVT-QA: its answers mean nothing, and the pipeline says so.
         training_data (`list[dict]`): What each training stage so far learned from: `stage`, `name` of the dataset and
-            `access` to it (`"synthetic"`, `"open"` or `"credentialed"`), which decides who may get the weights.
+            `access` to it (`"synthetic"`, `"open"` or `"credentialed"`), which decides who may get the weights. Open real
+            data may have `modalities` ("ecg, cxr"), `sources`, `license` and `attribution`.
 
     Raises:
         ValueError: if there is no such stage, or an entry of `training_data` lacks its `access`.
@@ -37,6 +39,22 @@ class Provenance:
             isinstance(entry, dict) and isinstance(entry.get("access"), str) for entry in self.training_data
         ):
             raise ValueError("`training_data`: every entry needs `access`, which is synthetic, open or credentialed.")
+
+    def describe_patients(self) -> str | None:
+        """Whom the weights learned from, as in "imaginary patients, and open real ECGs and films"; None if credentialed."""
+        accesses = {entry["access"] for entry in self.training_data}
+        if not accesses or not accesses <= {"synthetic", "open"}:
+            return None
+        if accesses == {"synthetic"}:
+            return "imaginary patients only"
+        shown = {
+            name
+            for entry in self.training_data
+            for name in entry.get("modalities", "").split(", ")
+            if entry["access"] == "open"
+        }
+        kinds = " and ".join(plural for name, plural in _REAL.items() if name in shown) or "data"
+        return f"{'imaginary patients, and ' if 'synthetic' in accesses else ''}open real {kinds}"
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, **hub_kwargs: Any) -> "Provenance":

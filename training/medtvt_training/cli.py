@@ -27,6 +27,7 @@ COMMANDS = {
     "init": Command("init", "create a model, tiny or from pretrained parts"),
     "convert": Command("convert", "convert a checkpoint of the authors"),
     "synthesize": Command("synthesize", "write a synthetic cohort with known causes, as MedTVT-QA", "train"),
+    "open-data": Command("open_data", "write open data sets (PTB-XL, chest films with labels) as MedTVT-QA", "train"),
     "train-encoders": Command(
         "train_encoders", "train the encoders to predict the findings of their modality", "train"
     ),

@@ -125,12 +125,13 @@ def completion(text):
     return [{"role": "assistant", "content": [{"type": "text", "text": text, "modalities": None}]}]
 
 
-def test_datasets_older_than_age_and_sex_have_neither(own):
+def test_datasets_older_than_a_column_have_none_of_it(own):
     file = own / "diagnosis" / "train.parquet"
-    pq.write_table(pq.read_table(file).drop_columns(["age", "sex"]), file)
+    later = ["age", "sex", "absent_findings"]
+    pq.write_table(pq.read_table(file).drop_columns(later), file)
     dataset = load_medtvt_qa(own, "diagnosis", "train")
-    assert dataset.features["age"] == FEATURES["age"] and dataset.features["sex"] == FEATURES["sex"]
-    assert set(dataset["age"]) == set(dataset["sex"]) == {None}
+    for name in later:
+        assert dataset.features[name] == FEATURES[name] and set(dataset[name]) == {None}
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,7 @@ def test_datasets_older_than_age_and_sex_have_neither(own):
         (set_to(cxr="../../etc/x.png"), "not relative to the dataset's root"),
         (set_to(ecg="/data/1001"), "not relative to the dataset's root"),
         (set_to(diseases=["Sepsis", "Gout"]), "row diagnosis-1001: its diseases are others than"),
+        (set_to(findings=["cxr: x"], absent_findings=["cxr: x"]), "it has cxr: x in both `findings` and `absent_"),
         (set_to(prompt=[]), "its prompt must end"),
         (set_to(completion=completion(" ")), "its completion must be text"),
         (set_to(completion=completion("an <ecg>")), "holds a placeholder"),

@@ -5,6 +5,7 @@ import argparse
 from collections.abc import Sequence
 
 from ..data.conversation import MODALITIES
+from ..data.rows import SPLITS
 from .evaluation_options import add_record_options, add_scoring_options, check_required, records_of, scoring_of
 
 
@@ -32,6 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="evaluate again with each of these modalities taken from another patient",
     )
+    parser.add_argument(
+        "--open-data",
+        metavar="DIR",
+        help="measure on open real data instead: a folder of `medtvt open-data`, or with PTB-XL, films, the MIMIC-IV demo",
+    )
+    parser.add_argument(
+        "--open-split",
+        choices=[*SPLITS, "all"],
+        default="test",
+        help="with --open-data: split; all is for weights that learned from none of it (default: test)",
+    )
     parser.add_argument("--table", type=int, choices=[1, 2, 3], help="print a table of the paper instead")
     parser.add_argument(
         "--metrics", nargs="+", metavar="NAME=FILE", help="with --table: name and metrics.json of each row"
@@ -46,6 +58,9 @@ def run(args: argparse.Namespace) -> None:
 
     if args.table:
         print(render_table(args.table, parse_named_files(args.metrics)))
+        return
+    if args.open_data:
+        _run_open_data(args)
         return
     check_required(args, "model", "data", "out")
     evaluate_model(
@@ -62,6 +77,24 @@ def run(args: argparse.Namespace) -> None:
         swapped=args.swap,
         device=args.device,
     )
+
+
+def _run_open_data(args: argparse.Namespace) -> None:
+    from ..evaluation.open_data import evaluate_open_data
+    from ..evaluation.open_metrics import render_open_data
+
+    check_required(args, "model", "out")
+    results = evaluate_open_data(
+        args.model,
+        args.open_data,
+        args.out,
+        scoring_of(args),
+        split=args.open_split,
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+        device=args.device,
+    )
+    print(render_open_data(results))
 
 
 def parse_named_files(named: Sequence[str] | None) -> dict[str, str]:

@@ -67,10 +67,19 @@ def withhold(row: QARow, modality: Modality) -> QARow:
         for message in row["completion"]
     ]
     # names of findings begin with the modality that shows them
-    findings = row.get("findings")
-    if findings:
-        findings = [name for name in findings if not name.startswith(f"{modality}:")]
-    return {**row, "modalities": kept, "prompt": prompt, "completion": completion, "findings": findings}
+    own = f"{modality}:"
+    findings, absent = (
+        names and [name for name in names if not name.startswith(own)]
+        for names in (row.get("findings"), row.get("absent_findings"))
+    )
+    return {
+        **row,
+        "modalities": kept,
+        "prompt": prompt,
+        "completion": completion,
+        "findings": findings,
+        "absent_findings": absent,
+    }
 
 
 def message_text(messages: Sequence[Mapping[str, Any]]) -> str:

@@ -223,6 +223,8 @@ def _find_problem(row: QARow, level: str) -> str | None:
     unknown = [disease for disease in diseases if disease not in DISEASES]
     if unknown or len(set(diseases)) < len(diseases):
         return f"its diseases are others than {', '.join(DISEASES)}, each once"
+    if both := set(row["findings"] or ()) & set(row["absent_findings"] or ()):
+        return f"it has {', '.join(sorted(both))} in both `findings` and `absent_findings`"
     return _find_text_problem(row, modalities) or (_find_answer_problem(row) if level == "diagnosis" else None)
 
 

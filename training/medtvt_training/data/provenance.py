@@ -13,6 +13,8 @@ from ..files import read_json
 
 # What may be done with weights trained on data of each kind, from the freest
 ACCESS = ("synthetic", "open", "credentialed")
+# Beside the rows that `medtvt open-data` writes: sources, their terms and counts
+OPEN_DATA_FILE = "open_data.json"
 
 
 def training_data_entry(stage: str, data_dir: str | os.PathLike) -> dict[str, str]:
@@ -20,20 +22,42 @@ def training_data_entry(stage: str, data_dir: str | os.PathLike) -> dict[str, st
     What a training stage adds to the list `training_data` of its model's [`~modeling_medtvt.Provenance`], which travels
     with the weights.
 
-    A folder with a cohort.json that says so is synthetic. One whose rows all say `access: open`, as those that
-    `medtvt build-qa --open-data` writes, and PTB-XL (CC BY 4.0) are open. Any other holds patients' data and counts as
-    credentialed.
+    A folder with a cohort.json that says so is synthetic. One with an open_data.json, one whose rows all say
+    `access: open`, as those that `medtvt build-qa --open-data` writes, and PTB-XL (CC BY 4.0) are open. Any other holds
+    patients' data and counts as credentialed.
 
     Returns:
-        `dict`: `stage`, `name` (of the folder) and `access`, one of `ACCESS`.
+        `dict`: `stage`, `name` (of the folder) and `access`, one of `ACCESS`; for a folder of `medtvt open-data` also
+        `modalities`, as in "ecg, cxr", and the `sources` with their `license` and `attribution`.
+
+    Raises:
+        ValueError: if open_data.json is damaged.
     """
     folder = Path(data_dir)
     access = "credentialed"
+    if (folder / OPEN_DATA_FILE).is_file():
+        return {"stage": stage, "name": folder.resolve().name, "access": "open", **_read_terms(folder)}
     if _is_synthetic(folder):
         access = "synthetic"
     elif _says_open(folder) or _is_ptb_xl(folder):
         access = "open"
     return {"stage": stage, "name": folder.resolve().name, "access": access}
+
+
+def _read_terms(folder: Path) -> dict[str, str]:
+    content = read_json(folder / OPEN_DATA_FILE)
+    try:
+        sources = content["sources"]
+        return {
+            "modalities": ", ".join(dict.fromkeys(source["modality"] for source in sources)),
+            "sources": "; ".join(
+                f"{source['name']} ({sum(source['records'].values())} records)" for source in sources
+            ),
+            "license": "; ".join(f"{source['name']}: {source['license']}" for source in sources),
+            "attribution": " ".join(source["attribution"] for source in sources),
+        }
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder / OPEN_DATA_FILE} is not as `medtvt open-data` writes it.") from error
 
 
 def _is_synthetic(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Types of a row of MedTVT-QA and of its conversations."""
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 
 Modality = Literal["ecg", "cxr", "lab"]
@@ -30,7 +30,8 @@ class Message(TypedDict):
 class QARow(TypedDict):
     """
     A row of MedTVT-QA. Of a modality that it lacks, the path or all labs are None. `age` (years) and `sex`, None where
-    not known, are for reference ranges and subgroups, never an input of the model.
+    not known, are for reference ranges and subgroups, never an input of the model. `absent_findings`: those known not to be
+    shown; None: whatever is not among `findings` is not.
     """
 
     id: str
@@ -46,6 +47,7 @@ class QARow(TypedDict):
     lab: dict[str, float | None]
     diseases: list[str]
     findings: list[str] | None
+    absent_findings: NotRequired[list[str] | None]
 
 
 class Reject(TypedDict):

@@ -14,7 +14,7 @@ from .rows import LEVELS, SPLITS
 
 SEXES = ("F", "M")
 # Columns that datasets written before they existed lack
-OPTIONAL_COLUMNS = ("age", "sex")
+OPTIONAL_COLUMNS = ("age", "sex", "absent_findings")
 LAB_NAMES = tuple(lab.name for lab in LAB_DEFINITIONS)
 _MESSAGES = List(
     {
@@ -40,6 +40,9 @@ FEATURES = Features(
         # What the data of this row show, where it is known (the synthetic cohort). A name begins with its modality,
         # as in "ecg: sinus rhythm".
         "findings": List(Value("string")),
+        # Findings of the row's modalities that are known not to be shown, where some are not known either way (films
+        # whose labels tell of two things). Null: whatever is not among `findings` is not shown.
+        "absent_findings": List(Value("string")),
     }
 )
 

@@ -29,7 +29,7 @@ from .rejects import Reject, drop_rejects
 from .rows import Modality
 
 
-FORMAT = 1
+FORMAT = 2
 ROWS_A_FILE = 5000
 
 

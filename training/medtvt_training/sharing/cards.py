@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 
 from modeling_medtvt import DISEASES, MedTVTConfig, Provenance
 
-from ..data.provenance import read_access, training_data_entry
+from ..data.provenance import OPEN_DATA_FILE, read_access, training_data_entry
 from ..files import read_json
 
 
@@ -35,6 +35,7 @@ COLUMN_NOTES = {
     "lab": "fifty values by name, null where not measured",
     "diseases": "those of the seven that the patient has",
     "findings": "what the data show, where it is known",
+    "absent_findings": "what they are known not to show; null where that is all else",
 }
 HEADLINES = (
     ("strict", "f1_samples", "F1 of the label set, mean over the records"),
@@ -144,6 +145,9 @@ def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> Datase
     real = "questions and answers on data under credentialed access. This card may be public, the data may not"
     if access == "open":
         real = "questions and answers on open data, which keep their own licenses"
+    inputs = "A 12-lead ECG, a chest X-ray and a blood panel of each patient"
+    if (folder / OPEN_DATA_FILE).is_file():
+        inputs = "Real 12-lead ECGs or chest X-rays, one a question"
     data = DatasetCardData(
         license="apache-2.0" if synthetic else "other",
         task_categories=["question-answering", "image-text-to-text"],
@@ -153,7 +157,7 @@ def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> Datase
     )
     fields: dict[str, Any] = {
         "name": repo or folder.resolve().name,
-        "description": f"A 12-lead ECG, a chest X-ray and a blood panel of each patient: {kind if synthetic else real}.",
+        "description": f"{inputs}: {kind if synthetic else real}.",
         "splits": splits,
         "columns": [(f"`{name}`", _describe_type(feature), COLUMN_NOTES[name]) for name, feature in FEATURES.items()],
         "command": f"medtvt synthesize --out {folder.resolve().name} {arguments}"
@@ -216,6 +220,14 @@ def _describe_training_data(provenance: Provenance, access: str) -> str:
         f"| {entry.get('stage')} | {entry.get('name')} | {ACCESS_NOTES[entry['access']]} |"
         for entry in provenance.training_data
     ]
+    patients = provenance.describe_patients()
+    if patients is not None:
+        lines += ["", f"Learned from {patients}."]
+    keys = ("sources", "license", "attribution")
+    for terms in dict.fromkeys(
+        tuple(entry[key] for key in keys) for entry in provenance.training_data if set(keys) <= set(entry)
+    ):
+        lines += ["", f"Real data: {terms[0]}. License: {terms[1]}. Attribution: {terms[2]}"]
     return "\n".join(lines)
 
 
