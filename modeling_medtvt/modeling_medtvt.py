@@ -447,6 +447,53 @@ class MedTVTModel(MedTVTPreTrainedModel):
         embeds, gates = self._fuse(presence, values, features)
         return MedTVTModalityOutput(embeds=embeds, gates=gates, presence=presence.to(embeds.device))
 
+    def get_prompt_embeds(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        ecg_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        lab_values: torch.Tensor | None = None,
+        ecg_features: torch.Tensor | None = None,
+        cxr_features: torch.Tensor | None = None,
+        lab_features: torch.Tensor | None = None,
+        modality_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        The whole prompt as embeddings, for engines that take those; `self(inputs_embeds=..., attention_mask=...)` goes on
+        from them as from the inputs themselves.
+
+        Args:
+            attention_mask (`torch.Tensor`, *optional*): (batch, length). Where it is zero, so are the embeddings; an engine
+                that takes no padding gets `embeds[row, attention_mask[row].bool()]`.
+            input_ids, position_ids, inputs_embeds, ecg_values, pixel_values, lab_values, ecg_features, cxr_features, \
+                lab_features, modality_embeds: As in [`MedTVTModel.forward`].
+
+        Returns:
+            `torch.Tensor`: (batch, length, d), in the dtype of the token embeddings.
+
+        Raises:
+            ValueError: if placeholders and modality inputs do not match, or the mask is not of the prompt's shape.
+        """
+        embeds, _ = self._embed(
+            input_ids,
+            inputs_embeds,
+            position_ids,
+            modality_embeds,
+            values=(ecg_values, pixel_values, lab_values),
+            features=(ecg_features, cxr_features, lab_features),
+        )
+        if attention_mask is None:
+            return embeds
+        if attention_mask.shape != embeds.shape[:2]:
+            raise ValueError(
+                f"`attention_mask` must be of the prompt's batch and length, {tuple(embeds.shape[:2])}, "
+                f"got {tuple(attention_mask.shape)}."
+            )
+        return embeds.where(attention_mask.to(embeds.device).bool().unsqueeze(-1), 0)
+
     def _check_modality_inputs(self, values: Tensors, features: Tensors, batch_size: int) -> list[bool]:
         """Which of the three modalities are passed."""
         for i, (value, feature) in enumerate(zip(values, features)):
@@ -763,6 +810,10 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
     def get_modality_embeds(self, *args: Any, **kwargs: Any) -> MedTVTModalityOutput:
         """See [`~MedTVTModel.get_modality_embeds`]."""
         return self.model.get_modality_embeds(*args, **kwargs)
+
+    def get_prompt_embeds(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """See [`~MedTVTModel.get_prompt_embeds`]."""
+        return self.model.get_prompt_embeds(*args, **kwargs)
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # `TransformersKwargs` has `position_ids` too

@@ -176,6 +176,26 @@ def test_features_and_embeds_stand_in_for_raw_inputs(either_model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_prompt_embeds_are_the_whole_prompt(either_model, padding_side):
+    inputs = build_inputs(either_model, SUBSETS, padding_side=padding_side)
+    embeds, mask = either_model.get_prompt_embeds(**inputs), inputs["attention_mask"].bool()
+    assert embeds.shape == (*inputs["input_ids"].shape, 128) and (embeds[~mask] == 0).all()
+    from_embeds = either_model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits
+    assert_close(from_embeds[mask], either_model(**inputs).logits[mask])
+    # a row alone, as an engine without padding takes it
+    alone = {name: tensor[3:4] for name, tensor in inputs.items()}
+    alone["input_ids"] = alone["input_ids"][:, mask[3]]
+    del alone["attention_mask"]
+    assert_close(either_model.get_prompt_embeds(**alone)[0], embeds[3, mask[3]])
+    modality_embeds = either_model.get_modality_embeds(inputs["input_ids"], *(inputs[name] for name in RAW)).embeds
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    assert_close(either_model.get_prompt_embeds(**text, modality_embeds=modality_embeds), embeds)
+    with pytest.raises(ValueError, match="`attention_mask` must be of the prompt's batch and length"):
+        either_model.get_prompt_embeds(**{**inputs, "attention_mask": inputs["attention_mask"][:, 1:]})
+
+
+@torch.no_grad()
 def test_presence_without_ids_is_what_was_passed(model):
     inputs = build_inputs(model, [ALL, ALL])
     modalities = model.get_modality_embeds(ecg_values=inputs["ecg_values"], lab_values=inputs["lab_values"])
