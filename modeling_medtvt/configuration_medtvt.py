@@ -13,6 +13,7 @@ from transformers.models.auto import CONFIG_MAPPING
 
 # What configs of older versions held too: how weights are trained, and on what (see [`Provenance`])
 NO_ARCHITECTURE = ("stage", "training_data", "chunked_loss", "freeze_encoders")
+GATE_FORMS = ("scale", "absent")
 
 
 @strict
@@ -159,6 +160,8 @@ class MedTVTConfig(PreTrainedConfig):
             measured once for other backbones.
         use_perception (`bool`): Whether the perception layer runs. It is off in the PT stage.
         use_cyclic_attention, use_contribution_gate (`bool`): The layer's two parts, for ablations (Table 3a).
+        gate_form (`str`): What the gate's score g does to a modality M: `"scale"` is g M, equation 3; `"absent"` is
+            g M + (1 - g) a, with a learned vector a of the length of M, so that a decoder whose norm cancels scale sees it.
         num_perception_heads (`int`): Heads of the cyclic attention.
         fusion_scale (`float`): Weight of the fusion term in equation 2: 1.0 in the paper, 0.01 in the authors' code.
         perception_layer_norm_eps (`float`): Epsilon of the layer norm after the fusion.
@@ -194,6 +197,7 @@ class MedTVTConfig(PreTrainedConfig):
     use_perception: bool = True
     use_cyclic_attention: bool = True
     use_contribution_gate: bool = True
+    gate_form: str = "scale"
     num_perception_heads: int = 4
     fusion_scale: float = 1.0
     perception_layer_norm_eps: float = 1e-5
@@ -254,6 +258,8 @@ class MedTVTConfig(PreTrainedConfig):
                 f"size of `text_config` ({vocab_size}), got {placeholders}."
             )
         _check_positive("config", self, ("num_modality_tokens", "num_perception_heads", "ecg_pooling_size"))
+        if self.gate_form not in GATE_FORMS:
+            raise ValueError(f"`gate_form` must be one of {', '.join(map(repr, GATE_FORMS))}, got {self.gate_form!r}.")
         if self.projector_depth < 0:
             raise ValueError(f"`projector_depth` must not be negative, got {self.projector_depth}.")
         if self.text_config.hidden_size % self.num_perception_heads:

@@ -54,8 +54,9 @@ KEPT_IN_FP32 = (
 )
 # One a modality
 Tensors = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
-# sigmoid(4) = 0.98: an untrained gate lets its modality through
-GATE_BIAS_AT_START = 4.0
+# An untrained gate lets its modality through: sigmoid(4) = 0.98 and, where a decoder sees the gate, so that it learns,
+# sigmoid(2) = 0.88, whose slope is six times steeper
+GATE_BIAS_AT_START = {"scale": 4.0, "absent": 2.0}
 # tokens whose logits `MedTVTForCausalLM.chunked_loss` holds at once
 LOSS_CHUNK = 512
 
@@ -196,8 +197,11 @@ class MedTVTPreTrainedModel(PreTrainedModel):
                 init.constant_(module.layer_norm.weight, _projector_scale(self.config))
             if module.gate is not None:
                 init.zeros_(module.gate.weight)
-                init.constant_(module.gate.bias, GATE_BIAS_AT_START)
-                init.zeros_(module.absent_embeds)
+                init.constant_(module.gate.bias, GATE_BIAS_AT_START[module.gate_form])
+                if module.gate_form == "absent":  # mixed in at the length of the modality: only its direction counts
+                    init.normal_(module.absent_embeds, std=self.config.initializer_range)
+                else:
+                    init.zeros_(module.absent_embeds)
 
     @classmethod
     def from_pretrained(
@@ -442,6 +446,53 @@ class MedTVTModel(MedTVTPreTrainedModel):
             presence = self._check_placeholders(self._find_placeholders(input_ids), is_given)
         embeds, gates = self._fuse(presence, values, features)
         return MedTVTModalityOutput(embeds=embeds, gates=gates, presence=presence.to(embeds.device))
+
+    def get_prompt_embeds(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        ecg_values: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        lab_values: torch.Tensor | None = None,
+        ecg_features: torch.Tensor | None = None,
+        cxr_features: torch.Tensor | None = None,
+        lab_features: torch.Tensor | None = None,
+        modality_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        The whole prompt as embeddings, for engines that take those; `self(inputs_embeds=..., attention_mask=...)` goes on
+        from them as from the inputs themselves.
+
+        Args:
+            attention_mask (`torch.Tensor`, *optional*): (batch, length). Where it is zero, so are the embeddings; an engine
+                that takes no padding gets `embeds[row, attention_mask[row].bool()]`.
+            input_ids, position_ids, inputs_embeds, ecg_values, pixel_values, lab_values, ecg_features, cxr_features, \
+                lab_features, modality_embeds: As in [`MedTVTModel.forward`].
+
+        Returns:
+            `torch.Tensor`: (batch, length, d), in the dtype of the token embeddings.
+
+        Raises:
+            ValueError: if placeholders and modality inputs do not match, or the mask is not of the prompt's shape.
+        """
+        embeds, _ = self._embed(
+            input_ids,
+            inputs_embeds,
+            position_ids,
+            modality_embeds,
+            values=(ecg_values, pixel_values, lab_values),
+            features=(ecg_features, cxr_features, lab_features),
+        )
+        if attention_mask is None:
+            return embeds
+        if attention_mask.shape != embeds.shape[:2]:
+            raise ValueError(
+                f"`attention_mask` must be of the prompt's batch and length, {tuple(embeds.shape[:2])}, "
+                f"got {tuple(attention_mask.shape)}."
+            )
+        return embeds.where(attention_mask.to(embeds.device).bool().unsqueeze(-1), 0)
 
     def _check_modality_inputs(self, values: Tensors, features: Tensors, batch_size: int) -> list[bool]:
         """Which of the three modalities are passed."""
@@ -759,6 +810,10 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
     def get_modality_embeds(self, *args: Any, **kwargs: Any) -> MedTVTModalityOutput:
         """See [`~MedTVTModel.get_modality_embeds`]."""
         return self.model.get_modality_embeds(*args, **kwargs)
+
+    def get_prompt_embeds(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """See [`~MedTVTModel.get_prompt_embeds`]."""
+        return self.model.get_prompt_embeds(*args, **kwargs)
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # `TransformersKwargs` has `position_ids` too

@@ -39,16 +39,21 @@ class MedTVTCyclicAttention(nn.Module):
 class MedTVTPerceptionLayer(nn.Module):
     """
     M_m = LayerNorm(Z_m + fusion_scale * F) (equation 2; the norm is in figure 3), then
-    T_m = sigmoid(h [M_E : M_C : M_L])_m * M_m (equation 3), one score per modality and token.
+    T_m = g_m M_m with g = sigmoid(h [M_E : M_C : M_L]) (equation 3), one score per modality and token.
 
-    F needs all three modalities: it is zero in a row that lacks one. A learned vector, zero at start, stands for the
-    absent M in the gate's input; the absent modality's own embeddings and scores are zero.
+    F needs all three modalities: it is zero in a row that lacks one. A learned vector a stands for the absent M in the
+    gate's input; the absent modality's own embeddings and scores are zero.
+
+    A decoder's first norm cancels scale, and with it g. With `gate_form="absent"` T_m = g_m M_m + (1 - g_m) a_m, where a is
+    learned for each token too and taken at the length of M, and h reads every M at unit scale, however far training has
+    scaled the projectors.
     """
 
     def __init__(self, config: MedTVTConfig):
         super().__init__()
         size = config.text_config.hidden_size
         self.fusion_scale = config.fusion_scale
+        self.gate_form = config.gate_form
         self.attention: MedTVTCyclicAttention | None = None
         self.layer_norm: Any = None
         self.gate: nn.Linear | None = None
@@ -58,7 +63,8 @@ class MedTVTPerceptionLayer(nn.Module):
             self.layer_norm = nn.LayerNorm(size, eps=config.perception_layer_norm_eps)
         if config.use_contribution_gate:
             self.gate = nn.Linear(3 * size, 3)
-            self.absent_embeds = nn.Parameter(torch.zeros(3, size))
+            tokens = (config.num_modality_tokens,) if self.gate_form == "absent" else ()
+            self.absent_embeds = nn.Parameter(torch.zeros(3, *tokens, size))
 
     def forward(self, embeds: torch.Tensor, presence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
@@ -75,7 +81,15 @@ class MedTVTPerceptionLayer(nn.Module):
             embeds = self.layer_norm(embeds + self.fusion_scale * fusion.unsqueeze(1))
         gates = None
         if self.gate is not None:
-            gate_input = torch.where(present, embeds, self.absent_embeds[:, None].to(embeds.dtype))
+            absent = self.absent_embeds.to(embeds.dtype)
+            gate_input = torch.where(present, embeds, absent if absent.ndim == 3 else absent[:, None])
+            if self.gate_form == "absent":
+                gate_input = F.rms_norm(gate_input, gate_input.shape[-1:])
             gates = self.gate(gate_input.transpose(1, 2).flatten(-2)).sigmoid() * presence[:, None]
-            embeds = embeds * gates.transpose(1, 2).unsqueeze(-1)
+            scores = gates.transpose(1, 2).unsqueeze(-1)
+            if self.gate_form == "absent":
+                absent = F.normalize(absent, dim=-1) * embeds.norm(dim=-1, keepdim=True)
+                embeds = torch.lerp(absent, embeds, scores)
+            else:
+                embeds = embeds * scores
         return embeds * present, gates

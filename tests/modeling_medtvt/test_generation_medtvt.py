@@ -221,3 +221,19 @@ def test_inputs_embeds(model):
     kwargs = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
     output = model.generate(inputs_embeds=embeds, **kwargs, return_dict_in_generate=True, output_logits=True)
     assert_same(Generation(output.sequences, list(output.logits)), greedy_oracle(model, inputs))
+
+
+def test_prompt_embeds_generate_the_same(model):
+    inputs = build_inputs(model, SUBSETS)
+    expected = generate(model, inputs)
+    embeds = model.get_prompt_embeds(**inputs).detach()
+    output = model.generate(
+        inputs_embeds=embeds,
+        attention_mask=inputs["attention_mask"],
+        max_new_tokens=NEW_TOKENS,
+        min_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    assert_same(Generation(output.sequences, list(output.logits)), expected)

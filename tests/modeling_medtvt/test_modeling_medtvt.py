@@ -19,6 +19,7 @@ from modeling_medtvt import (
     MedTVTLabEncoder,
 )
 
+from tests.benchmarks.bench_gate import measure_gate
 from tests.toy import SUBSETS, assert_close, build_inputs, build_model
 
 
@@ -62,6 +63,7 @@ def test_full_size_encoders_have_the_shapes_of_the_design():
         {"num_perception_heads": 5},
         {"ecg_token_id": 7, "cxr_token_id": 7},
         {"lab_token_id": 10**6},
+        {"gate_form": "mix"},
     ],
 )
 def test_config_refuses_contradictions(kwargs):
@@ -174,6 +176,26 @@ def test_features_and_embeds_stand_in_for_raw_inputs(either_model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_prompt_embeds_are_the_whole_prompt(either_model, padding_side):
+    inputs = build_inputs(either_model, SUBSETS, padding_side=padding_side)
+    embeds, mask = either_model.get_prompt_embeds(**inputs), inputs["attention_mask"].bool()
+    assert embeds.shape == (*inputs["input_ids"].shape, 128) and (embeds[~mask] == 0).all()
+    from_embeds = either_model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits
+    assert_close(from_embeds[mask], either_model(**inputs).logits[mask])
+    # a row alone, as an engine without padding takes it
+    alone = {name: tensor[3:4] for name, tensor in inputs.items()}
+    alone["input_ids"] = alone["input_ids"][:, mask[3]]
+    del alone["attention_mask"]
+    assert_close(either_model.get_prompt_embeds(**alone)[0], embeds[3, mask[3]])
+    modality_embeds = either_model.get_modality_embeds(inputs["input_ids"], *(inputs[name] for name in RAW)).embeds
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    assert_close(either_model.get_prompt_embeds(**text, modality_embeds=modality_embeds), embeds)
+    with pytest.raises(ValueError, match="`attention_mask` must be of the prompt's batch and length"):
+        either_model.get_prompt_embeds(**{**inputs, "attention_mask": inputs["attention_mask"][:, 1:]})
+
+
+@torch.no_grad()
 def test_presence_without_ids_is_what_was_passed(model):
     inputs = build_inputs(model, [ALL, ALL])
     modalities = model.get_modality_embeds(ecg_values=inputs["ecg_values"], lab_values=inputs["lab_values"])
@@ -262,16 +284,105 @@ def test_cyclic_attention_rounds(model_k3):
     assert_close(attention(embeds), torch.stack(rounds).mean(0))
 
 
+@pytest.fixture(params=[1, 3], ids=["k=1", "k=3"])
+def mixing_model(request, tokenizer):
+    return build_model(tokenizer, num_modality_tokens=request.param, gate_form="absent")
+
+
 @torch.no_grad()
+def test_gate_of_the_papers_form_scales(either_model):
+    """T = g M, by the formula; M is what the same layer puts out without its gate."""
+    perception, ungated = (copy.deepcopy(either_model.model.perception) for _ in range(2))
+    ungated.gate = None
+    k = either_model.config.num_modality_tokens
+    embeds, presence = torch.randn(2, 3, k, 128), torch.tensor([[True] * 3, [True, False, True]])
+    mixed, gates = perception(embeds, presence)
+    assert either_model.config.gate_form == "scale" and perception.absent_embeds.shape == (3, 128)
+    assert_close(mixed, ungated(embeds, presence)[0] * gates.transpose(1, 2)[..., None])
+
+
+@torch.no_grad()
+def test_gate_mixes_a_modality_with_its_absent_vector(mixing_model):
+    perception, ungated = (copy.deepcopy(mixing_model.model.perception) for _ in range(2))
+    ungated.gate = None
+    k = mixing_model.config.num_modality_tokens
+    embeds, presence = torch.randn(2, 3, k, 128), torch.tensor([[True] * 3, [True, False, True]])
+    mixed, gates = perception(embeds, presence)
+    modality, scores = ungated(embeds, presence)[0], gates.transpose(1, 2)[..., None]
+    assert perception.absent_embeds.shape == (3, k, 128)
+    absent = perception.absent_embeds / perception.absent_embeds.norm(dim=-1, keepdim=True)
+    expected = scores * modality + (1 - scores) * absent * modality.norm(dim=-1, keepdim=True)
+    assert_close(mixed, expected)
+    assert (mixed[1, 1] == 0).all() and (gates[1, :, 1] == 0).all()  # nothing stands for what is absent
+    # the gate reads directions: training may scale the projectors without saturating it
+    ungated.layer_norm.weight.mul_(50), ungated.layer_norm.bias.mul_(50)
+    ungated.gate = perception.gate
+    assert_close(ungated(embeds, presence)[1], gates)
+
+
+@torch.no_grad()
+def test_a_mixing_gate_is_saved_and_told_from_the_papers(mixing_model, model, tmp_path):
+    inputs = build_inputs(mixing_model, SUBSETS)
+    mixing_model.save_pretrained(tmp_path / "mixing")
+    loaded = MedTVTForCausalLM.from_pretrained(tmp_path / "mixing")
+    assert loaded.config.gate_form == "absent"
+    assert_close(loaded(**inputs).logits, mixing_model(**inputs).logits)
+    model.save_pretrained(tmp_path / "scaling")
+    with pytest.raises(RuntimeError, match="size mismatch|mismatched"):
+        MedTVTForCausalLM.from_pretrained(tmp_path / "scaling", gate_form="absent")
+
+
+@pytest.mark.parametrize("gate_form", ["scale", "absent"])
+def test_a_gate_starts_open_and_learns(tokenizer, gate_form):
+    torch.manual_seed(0)
+    model = MedTVTForCausalLM(tiny_config(tokenizer, gate_form=gate_form)).train()
+    output = model(**with_labels(build_inputs(model, SUBSETS)))
+    gates = output.gates[output.gates > 0]
+    assert ((gates > 0.85) & (gates < 0.99)).all()
+    output.loss.backward()
+    perception = model.model.perception
+    assert all(
+        p.grad.isfinite().all() for p in (perception.gate.weight, perception.gate.bias, perception.absent_embeds)
+    )
+    assert perception.gate.bias.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("gate_form", ["scale", "absent"])
+def test_only_a_mixing_gate_acts_on_the_loss(tokenizer, gate_form):
+    """Eight patients whom a model has learned to tell apart by their ECG: a gate of 0.2, beside another patient's ECG."""
+    torch.manual_seed(0)
+    model = MedTVTForCausalLM(tiny_config(tokenizer, gate_form=gate_form)).train()
+    inputs = build_inputs(model, [("ecg",)] * 8, lengths=[5] * 8)
+    ids = inputs["input_ids"][:1].repeat(8, 1)
+    ids[:, -1] = torch.arange(700, 708)  # what the ECG says
+    labels = torch.full_like(ids, -100)
+    labels[:, -1] = ids[:, -1]
+    features = (torch.randn(1, 1, 192) + torch.randn(8, 1, 192) / 2).expand(-1, 8, -1)
+    batch = {"input_ids": ids, "ecg_features": features, "labels": labels}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        if loss < 0.2:  # learned, and not by heart
+            break
+    losses = measure_gate(model.eval(), [batch])
+    assert losses["own"] < 0.3 and losses["other"] > 2
+    assert losses["ratio"] >= 0.25 if gate_form == "absent" else losses["ratio"] < 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gate_form", ["scale", "absent"])
 @pytest.mark.parametrize("scale", [1, 20, 200])
-def test_fresh_perception_layer_starts_near_the_identity(tokenizer, tmp_path, scale):
+def test_fresh_perception_layer_starts_near_the_identity(tokenizer, tmp_path, scale, gate_form):
     """SFT begins where PT ended, however much PT has scaled the projectors."""
     torch.manual_seed(0)
     before = MedTVTForCausalLM(tiny_config(tokenizer, use_perception=False)).eval()
     for projector in (before.model.ecg_projector, before.model.cxr_projector, before.model.lab_projector):
         projector.linear.weight.mul_(scale)
     before.save_pretrained(tmp_path)
-    after = MedTVTForCausalLM.from_pretrained(tmp_path, use_perception=True)
+    after = MedTVTForCausalLM.from_pretrained(tmp_path, use_perception=True, gate_form=gate_form)
     inputs = build_inputs(before, [ALL] * 4)
     raw = {name: inputs[name] for name in RAW}
     flat, perceived = (m.get_modality_embeds(**raw).embeds.flatten(0, 2) for m in (before, after))
