@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --c
 INSTALL := $(PIP) --quiet
 FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
 
-.PHONY: help demo test types style resolve bench peer space
+.PHONY: help demo test types style resolve docs bench peer space
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z]+:.*##/ {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,10 @@ style: $(VENV)/dev  ## lint and format
 
 resolve: $(VENV)/dev  ## whether all extras but flash-attn (its build needs torch) can be installed together
 # not quiet: pip names what conflicts among its ordinary lines
-	$(PIP) --dry-run --editable ".[train,qa,timm,formats,demo,dev]"
+	$(PIP) --dry-run --editable ".[train,qa,timm,formats,demo,docs,dev]"
+
+docs: $(VENV)/docs  ## the documentation, into build/site, with every warning an error
+	$(BIN)/python -m mkdocs build --quiet
 
 bench: $(VENV)/dev  ## speed and memory as ratios; ARGS= takes options of tests/benchmarks
 	$(BIN)/python -m tests.benchmarks --out build/bench $(ARGS)
@@ -49,6 +52,10 @@ $(VENV)/core: setup.cfg pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/core
 	$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/docs: $(VENV)/core
+	$(INSTALL) --editable ".[docs]"
 	@touch $@
 
 $(VENV)/demo: $(VENV)/core

@@ -117,7 +117,7 @@ class MedTVTProcessor(ProcessorMixin):
         patient: Patient | None = None,
     ) -> Measurements:
         """
-        What can be measured in one patient's inputs, for [`check_evidence`](evidence_medtvt.check_evidence).
+        What can be measured in one patient's inputs, for `check_evidence` of `evidence_medtvt.py`.
 
         Args:
             ecg, cxr, lab, sampling_rate, leads, unit (*optional*): As in `__call__`, of one patient.

@@ -141,3 +141,34 @@ def test_help_names_what_the_packages_know(capsys):
     assert all(name in read("ablate").replace("- ", "-") for name in VARIANTS)
     evaluate = read("evaluate")
     assert f"(default: {RESAMPLES})" in evaluate and "{" + ",".join(map(str, TABLES)) + "}" in evaluate
+
+
+def test_bare_and_version(capsys):
+    assert cli.main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in cli.COMMANDS)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("medtvt-r1 ")
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_the_example_of_a_command_is_one_that_its_parser_takes(name):
+    words = cli.COMMANDS[name].example.split()
+    assert words[:2] == ["medtvt", name]
+    if "--help" not in words:
+        args, rest = cli.build_parser(name).parse_known_args(words[1:])
+        assert not rest or hasattr(args, "overrides")
+
+
+def test_completion_knows_the_commands_and_their_options(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--print-completion", "bash"])
+    script = capsys.readouterr().out
+    assert "train-encoders" in script and "--influence" in script
+
+
+def test_the_next_step_is_said(command, caplog):
+    with caplog.at_level("INFO"):
+        assert command(lambda args: None) == 0
+    assert "next: medtvt push" in caplog.text
