@@ -11,7 +11,13 @@ from safetensors.torch import load_file
 
 from medtvt_training.data.schema import FEATURES
 from medtvt_training.stages.encoders import FindingsClassifier, normalization
-from medtvt_training.stages.findings_dataset import FindingsDataset, frequent_findings, read_cohort, read_ptb_xl
+from medtvt_training.stages.findings_dataset import (
+    FindingsDataset,
+    fill_absent,
+    frequent_findings,
+    read_cohort,
+    read_ptb_xl,
+)
 from modeling_medtvt import MedTVTForCausalLM
 from processing_medtvt import MedTVTProcessor
 
@@ -187,5 +193,6 @@ def test_unreadable_inputs_are_counted(data, checkpoint, tmp_path, caplog):
 
 def test_rare_and_universal_findings_are_left_out(caplog):
     rows = [{"findings": ["all", "some"]}, {"findings": ["all"]}, {"findings": ["all", "some"]}, {"findings": ["all"]}]
+    fill_absent({"train": rows})
     assert frequent_findings("ecg", rows, 2) == ["some"]
     assert "1 findings are too rare, or too common, to learn: all" in caplog.text

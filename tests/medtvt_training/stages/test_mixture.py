@@ -2,6 +2,7 @@
 import json
 from collections import Counter
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -9,7 +10,7 @@ from datasets import Dataset
 from safetensors import safe_open
 
 from medtvt_training.data.schema import FEATURES
-from medtvt_training.stages.findings_dataset import findings_loss, frequent_findings, label_findings
+from medtvt_training.stages.findings_dataset import fill_absent, findings_loss, frequent_findings, label_findings
 from medtvt_training.stages.mixture import MixedSampler, count_draws
 
 from .test_pt import run
@@ -82,12 +83,14 @@ def test_unknown_findings_are_masked():
     assert findings_loss(logits, torch.full((3,), torch.nan)) == 0
 
 
-def test_findings_are_counted_among_those_who_tell(caplog):
-    main = [{"findings": ["a", "b"]}, {"findings": ["b"]}, {"findings": ["b"]}]
+def test_what_a_folder_has_no_name_for_is_not_known():
+    main = [{"findings": ["a", "b"]}, {"findings": ["b"]}, {"findings": []}]
     films = [{"findings": ["c"], "absent_findings": ["b"]}, {"findings": ["a"], "absent_findings": []}]
-    assert frequent_findings("cxr", main, 2, [films]) == ["a"]
-    assert "the main data do not know these findings, which are left out: c" in caplog.text
-    assert frequent_findings("cxr", main, 1, [films]) == ["a", "b"]
+    fill_absent({"train": main})
+    fill_absent({"train": films})
+    assert [row["absent_findings"] for row in main] == [[], ["a"], ["a", "b"]]
+    assert frequent_findings("cxr", main + films, 2) == ["a", "b"]
+    assert np.isnan(label_findings(main[0], ["c"])).all()
 
 
 # Runs

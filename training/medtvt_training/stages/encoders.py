@@ -224,7 +224,7 @@ def read_extra(
             split for split in SPLITS if split == "train" or Path(folder, "physiology", f"{split}.parquet").exists()
         ]
         for modality in modalities:
-            rows = {split: read_inputs(folder, modality, split) for split in splits}
+            rows = read_inputs(folder, modality, splits)
             if rows["train"]:
                 found[modality][folder] = rows
         if not any(folder in of_modality for of_modality in found.values()):
@@ -260,7 +260,8 @@ def train_encoder(
         folder's validation split as `extra`.
     """
     further = {folder: splits["train"] for folder, splits in extra.items()}
-    findings = frequent_findings(modality, labelled["train"], arguments.min_positives, list(further.values()))
+    known = [row for rows in (labelled["train"], *further.values()) for row in rows]
+    findings = frequent_findings(modality, known, arguments.min_positives)
     output_dir = output_folder(training)
     output_dir.mkdir(parents=True, exist_ok=True)
     held_out = {folder: splits["validation"] for folder, splits in extra.items() if splits.get("validation")}

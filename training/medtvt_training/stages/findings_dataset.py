@@ -37,7 +37,7 @@ def read_cohort(folder: str | os.PathLike, modality: Modality) -> dict[str, list
     Raises:
         ValueError: if no row belongs to it, or the rows do not list their findings.
     """
-    splits = {split: read_inputs(folder, modality, split) for split in SPLITS}
+    splits = read_inputs(folder, modality, SPLITS)
     for split, rows in splits.items():
         if not rows:
             raise ValueError(
@@ -47,20 +47,42 @@ def read_cohort(folder: str | os.PathLike, modality: Modality) -> dict[str, list
     return splits
 
 
-def read_inputs(folder: str | os.PathLike, modality: Modality, split: str) -> list[dict]:
-    """As [`read_cohort`], of one split; none where no row is about the modality alone and lists its findings."""
-    dataset = load_medtvt_qa(folder, "physiology", split)
-    unique: dict[str, Any] = {}
-    unlabelled = 0
-    for row in dataset.select_columns(["id", "modalities", modality, "findings", "absent_findings"]):
-        if row["modalities"] == [modality]:
-            if row["findings"] is None:
-                unlabelled += 1
-            else:
-                unique.setdefault(str(row[modality]), row)
-    if unlabelled:
-        logger.warning("%s: %d rows of %s do not list their findings and are left out.", folder, unlabelled, modality)
-    return list(unique.values())
+def read_inputs(folder: str | os.PathLike, modality: Modality, splits: Sequence[str]) -> dict[str, list[dict]]:
+    """As [`read_cohort`], but a split may have no row about the modality alone that lists its findings."""
+    found = {}
+    for split in splits:
+        dataset = load_medtvt_qa(folder, "physiology", split)
+        unique: dict[str, Any] = {}
+        unlabelled = 0
+        for row in dataset.select_columns(["id", "modalities", modality, "findings", "absent_findings"]):
+            if row["modalities"] == [modality]:
+                if row["findings"] is None:
+                    unlabelled += 1
+                else:
+                    unique.setdefault(str(row[modality]), row)
+        if unlabelled:
+            logger.warning(
+                "%s, %s: %d rows of %s do not list their findings and are left out.",
+                folder,
+                split,
+                unlabelled,
+                modality,
+            )
+        found[split] = list(unique.values())
+    fill_absent(found)
+    return found
+
+
+def fill_absent(splits: dict[str, list[dict]]) -> None:
+    """
+    Gives rows that do not list their `absent_findings` those that other rows of the training split show. What none shows is
+    not known: the data may have no name for it.
+    """
+    named = {finding for row in splits["train"] for finding in row["findings"]}
+    for rows in splits.values():
+        for row in rows:
+            if row.get("absent_findings") is None:
+                row["absent_findings"] = sorted(named.difference(row["findings"]))
 
 
 def read_ptb_xl(labels: str | os.PathLike, statements: str | os.PathLike | None = None) -> dict[str, list[dict]]:
@@ -97,6 +119,7 @@ def read_ptb_xl(labels: str | os.PathLike, statements: str | os.PathLike | None 
     for split, rows in splits.items():
         if not rows:
             raise ValueError(f"{labels}: no row for {split}; `strat_fold` 1-8 is for training, 9 for validation.")
+    fill_absent(splits)
     return splits
 
 
@@ -107,40 +130,22 @@ def _read_table(file: str | os.PathLike, columns: list[str]) -> pd.DataFrame:
     return table
 
 
-def frequent_findings(
-    modality: Modality, rows: list[dict], minimum: int, extra: Sequence[Sequence[dict]] = ()
-) -> list[str]:
+def frequent_findings(modality: Modality, rows: Sequence[dict], minimum: int) -> list[str]:
     """
-    Names of the findings that at least `minimum` rows are known to show, and as many not to. Those that only `extra` sets of
-    rows name are left out, with a note.
+    Names of the findings that at least `minimum` rows are known to show, and as many not to.
 
     Raises:
         ValueError: if there are none.
     """
-    named = {finding for row in rows for finding in row["findings"]}
-    further = [row for part in extra for row in part]
-    if unknown := sorted({finding for row in further for finding in row["findings"]} - named):
-        logger.warning(
-            "%s: the main data do not know these findings, which are left out: %s.", modality, "; ".join(unknown)
-        )
-    shown: Counter[str] = Counter()
-    absent: Counter[str] = Counter()
-    rest = 0  # rows that do not show what they do not list
-    for row in (*rows, *further):
-        shown.update(set(row["findings"]))
-        listed = row.get("absent_findings")
-        if listed is None:
-            rest += 1
-            absent.subtract(set(row["findings"]))
-        else:
-            absent.update(set(listed))
-    kept = sorted(name for name in named if shown[name] >= minimum and rest + absent[name] >= minimum)
+    shown = Counter(finding for row in rows for finding in set(row["findings"]))
+    absent = Counter(finding for row in rows for finding in set(row["absent_findings"]))
+    kept = sorted(name for name in shown if min(shown[name], absent[name]) >= minimum)
     if not kept:
         raise ValueError(
             f"No finding of the {modality} is shown, and not shown, by {minimum} training inputs (`min_positives`); "
-            f"there are {len(rows) + len(further)} inputs with {len(named)} findings."
+            f"there are {len(rows)} inputs with {len(shown)} findings."
         )
-    if left_out := sorted(named - set(kept)):
+    if left_out := sorted(set(shown) - set(kept)):
         logger.warning(
             "%s: %d findings are too rare, or too common, to learn: %s.", modality, len(left_out), "; ".join(left_out)
         )

@@ -109,7 +109,7 @@ def _train(
     generation = model.generation_config
     longest = int(read_column(train, "length").to_numpy().max())
     generation.max_new_tokens = max(generation.max_new_tokens or 0, longest)
-    findings = list_findings(train) if findings_weight else []
+    findings = list_findings(datasets["train"]) if findings_weight else []
     if findings:
         add_heads(model, findings)
     trained = set_trainable(model, stage, model_arguments)
