@@ -11,7 +11,13 @@ from safetensors.torch import load_file
 
 from medtvt_training.data.schema import FEATURES
 from medtvt_training.stages.encoders import FindingsClassifier, normalization
-from medtvt_training.stages.findings_dataset import FindingsDataset, frequent_findings, read_cohort, read_ptb_xl
+from medtvt_training.stages.findings_dataset import (
+    FindingsDataset,
+    fill_absent,
+    frequent_findings,
+    read_cohort,
+    read_ptb_xl,
+)
 from modeling_medtvt import MedTVTForCausalLM
 from processing_medtvt import MedTVTProcessor
 
@@ -59,8 +65,9 @@ def trained(train, tmp_path_factory):
 def test_encoders_learn_and_nothing_else_changes(trained, checkpoint):
     names = load_file(trained / "final" / "model.safetensors")
     changed = changed_parameters(checkpoint, trained / "final")
-    assert changed and all(name.split(".")[1] in ("ecg_encoder", "cxr_encoder", "lab_encoder") for name in changed)
-    weights = {name for name in names if name.split(".")[1].endswith("_encoder") and name.endswith(".weight")}
+    parts = tuple(f"{modality}_{part}" for modality in ("ecg", "cxr", "lab") for part in ("encoder", "projector"))
+    assert changed and all(name.split(".")[1] in parts for name in changed)
+    weights = {name for name in names if name.split(".")[1] in parts and name.endswith(".weight")}
     assert weights <= changed
     model = MedTVTForCausalLM.from_pretrained(trained / "final")
     assert model.provenance.stage is None and model.model.has_frozen_encoders
@@ -71,8 +78,9 @@ def test_auroc_is_measured_per_finding(trained):
     metrics = json.loads((trained / "encoder_metrics.json").read_text())
     assert set(metrics) == {"ecg", "cxr", "lab"}
     for modality in ("cxr", "lab"):
-        assert metrics[modality]["auroc"]["shown"] > 0.8
-    assert list(metrics["ecg"]["auroc"]) == ["shown"]  # one patient is too few to learn from
+        assert metrics[modality]["encoder_auroc"]["shown"] > 0.8
+        assert metrics[modality]["token_auroc"]["shown"] > 0.8
+    assert list(metrics["ecg"]["token_auroc"]) == ["shown"]  # one patient is too few to learn from
     assert metrics["ecg"]["rows"] == 20 and 0 < metrics["ecg"]["positives"]["shown"] < 20
 
 
@@ -130,9 +138,10 @@ def ptb_xl(data, tmp_path):
 def test_the_ecg_encoder_learns_from_ptb_xl(ptb_xl, train, tmp_path, checkpoint):
     train(tmp_path / "run", data=None, labels=ptb_xl[0], statements=ptb_xl[1], ecg_epochs=1)
     metrics = json.loads((tmp_path / "run" / "encoder_metrics.json").read_text())
-    assert list(metrics["ecg"]["auroc"]) == ["MI", "NORM"]
+    assert list(metrics["ecg"]["token_auroc"]) == ["MI", "NORM"]
     assert {name.split(".")[1] for name in changed_parameters(checkpoint, tmp_path / "run" / "final")} == {
-        "ecg_encoder"
+        "ecg_encoder",
+        "ecg_projector",
     }
 
 
@@ -150,6 +159,7 @@ def test_ptb_xl_statements_and_folds(ptb_xl):
     [
         ({"data": None}, "either `data`.*or `labels`"),
         ({"modalities": "eeg"}, "`modalities` must be some of ecg, cxr and lab; got eeg"),
+        ({"patience": 2, "load_best_model_at_end": "false"}, "`patience` needs `load_best_model_at_end`"),
         ({"min_positives": 50}, "No finding of the ecg is shown"),
     ],
 )
@@ -183,5 +193,6 @@ def test_unreadable_inputs_are_counted(data, checkpoint, tmp_path, caplog):
 
 def test_rare_and_universal_findings_are_left_out(caplog):
     rows = [{"findings": ["all", "some"]}, {"findings": ["all"]}, {"findings": ["all", "some"]}, {"findings": ["all"]}]
+    fill_absent({"train": rows})
     assert frequent_findings("ecg", rows, 2) == ["some"]
     assert "1 findings are too rare, or too common, to learn: all" in caplog.text

@@ -49,14 +49,14 @@ def test_the_command_line_wins(recipe):
         "learning_rate: 1e-4\nmax_length: 9\nlr_scheduler_kwargs: {min_lr: 1e-6}\nbf16: true\ntuning: full\n"
     )
     overrides = ["--learning_rate=0.5", "--lr-scheduler-kwargs", '{"min_lr": 0.1}', "--bf16", "false", "--tuning=lora"]
-    model, data, _, training = parse("sft", file, *overrides)
+    model, data, *_, training = parse("sft", file, *overrides)
     assert (training.learning_rate, training.lr_scheduler_kwargs, training.bf16) == (0.5, {"min_lr": 0.1}, False)
     assert model.tuning == "lora" and data.max_length == 9
 
 
 def test_yaml_values_get_their_types(recipe):
     file = recipe("learning_rate: 1e-4\nmax_length: null\nresume: yes\nreport_to: [none]\nmodality_dropout: 0\n")
-    _, data, finetuning, training = parse("sft", file)
+    _, data, _, finetuning, training = parse("sft", file)
     assert training.learning_rate == 1e-4 and data.max_length is None and data.resume is True
     assert training.report_to == [] and finetuning.modality_dropout == 0.0
 

@@ -24,10 +24,17 @@ def format_metrics(metrics: dict) -> str:
     """The validation AUROCs as text for a terminal."""
     lines = []
     for modality, found in metrics.items():
-        mean = "-" if found["mean_auroc"] is None else f"{found['mean_auroc']:.3f}"
+        means = [found["mean_encoder_auroc"], found["mean_token_auroc"]]
         lines.append(
-            f"{modality}: mean AUROC {mean} over {len(found['auroc'])} findings, {found['rows']} validation inputs"
+            f"{modality}: mean AUROC {' -> '.join(map(_format, means))} from encoder to tokens over "
+            f"{len(found['token_auroc'])} findings, {found['rows']} validation inputs"
         )
-        for name, value in found["auroc"].items():
-            lines.append(f"  {'-' if value is None else format(value, '.3f'):>6}  {name} ({found['positives'][name]})")
+        for name, value in found["token_auroc"].items():
+            lines.append(
+                f"  {_format(found['encoder_auroc'][name]):>6} {_format(value):>6}  {name} ({found['positives'][name]})"
+            )
     return "\n".join(lines)
+
+
+def _format(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arguments of the training stages."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,10 +82,54 @@ class DataArguments:
     )
 
 
+_EXTRA_DATA = "Folders of further MedTVT-QA datasets whose physiology rows are mixed in."
+_EXTRA_SHARE = "Share of an epoch's rows for each folder of `extra_data`, in their order (default: each row once)."
+
+
+@dataclass
+class MixtureArguments:
+    """What is mixed in."""
+
+    extra_data: list[str] = field(default_factory=list, metadata={"help": _EXTRA_DATA})
+    extra_share: list[float] = field(default_factory=list, metadata={"help": _EXTRA_SHARE})
+
+    def shares_of(self, folders: Iterable[str]) -> list[float | None]:
+        """
+        The shares of some of the folders of `extra_data`.
+
+        Raises:
+            ValueError: if there are shares, but not one a folder.
+        """
+        if self.extra_share and len(self.extra_share) != len(self.extra_data):
+            raise ValueError(
+                f"`extra_share` has {len(self.extra_share)} shares for {len(self.extra_data)} folders in `extra_data`; "
+                "give one a folder, or none."
+            )
+        shares = dict(zip(self.extra_data, self.extra_share))
+        return [shares.get(folder) for folder in folders]
+
+
+@dataclass
+class PretrainArguments:
+    """What only PT has."""
+
+    findings_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of a loss on the tokens that the language model gets, which a linear head, thrown away in the "
+            "end, must name the rows' `findings` from."
+        },
+    )
+
+
 @dataclass
 class FinetuneArguments:
     """What only SFT has."""
 
+    replay: float = field(
+        default=0.0,
+        metadata={"help": "Share of an epoch's rows that are physiology rows, so that what PT taught is kept."},
+    )
     modality_dropout: float = field(
         default=0.0,
         metadata={"help": "Probability that a training row loses a modality, so that absence is learned."},
@@ -108,10 +153,10 @@ class ReinforceArguments:
 
 
 @dataclass
-class EncoderArguments:
+class EncoderArguments(MixtureArguments):
     """What the encoders are trained on, and how long."""
 
-    model: str = field(metadata={"help": "Folder of the MedTVT model whose encoders are trained."})
+    model: str = field(kw_only=True, metadata={"help": "Folder of the MedTVT model whose encoders are trained."})
     data: str | None = field(
         default=None, metadata={"help": "Folder of a MedTVT-QA dataset whose physiology rows list their `findings`."}
     )
@@ -130,6 +175,16 @@ class EncoderArguments:
     )
     min_positives: int = field(
         default=10, metadata={"help": "Findings that fewer training inputs show are left out, with a note."}
+    )
+    feature_dropout: float = field(
+        default=0.0, metadata={"help": "Dropout between an encoder and its projector, against learning rows by heart."}
+    )
+    patience: int = field(
+        default=0,
+        metadata={
+            "help": "Evaluations without a better one after which an encoder is done; 0 for none. Needs "
+            "`load_best_model_at_end`."
+        },
     )
     ecg_epochs: float = field(default=10, metadata={"help": "Epochs of the ECG encoder."})
     cxr_epochs: float = field(default=10, metadata={"help": "Epochs of the X-ray encoder."})
@@ -151,8 +206,8 @@ RECIPES = Path(__file__).parent / "recipes"
 RECIPE_NAMES = {"encoders": "encoders", "pt": "pretrain", "sft": "finetune", "rft": "reinforce"}
 OWN_ARGUMENTS = {
     "encoders": (EncoderArguments,),
-    "pt": (ModelArguments, DataArguments),
-    "sft": (ModelArguments, DataArguments, FinetuneArguments),
+    "pt": (ModelArguments, DataArguments, MixtureArguments, PretrainArguments),
+    "sft": (ModelArguments, DataArguments, MixtureArguments, FinetuneArguments),
     "rft": (ModelArguments, DataArguments, ReinforceArguments),
 }
 

@@ -26,39 +26,49 @@ from ..data.collator import MedTVTDataCollator
 from ..data.labels import as_label_array, sample_f1
 from ..data.rows import QARow
 from .checkpoints import output_folder
+from .mixture import MixedSampler
 
 
-class EpochCallback(TrainerCallback):
+class SamplerCallback(TrainerCallback):
     """
-    Seeds each epoch by its number and tells it to the collator: the order of a length-grouped epoch comes from the global
-    generator, so that a run resumed in the middle of an epoch would otherwise meet its rows in another order. Rows are
-    grouped by what modality dropout leaves of them in this epoch.
+    Tells each epoch's number to the sampler, and seeds what else is drawn in it, such as dropout.
+
+    Args:
+        sampler ([`MixedSampler`]): Of the training rows.
+    """
+
+    def __init__(self, sampler: MixedSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.sampler.epoch = int(state.epoch or 0)
+        set_seed(args.seed + self.sampler.epoch)
+
+
+class EpochCallback(SamplerCallback):
+    """
+    Tells each epoch's number to the collator too, and to the sampler how long the rows are that modality dropout leaves in
+    this epoch.
 
     Args:
         collator ([`MedTVTDataCollator`]): Of the training rows.
         dataset (`datasets.Dataset`): The training rows.
     """
 
-    def __init__(self, collator: MedTVTDataCollator, dataset: Dataset) -> None:
+    def __init__(self, sampler: MixedSampler, collator: MedTVTDataCollator, dataset: Dataset) -> None:
+        super().__init__(sampler)
         self.collator = collator
         self.dataset = dataset
 
     def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: Any = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        epoch = int(state.epoch or 0)
-        self.collator.epoch = epoch
-        sampler = train_dataloader.batch_sampler
-        while hasattr(sampler, "batch_sampler"):  # accelerate's share of a process
-            sampler = sampler.batch_sampler
-        if hasattr(sampler.sampler, "lengths"):
-            sampler.sampler.lengths = self.collator.estimate_lengths(self.dataset)
-        set_seed(args.seed + epoch)
+        super().on_epoch_begin(args, state, control)
+        self.collator.epoch = self.sampler.epoch
+        if self.sampler.batch_size is not None:
+            self.sampler.lengths = self.collator.estimate_lengths(self.dataset)
 
 
 class SaveConfigCallback(TrainerCallback):

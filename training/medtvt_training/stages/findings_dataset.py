@@ -5,12 +5,14 @@ import ast
 import logging
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -30,25 +32,57 @@ def read_cohort(folder: str | os.PathLike, modality: Modality) -> dict[str, list
     The physiology rows of a MedTVT-QA folder that belong to one modality, each input once.
 
     Returns:
-        `dict`: split to rows with `id`, the modality (path or labs) and `findings`.
+        `dict`: split to rows with `id`, the modality (path or labs), `findings` and `absent_findings`.
 
     Raises:
         ValueError: if no row belongs to it, or the rows do not list their findings.
     """
-    splits: dict[str, list[dict]] = {}
-    for split in SPLITS:
-        dataset = load_medtvt_qa(folder, "physiology", split)
-        unique: dict[str, Any] = {}
-        for row in dataset.select_columns(["id", "modalities", modality, "findings"]):
-            if row["modalities"] == [modality] and row["findings"] is not None:
-                unique.setdefault(str(row[modality]), row)
-        if not unique:
+    splits = read_inputs(folder, modality, SPLITS)
+    for split, rows in splits.items():
+        if not rows:
             raise ValueError(
                 f"{folder}: no row of physiology/{split} is about the {modality} alone and lists its `findings`, which "
                 "the encoder is to learn. Leave this modality out with `--modalities`, or use another dataset."
             )
-        splits[split] = list(unique.values())
     return splits
+
+
+def read_inputs(folder: str | os.PathLike, modality: Modality, splits: Sequence[str]) -> dict[str, list[dict]]:
+    """As [`read_cohort`], but a split may have no row about the modality alone that lists its findings."""
+    found = {}
+    for split in splits:
+        dataset = load_medtvt_qa(folder, "physiology", split)
+        unique: dict[str, Any] = {}
+        unlabelled = 0
+        for row in dataset.select_columns(["id", "modalities", modality, "findings", "absent_findings"]):
+            if row["modalities"] == [modality]:
+                if row["findings"] is None:
+                    unlabelled += 1
+                else:
+                    unique.setdefault(str(row[modality]), row)
+        if unlabelled:
+            logger.warning(
+                "%s, %s: %d rows of %s do not list their findings and are left out.",
+                folder,
+                split,
+                unlabelled,
+                modality,
+            )
+        found[split] = list(unique.values())
+    fill_absent(found)
+    return found
+
+
+def fill_absent(splits: dict[str, list[dict]]) -> None:
+    """
+    Gives rows that do not list their `absent_findings` those that other rows of the training split show. What none shows is
+    not known: the data may have no name for it.
+    """
+    named = {finding for row in splits["train"] for finding in row["findings"]}
+    for rows in splits.values():
+        for row in rows:
+            if row.get("absent_findings") is None:
+                row["absent_findings"] = sorted(named.difference(row["findings"]))
 
 
 def read_ptb_xl(labels: str | os.PathLike, statements: str | os.PathLike | None = None) -> dict[str, list[dict]]:
@@ -85,6 +119,7 @@ def read_ptb_xl(labels: str | os.PathLike, statements: str | os.PathLike | None 
     for split, rows in splits.items():
         if not rows:
             raise ValueError(f"{labels}: no row for {split}; `strat_fold` 1-8 is for training, 9 for validation.")
+    fill_absent(splits)
     return splits
 
 
@@ -95,25 +130,52 @@ def _read_table(file: str | os.PathLike, columns: list[str]) -> pd.DataFrame:
     return table
 
 
-def frequent_findings(modality: Modality, rows: list[dict], minimum: int) -> list[str]:
+def frequent_findings(modality: Modality, rows: Sequence[dict], minimum: int) -> list[str]:
     """
-    Names of the findings that at least `minimum` rows show, and as many do not.
+    Names of the findings that at least `minimum` rows are known to show, and as many not to.
 
     Raises:
         ValueError: if there are none.
     """
-    counts = Counter(finding for row in rows for finding in set(row["findings"]))
-    kept = sorted(name for name, count in counts.items() if minimum <= count <= len(rows) - minimum)
+    shown = Counter(finding for row in rows for finding in set(row["findings"]))
+    absent = Counter(finding for row in rows for finding in set(row["absent_findings"]))
+    kept = sorted(name for name in shown if min(shown[name], absent[name]) >= minimum)
     if not kept:
         raise ValueError(
             f"No finding of the {modality} is shown, and not shown, by {minimum} training inputs (`min_positives`); "
-            f"there are {len(rows)} inputs with {len(counts)} findings."
+            f"there are {len(rows)} inputs with {len(shown)} findings."
         )
-    if left_out := sorted(set(counts) - set(kept)):
+    if left_out := sorted(set(shown) - set(kept)):
         logger.warning(
             "%s: %d findings are too rare, or too common, to learn: %s.", modality, len(left_out), "; ".join(left_out)
         )
     return kept
+
+
+def label_findings(row: Mapping[str, Any], names: Sequence[str]) -> np.ndarray:
+    """(findings,) float32 of a row with `findings` and `absent_findings`: 1 shown, 0 not shown, NaN not known."""
+    shown, absent = row["findings"], row.get("absent_findings")
+    if absent is None:
+        return np.array([float(name in shown) for name in names], dtype=np.float32)
+    labels = [1.0 if name in shown else 0.0 if name in absent else np.nan for name in names]
+    return np.array(labels, dtype=np.float32)
+
+
+def findings_loss(
+    logits: torch.Tensor, labels: torch.Tensor, positive_weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Binary cross-entropy over the known labels, 0 where there are none.
+
+    Args:
+        logits, labels (`torch.Tensor`): (..., findings), labels as of [`label_findings`].
+        positive_weight (`torch.Tensor`, *optional*): (findings,), what a shown finding counts.
+    """
+    known = ~labels.isnan()
+    loss = nn.functional.binary_cross_entropy_with_logits(
+        logits, labels.nan_to_num(), reduction="none", pos_weight=positive_weight
+    )
+    return (loss * known).sum() / known.sum().clamp(min=1)
 
 
 class FindingsDataset(Dataset):
@@ -126,7 +188,7 @@ class FindingsDataset(Dataset):
     Args:
         ids (`list[str]`): Names of the inputs.
         values (`np.ndarray`): (inputs, ...).
-        labels (`np.ndarray`): (inputs, findings), 1 where the input shows the finding.
+        labels (`np.ndarray`): (inputs, findings), as of [`label_findings`].
     """
 
     def __init__(self, ids: list[str], values: np.ndarray, labels: np.ndarray) -> None:
@@ -183,8 +245,8 @@ class FindingsDataset(Dataset):
             )
         for problem in problems:
             logger.warning("Left out: %s", problem)
-        labels = [[finding in row["findings"] for finding in findings] for row in kept]
-        return cls([row["id"] for row in kept], values[: len(kept)], np.array(labels, dtype=np.float32))
+        labels = np.stack([label_findings(row, findings) for row in kept])
+        return cls([row["id"] for row in kept], values[: len(kept)], labels)
 
 
 def collate_findings(items: list[dict]) -> dict:

@@ -3,6 +3,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -19,6 +20,7 @@ from ..data.collator import MedTVTDataCollator
 from ..data.columns import read_column
 from ..data.provenance import training_data_entry
 from .arguments import ModelArguments
+from .findings_loss import HEADS
 
 
 logger = logging.getLogger(__name__)
@@ -88,15 +90,15 @@ def record_training_data(model: MedTVTForCausalLM, stage: str, data_dir: str) ->
     model.provenance.training_data.append(training_data_entry(stage, data_dir))
 
 
-def lora_config(stage: str, arguments: ModelArguments) -> LoraConfig:
-    """LoRA on the language model, and what the stage trains in full."""
+def lora_config(stage: str, arguments: ModelArguments, further: Sequence[str] = ()) -> LoraConfig:
+    """LoRA on the language model, and what the stage, and `further` modules, train in full."""
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=arguments.lora_rank,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
         target_modules=arguments.lora_targets,
-        modules_to_save=TRAINED_MODULES[stage],
+        modules_to_save=[*TRAINED_MODULES[stage], *further],
     )
 
 
@@ -111,8 +113,9 @@ def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArgument
         ValueError: if LoRA's targets are not in the language model, or there are none.
     """
     trained: MedTVTForCausalLM | PeftModel = model
+    heads = [HEADS] if hasattr(model, HEADS) else []
     if arguments.tuning == "lora":
-        trained = get_peft_model(model, lora_config(stage, arguments))
+        trained = get_peft_model(model, lora_config(stage, arguments, heads))
         strayed = [name for name, _ in trained.named_parameters() if "lora_" in name and "language_model" not in name]
         if strayed:
             raise ValueError(
@@ -122,7 +125,7 @@ def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArgument
     else:
         model.requires_grad_(False)
         modules = [getattr(model.model, name) for name in ("language_model", *TRAINED_MODULES[stage])]
-        for module in (*modules, model.lm_head):
+        for module in (*modules, model.lm_head, *(getattr(model, name) for name in heads)):
             module.requires_grad_(True)
     for parameter in trained.parameters():
         if parameter.requires_grad:

@@ -55,9 +55,6 @@ def _run(stage: str, arguments: tuple) -> Any:
         from .rft import reinforce
 
         return reinforce(*arguments)
-    from .supervised import train_stage
+    from .supervised import finetune, pretrain
 
-    if stage == "pt":
-        return train_stage("pt", *arguments)
-    model, data, finetune, training = arguments
-    return train_stage("sft", model, data, training, finetune.modality_dropout, finetune.eval_answers)
+    return pretrain(*arguments) if stage == "pt" else finetune(*arguments)
