@@ -180,9 +180,10 @@ def test_every_pass_sees_the_modalities_and_encoders_run_once_per_prompt(way, po
     steps = [forward for forward in decoding if forward[0] == 1]
     assert steps and all(forward == (1, completions, {}) for forward in steps)
     scored = recorder.forwards[1 + len(steps) :]
-    # old, reference and policy, two micro-batches each
-    assert [forward[1:] for forward in scored] == [(micro, dict.fromkeys(FEATURES, micro))] * 6
-    assert len({forward[0] for forward in scored}) == 1 and scored[0][0] > prefill[0]
+    # old, reference and policy, two micro-batches each: the one prompt of a group, then its completions
+    one_prompt = [(1, dict.fromkeys(FEATURES, 1)), (micro, {})]
+    assert [forward[1:] for forward in scored] == one_prompt * 6
+    assert {forward[0] for forward in scored[::2]} == {prefill[0]}
 
 
 @pytest.mark.parametrize("way", WAYS)
