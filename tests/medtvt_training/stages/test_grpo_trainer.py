@@ -4,103 +4,17 @@ import inspect
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from trl import GRPOConfig, GRPOTrainer
+from peft import get_peft_model
+from trl import GRPOTrainer
 
 from medtvt_training.data.collator import MedTVTDataCollator
 from medtvt_training.data.feature_cache import FeatureCache
-from medtvt_training.data.load import load_medtvt_qa
-from medtvt_training.stages.grpo_trainer import MedTVTGRPOTrainer
-from medtvt_training.stages.initialize import default_processor
 from medtvt_training.stages.trl_private import OVERRIDDEN, READ
 
-from tests.toy import write_toy_dataset
+from .grpo_toy import MAX_NEW_TOKENS, NUM_GENERATIONS, WAYS, length_reward, make_way, perturb, score
 
 
-TARGETS = r".*language_model\..*\.(q_proj|v_proj|up_proj)"
 FEATURES = {"ecg_features", "cxr_features", "lab_features"}
-WAYS = ["fresh adapter", "passed adapter", "perception", "all"]
-NUM_GENERATIONS, MAX_NEW_TOKENS = 4, 8
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """Patients with a disease; the second of them lacks the labs."""
-    dataset = load_medtvt_qa(write_toy_dataset(tmp_path_factory.mktemp("toy"), 12), "diagnosis", "train")
-    dataset = dataset.select([i for i, diseases in enumerate(dataset["diseases"]) if diseases])
-    partial = [i for i, modalities in enumerate(dataset["modalities"]) if len(modalities) < 3]
-    whole = [i for i in range(len(dataset)) if i not in partial]
-    return dataset.select([whole[0], partial[0], *whole[1:3]])
-
-
-@pytest.fixture(scope="module")
-def processor(tokenizer):
-    return default_processor(tokenizer)
-
-
-@pytest.fixture
-def policy(model):
-    """A tiny model that samples different answers: its tied embeddings, scaled up elsewhere, would repeat one token."""
-    policy = copy.deepcopy(model)
-    policy.model.language_model.embed_tokens.weight.data.mul_(0.2)
-    return policy
-
-
-@pytest.fixture
-def make_trainer(rows, processor, tmp_path):
-    def make(model, **kwargs):
-        own = ("reward_funcs", "train_dataset", "eval_dataset", "data_collator", "peft_config", "callbacks")
-        arguments = {
-            **{"output_dir": str(tmp_path / "out"), "max_steps": 1, "per_device_train_batch_size": 8, "beta": 0.04},
-            **{"num_generations": NUM_GENERATIONS, "max_completion_length": MAX_NEW_TOKENS, "learning_rate": 1e-2},
-            **{"bf16": False, "use_cpu": True, "save_strategy": "no", "report_to": [], "logging_steps": 1},
-            **{"disable_tqdm": True, "shuffle_dataset": False, "gradient_checkpointing": False},
-            **{name: value for name, value in kwargs.items() if name not in own},
-        }
-        return MedTVTGRPOTrainer(
-            model,
-            args=GRPOConfig(**arguments),
-            **{
-                **{"reward_funcs": [length_reward], "train_dataset": rows},
-                **{"data_collator": MedTVTDataCollator(processor)},
-                **{name: value for name, value in kwargs.items() if name in own},
-            },
-        )
-
-    return make
-
-
-def length_reward(completions, **kwargs):
-    return [float(len(completion[-1]["content"])) for completion in completions]
-
-
-def make_way(way, policy, dropout=0.0):
-    """The policy as it is trained in each way, and the keywords of its trainer."""
-    config = LoraConfig(target_modules=TARGETS, modules_to_save=["perception"], lora_dropout=dropout)
-    if way == "fresh adapter":
-        return policy, {"peft_config": config}
-    if way == "passed adapter":
-        model = get_peft_model(policy, config)
-        perturb(model, seed=1)
-        return model, {}
-    policy.requires_grad_(way == "all")
-    policy.model.perception.requires_grad_(True)
-    policy.model.freeze_encoders()
-    return policy, {}
-
-
-def perturb(model, seed, scale=0.1):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += scale * torch.randn(parameter.shape, generator=generator)
-
-
-def score(trainer, rows):
-    """What trl makes of a generation batch: each row G times."""
-    trainer.model.train()
-    return trainer._generate_and_score_completions([row for row in rows for _ in range(NUM_GENERATIONS)])
 
 
 def independent_logps(model, output, rows, processor):
@@ -180,9 +94,10 @@ def test_every_pass_sees_the_modalities_and_encoders_run_once_per_prompt(way, po
     steps = [forward for forward in decoding if forward[0] == 1]
     assert steps and all(forward == (1, completions, {}) for forward in steps)
     scored = recorder.forwards[1 + len(steps) :]
-    # old, reference and policy, two micro-batches each
-    assert [forward[1:] for forward in scored] == [(micro, dict.fromkeys(FEATURES, micro))] * 6
-    assert len({forward[0] for forward in scored}) == 1 and scored[0][0] > prefill[0]
+    # old, reference and policy, two micro-batches each: the one prompt of a group, then its completions
+    one_prompt = [(1, dict.fromkeys(FEATURES, 1)), (micro, {})]
+    assert [forward[1:] for forward in scored] == one_prompt * 6
+    assert {forward[0] for forward in scored[::2]} == {prefill[0]}
 
 
 @pytest.mark.parametrize("way", WAYS)

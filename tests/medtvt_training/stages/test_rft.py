@@ -8,11 +8,11 @@ from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from medtvt_training.stages import rft
-from medtvt_training.stages.grpo_trainer import SampleCallback
 from medtvt_training.stages.initialize import init_tiny
 from medtvt_training.stages.recipes import RECIPES, parse_arguments
 from medtvt_training.stages.rewards import REWARDS
 from medtvt_training.stages.run import run_stage
+from medtvt_training.stages.samples import SampleCallback
 
 from tests.toy import write_toy_dataset
 

@@ -145,7 +145,28 @@ class ReinforceArguments:
 
     rewards: list[str] = field(
         default_factory=lambda: ["format", "jaccard"],
-        metadata={"help": "What to reward: format, jaccard, graded_format, evidence. `reward_weights` weighs them."},
+        metadata={
+            "help": "What to reward: format, jaccard, empty, evidence, probability, graded_format. `reward_weights` weighs "
+            "them. Patients without a listed disease are kept where `empty` is among them."
+        },
+    )
+    refill: int = field(
+        default=0,
+        metadata={
+            "help": "How many times prompts whose completions all earn the same give way to fresh ones, in each batch; 0 for "
+            "never."
+        },
+    )
+    eval_answers: int = field(
+        default=0,
+        metadata={"help": "Validation rows to answer greedily at each evaluation, for eval_disease_f1; 0 for none."},
+    )
+    patience: int = field(
+        default=0,
+        metadata={
+            "help": "Evaluations without a better `metric_for_best_model` after which to stop, with `load_best_model_at_end`; "
+            "0 for never."
+        },
     )
     sample_completions: int = field(
         default=8, metadata={"help": "Completions to add to samples.jsonl at each log, with their patients' diseases."}

@@ -10,19 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from modeling_medtvt import DISEASES, parse_answer
-from processing_medtvt.claims_medtvt import stated_findings
 
-from ..data.conversation import message_text
+from .completion import completion_text
+from .evidence_reward import evidence_reward
 
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-
-
-def completion_text(completion: str | list[dict]) -> str:
-    """The text of a completion: a string, or the content of its last message."""
-    if isinstance(completion, str):
-        return completion
-    return message_text(completion[-1:])
 
 
 def is_well_formed(text: str) -> bool:
@@ -52,7 +45,7 @@ def jaccard_reward(
     - an entry that is none of the seven diseases is in L_C too, so it enlarges the union;
     - of several answer blocks the first counts, and text around it is ignored: that is R_F's business;
     - without a complete answer block L_C is empty, and so the reward is 0;
-    - empty against empty is 0. A patient without a listed disease can earn nothing, so such rows stay out of RFT.
+    - empty against empty is 0. A patient without a listed disease can earn nothing here; see [`empty_reward`].
 
     Args:
         prompts: not read.
@@ -90,27 +83,48 @@ def graded_format_reward(prompts: Sequence, completions: Sequence[str | list[dic
     return [sum(text.count(tag) == 1 for tag in TAGS) / 8 + is_well_formed(text) / 2 for text in texts]
 
 
-def evidence_reward(
-    prompts: Sequence, completions: Sequence[str | list[dict]], findings: Sequence[list[str] | None], **kwargs: Any
+def empty_reward(
+    prompts: Sequence, completions: Sequence[str | list[dict]], diseases: Sequence[list[str] | None], **kwargs: Any
 ) -> list[float]:
     """
-    Share of the findings cited in the think block that the patient's data show; 0 where none is cited. For rows whose
-    findings are known, which are those of the synthetic cohort. Not in the paper.
+    1 where the row lists no disease and the completion's answer block is there and names nothing, else 0: what R_J leaves
+    out, so that with both a model is paid for saying that there is none of the seven. ECG-R1 (arXiv 2602.04279) has 1 there
+    too; not in the paper.
 
-    Args:
-        prompts: not read.
-        completions (`list[str]` or `list[list[dict]]`): the policy's answers.
-        findings (`list[list[str]]`): names of the true findings of each completion's row.
-
-    Raises:
-        ValueError: if a row's findings are not known.
+    Args and errors: see [`jaccard_reward`].
     """
     rewards = []
-    for completion, true in zip(completions, findings, strict=True):
-        if true is None:
-            raise ValueError("`evidence` needs rows with `findings`; a row has none. Leave this reward out.")
-        cited = stated_findings(parse_answer(completion_text(completion)).reasoning or "")
-        rewards.append(len(cited & set(true)) / len(cited) if cited else 0.0)
+    for completion, labels in zip(completions, diseases, strict=True):
+        parsed = parse_answer(completion_text(completion))
+        says_none = parsed.answer is not None and not parsed.diseases and not parsed.unknown
+        rewards.append(float(says_none and not _true_labels(labels)))
+    return rewards
+
+
+def probability_reward(
+    prompts: Sequence,
+    completions: Sequence[str | list[dict]],
+    diseases: Sequence[list[str] | None],
+    probabilities: Sequence[dict[str, float]],
+    **kwargs: Any,
+) -> list[float]:
+    """
+    1 less the mean Brier score of the seven probabilities in the answer slot that follows the completion's reasoning (see
+    [`answer_probabilities`]); 0 without an answer block. Bounded and proper, as RLCR (arXiv 2507.16806) asks for; not in
+    the paper.
+
+    Args:
+        probabilities (`list[dict[str, float]]`): of each completion; [`MedTVTGRPOTrainer`] computes them, which costs a
+            prefill and 128 short answers each.
+
+    Other args and errors: see [`jaccard_reward`].
+    """
+    rewards = []
+    for completion, labels, scores in zip(completions, diseases, probabilities, strict=True):
+        truth = _true_labels(labels)
+        has_answer = parse_answer(completion_text(completion)).answer is not None
+        brier = sum((scores[disease] - (disease in truth)) ** 2 for disease in DISEASES) / len(DISEASES)
+        rewards.append(1 - brier if has_answer else 0.0)
     return rewards
 
 
@@ -118,6 +132,8 @@ def evidence_reward(
 REWARDS = {
     "format": format_reward,
     "jaccard": jaccard_reward,
-    "graded_format": graded_format_reward,
+    "empty": empty_reward,
     "evidence": evidence_reward,
+    "probability": probability_reward,
+    "graded_format": graded_format_reward,
 }

@@ -13,6 +13,8 @@ from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
 # Methods of GRPOTrainer that are overridden, with the parameters that the overrides were written for
 OVERRIDDEN = {
+    "_prepare_inputs": "self generation_batch",
+    "_generate": "self prompts",
     "_tokenize_prompts": "self prompts",
     "_generate_single_turn": "self prompt_ids images multimodal_fields num_generations has_tool_images",
     "_generate_and_score_completions": "self inputs",
@@ -21,7 +23,7 @@ OVERRIDDEN = {
     "_compute_loss": "self model inputs",
 }
 # Attributes of a GRPOTrainer that are read
-READ = ("_logs",)
+READ = ("_logs", "_buffered_inputs", "_step")
 
 __all__ = [
     "OVERRIDDEN",
