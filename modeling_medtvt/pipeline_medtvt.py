@@ -346,6 +346,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             return_tensors="pt",
             return_alterations=True,
             return_patients=True,
+            return_measurements=True,
         )
         # one row a sample for each modality, so that patients with different modalities share a batch
         ecg, cxr, lab = (features[name] if name in features else self._blank(name) for name in TENSOR_NAMES)
@@ -356,7 +357,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             "pixel_values": cxr,
             "lab_values": lab,
             "patient": features["patients"][0],
-            "measured": self.processor.measure(**given, **meta, patient=features["patients"][0]),
+            "measured": features["measurements"][0],
             "withheld_ids": self._withheld_ids(list(given), asked) if influence and given else {},
             "warnings": features["alterations"][0],
             "error": None,

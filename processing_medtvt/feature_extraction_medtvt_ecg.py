@@ -98,7 +98,8 @@ class MedTVTEcgFeatureExtractor(FeatureExtractionMixin):
                 - a 2-D array, tensor or nested list, (leads, samples) or (samples, leads), described by the next
                   three arguments (a 3-D array is a batch of them; masked samples are missing samples);
                 - a DataFrame with a column a lead, maybe with a column of times;
-                - a dict with the keys `signal` (such an array), `sampling_rate`, `leads` and `unit`.
+                - a dict with the keys `signal` (such an array), `sampling_rate`, `leads` and `unit`;
+                - a [`Recording`] that `read` returned.
             sampling_rate (`float`, *optional*):
                 Sampling rate in Hz of every array in `ecg`. Required with arrays, as the next two, and with files that
                 do not declare it. What a file declares must not be contradicted.
@@ -122,11 +123,8 @@ class MedTVTEcgFeatureExtractor(FeatureExtractionMixin):
             `ValueError`: a recording is unreadable, incomplete or implausible. `FileNotFoundError`: a file is missing.
             `TypeError`: `ecg` is none of the above. `ImportError`: the library that a path's format takes is missing.
         """
-        items = as_items(ecg)
         values, alterations, patients = [], [], []
-        for i, item in enumerate(items):
-            name = "ecg" if len(items) == 1 else f"ecg[{i}]"
-            recording = read_item(item, name, sampling_rate, leads, unit)
+        for recording in self.read(ecg, sampling_rate, leads, unit):
             item_values, item_alterations = self._extract(recording, return_alterations or strict, strict)
             values.append(item_values)
             alterations.append([f"ecg: {text}" for text in item_alterations])
@@ -136,6 +134,26 @@ class MedTVTEcgFeatureExtractor(FeatureExtractionMixin):
             features["alterations"] = alterations
             features["patients"] = patients
         return features
+
+    def read(
+        self,
+        ecg: Any,
+        sampling_rate: float | None = None,
+        leads: list[str] | None = None,
+        unit: str | list[str] | None = None,
+    ) -> list[Recording]:
+        """
+        The recordings as they were written, for those who need them for more than the tensor: `__call__` takes them too.
+
+        Args:
+            ecg, sampling_rate, leads, unit: As in `__call__`.
+
+        Raises:
+            ValueError, FileNotFoundError, TypeError, ImportError: as `__call__`, of what cannot be read.
+        """
+        items = as_items(ecg)
+        names = ["ecg"] if len(items) == 1 else [f"ecg[{i}]" for i in range(len(items))]
+        return [read_item(item, name, sampling_rate, leads, unit) for item, name in zip(items, names)]
 
     def _extract(self, recording: Recording, check: bool, strict: bool) -> tuple[np.ndarray, list[str]]:
         """One recording -> float32 (leads, samples) in mV and the list of alterations."""

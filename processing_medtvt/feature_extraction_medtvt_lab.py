@@ -196,6 +196,8 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
                   alike, or a row with a column a lab. Where a lab comes several times, times choose the newest value;
                 - FHIR R4: an Observation or a Bundle, as a dict or as the path of a JSON file.
 
+                What `read` returned is taken as well, in place of all samples.
+
                 A DataFrame is one sample per row and by far the fastest way for many samples.
 
                 A censored value ("<0.2") stands at its limit. A unit is read in any usual spelling, UCUM's too.
@@ -242,6 +244,8 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         Raises:
             ValueError, FileNotFoundError, TypeError: as `__call__`, before anything is turned into percentiles.
         """
+        if isinstance(lab, Readings):
+            return Readings.concatenate([lab])  # a copy: notes are added
         if unknown not in ("ignore", "raise"):
             raise ValueError(f"unknown must be 'ignore' or 'raise', found {unknown!r}.")
         if is_pandas(lab, "DataFrame"):

@@ -49,7 +49,7 @@ class Readings(NamedTuple):
             np.concatenate([part.given for part in parts]),
             np.concatenate([part.unitless for part in parts]),
             [name for part in parts for name in part.names],
-            [notes for part in parts for notes in part.notes],
+            [list(notes) for part in parts for notes in part.notes],
             [patient for part in parts for patient in part.patients],
             [places for part in parts for places in part.places],
         )

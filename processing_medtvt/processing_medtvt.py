@@ -46,6 +46,7 @@ class MedTVTProcessorKwargs(ProcessingKwargs, total=False):
     unit: str | None
     return_alterations: bool
     return_patients: bool
+    return_measurements: bool
     strict: bool
 
 
@@ -126,19 +127,25 @@ class MedTVTProcessor(ProcessorMixin):
         Raises:
             ValueError: if an input cannot be used.
         """
-        measured: Measurements = {
-            "ecg": None,
-            "lab": None,
-            "has_cxr": cxr is not None,
-            "patient": check_patient(patient),
+        sources = {
+            "ecg": None if ecg is None else self.ecg_feature_extractor.read(ecg, sampling_rate, leads, unit),
+            "cxr": None if cxr is None else [cxr],
+            "lab": None if lab is None else self.lab_feature_extractor.read(lab),
         }
-        if ecg is not None:
+        present = {modality: source for modality, source in sources.items() if source is not None}
+        measured = self._measure(present, dict.fromkeys(present, 0))
+        return {**measured, "patient": check_patient(patient)}
+
+    def _measure(self, sources: dict[str, Any], rows: dict[str, int]) -> Measurements:
+        """Of the patient whose inputs, as `_read` returns them, stand in these rows."""
+        measured: Measurements = {"ecg": None, "lab": None, "has_cxr": "cxr" in rows, "patient": check_patient(None)}
+        if "ecg" in rows:
             # what the model's own extractor took is measured, whatever is missing
             extractor = MedTVTEcgFeatureExtractor(sampling_rate=ECG_MEASURING_RATE, max_dead_leads=11)
-            signal = extractor(ecg, sampling_rate=sampling_rate, leads=leads, unit=unit)["ecg_values"][0]
+            signal = extractor(sources["ecg"][rows["ecg"]])["ecg_values"][0]
             measured["ecg"] = measure_ecg(np.asarray(signal))
-        if lab is not None:
-            values = self.lab_feature_extractor.read(lab).measured[0]
+        if "lab" in rows:
+            values = sources["lab"].measured[rows["lab"]]
             names = self.lab_feature_extractor.lab_names
             measured["lab"] = {name: float(value) for name, value in zip(names, values) if value == value}
         return measured
@@ -196,6 +203,8 @@ class MedTVTProcessor(ProcessorMixin):
                 imputed in its inputs.
             return_patients (`bool`, *optional*, defaults to `False`): Whether to add `patients`, a dict for each prompt with `age` and `sex`, None where
                 unknown.
+            return_measurements (`bool`, *optional*, defaults to `False`): Whether to add `measurements`, for each prompt
+                what [`~MedTVTProcessor.measure`] finds in its inputs, which are read only once.
             strict (`bool`, *optional*, defaults to `False`): Whether to refuse what is otherwise only warned of: an input that may be no ECG or no frontal
                 chest film, or inputs that state different patients.
             **kwargs: Keywords of the tokenizer, or `text_kwargs` and `images_kwargs`.
@@ -216,8 +225,10 @@ class MedTVTProcessor(ProcessorMixin):
         }
         ecg_kwargs = {name: kwargs.pop(name, None) for name in ("sampling_rate", "leads", "unit")}
         return_tensors = kwargs.pop("return_tensors", None)
-        switches = ("return_alterations", "return_patients", "strict")
-        return_alterations, return_patients, strict = (kwargs.pop(name, False) for name in switches)
+        switches = ("return_alterations", "return_patients", "return_measurements", "strict")
+        return_alterations, return_patients, return_measurements, strict = (
+            kwargs.pop(name, False) for name in switches
+        )
         self._check_keywords(kwargs)
         cxr = _take_images(images, cxr)
         texts = [text] if isinstance(text, str) else text
@@ -234,12 +245,15 @@ class MedTVTProcessor(ProcessorMixin):
         if texts is not None:
             self._check_placeholders(texts, rows)
             data.update(self._tokenize(texts, merged["text_kwargs"]))
+        sources: dict[str, Any] = {}
+        places: list[dict[str, int]] = [{} for _ in range(num_samples)]
         for modality, items in rows.items():
             present = [i for i, item in enumerate(items) if item is not None]
             if present:
-                outputs = self._extract(
-                    modality, [items[i] for i in present], ecg_kwargs, merged["images_kwargs"], strict
-                )
+                sources[modality] = self._read(modality, [items[i] for i in present], ecg_kwargs)
+                for place, i in enumerate(present):
+                    places[i][modality] = place
+                outputs = self._extract(modality, sources[modality], merged["images_kwargs"], strict)
                 for i, found in zip(present, outputs.pop("alterations")):
                     alterations[i].extend(found)
                 for i, stated in zip(present, outputs.pop("patients", [])):
@@ -256,6 +270,11 @@ class MedTVTProcessor(ProcessorMixin):
             features["alterations"] = [[*found, *notes] for found, (_, notes) in zip(alterations, known)]
         if return_patients:
             features["patients"] = [merged_patient for merged_patient, _ in known]
+        if return_measurements:
+            features["measurements"] = [
+                {**self._measure(sources, of_sample), "patient": merged_patient}
+                for of_sample, (merged_patient, _) in zip(places, known)
+            ]
         return features
 
     def _check_keywords(self, kwargs: dict[str, Any]) -> None:
@@ -377,16 +396,20 @@ class MedTVTProcessor(ProcessorMixin):
         """Ids of `<ecg>`, `<cxr>` and `<lab>`."""
         return tuple(self.tokenizer.convert_tokens_to_ids(f"<{modality}>") for modality in MODALITIES)
 
-    def _extract(
-        self, modality: str, items: list, ecg_kwargs: dict[str, Any], images_kwargs: dict[str, Any], strict: bool
-    ) -> BatchFeature:
-        """The tensors of a modality's inputs, none of which is None, `alterations`, and `patients` where they are stated."""
+    def _read(self, modality: str, items: list, ecg_kwargs: dict[str, Any]) -> Any:
+        """A modality's inputs, none of which is None, read from their files: once for the model and for measuring."""
+        if modality == "ecg":
+            return self.ecg_feature_extractor.read(items, **ecg_kwargs)
+        return items if modality == "cxr" else self.lab_feature_extractor.read(items)
+
+    def _extract(self, modality: str, source: Any, images_kwargs: dict[str, Any], strict: bool) -> BatchFeature:
+        """The tensors of what `_read` returned, `alterations`, and `patients` where they are stated."""
         strictly: dict[str, Any] = {"strict": True} if strict else {}
         if modality == "ecg":
-            return self.ecg_feature_extractor(items, **ecg_kwargs, **strictly, return_alterations=True)
+            return self.ecg_feature_extractor(source, **strictly, return_alterations=True)
         if modality == "cxr":
-            return self._process_cxr(items, images_kwargs, **strictly)
-        return self.lab_feature_extractor(items, return_alterations=True)
+            return self._process_cxr(source, images_kwargs, **strictly)
+        return self.lab_feature_extractor(source, return_alterations=True)
 
     def _process_cxr(self, items: list, images_kwargs: dict, strict: bool = False) -> BatchFeature:
         min_decode_size = getattr(self.image_processor, "min_decode_size", None)

@@ -37,6 +37,8 @@ def read_item(item: Any, name: str, sampling_rate: Any, leads: Any, unit: Any) -
         ValueError: if it cannot be read, or lacks or contradicts `sampling_rate`, `leads` or `unit`.
         TypeError: if it is of no accepted kind. FileNotFoundError, ImportError: as [`read_path`].
     """
+    if isinstance(item, Recording):
+        return item
     metadata = {"sampling_rate": sampling_rate, "leads": leads, "unit": unit}
     if type(item).__name__ == "DataFrame" and has_lead_columns(item):
         return complete(read_frame(item, name), sampling_rate, leads, unit)
