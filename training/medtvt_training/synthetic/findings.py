@@ -264,11 +264,11 @@ def read_lab_findings(
 ) -> Iterator[str]:
     """Names of the findings that labs show."""
     patient = Patient(age=age, sex=None if male is None else "M" if male else "F")
-    ranges = {
-        name: limits
-        for name, value in lab.items()
-        if value is not None and None not in (limits := reference_range(name, patient))
-    }
+    known: dict[str, tuple[float, float, float]] = {}
+    for name, value in lab.items():
+        low, high = reference_range(name, patient)
+        if value is not None and low is not None and high is not None:
+            known[name] = value, low, high
     for finding, rule in LAB_RULES.items():
-        if any(name in ranges and rule.holds(lab[name], *ranges[name]) for name in rule.labs):
+        if any(name in known and rule.holds(*known[name]) for name in rule.labs):
             yield finding
