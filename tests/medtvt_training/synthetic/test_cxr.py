@@ -85,8 +85,8 @@ def test_signs_are_seen_on_varied_films(added, side):
     for seed in range(6):
         lit = change(seed, varied, **added)
         halves = lit[:, :192].sum(), lit[:, 192:].sum()
-        # against the grain of the same film
-        assert halves[side] > 5 * abs(halves[1 - side]) and np.percentile(lit, 99) > 6, seed
+        # the lead of a pacemaker crosses the midline
+        assert halves[side] > 2.5 * abs(halves[1 - side]) and np.percentile(lit, 99) > 6, seed
 
 
 def test_depends_on_signs_and_generator_only():
