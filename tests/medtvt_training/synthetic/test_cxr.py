@@ -51,6 +51,44 @@ def test_film():
     assert np.flatnonzero(lungs[:, 80]).max() < np.flatnonzero(lungs[:, 384 - 80]).max()
 
 
+@pytest.mark.parametrize("view", ["PA", "AP"])
+def test_varied_films(view):
+    """Body, place and tone differ; heart and lungs stay on the film, and the ratio is as stated."""
+    signs = FilmSigns(male=False, view=view, ctr=0.5, variety=1.0)
+    means, edges = [], []
+    for seed in range(12):
+        film = draw(seed, signs)
+        heart, lungs = draw_outlines(signs, np.random.default_rng(seed))
+        columns = np.flatnonzero(heart.any(0))
+        thorax = max(np.ptp(np.flatnonzero(row)) for row in lungs if row.any())
+        assert abs((columns[-1] - columns[0]) / thorax - 0.5) < 0.012
+        assert film[lungs].mean() < film[heart].mean() - 12
+        assert np.array_equal(film, draw(seed, signs))
+        means.append(film.mean())
+        edges.append(np.flatnonzero(lungs.any(0))[0])
+    assert np.std(means) > 10 and np.std(edges) > 6
+
+
+@pytest.mark.parametrize(
+    "added, side",
+    [
+        ({"effusion": "right", "effusion_ml": 900}, 0),
+        ({"effusion": "left", "effusion_ml": 900}, 1),
+        (opacity("lobar", "right base"), 0),
+        (opacity("patchy", "left middle", 0.9), 1),
+        ({"pacemaker": True}, 1),
+    ],
+    ids=str,
+)
+def test_signs_are_seen_on_varied_films(added, side):
+    varied = dataclasses.replace(HEALTHY, variety=1.0)
+    for seed in range(6):
+        lit = change(seed, varied, **added)
+        halves = lit[:, :192].sum(), lit[:, 192:].sum()
+        # the lead of a pacemaker crosses the midline
+        assert halves[side] > 2.5 * abs(halves[1 - side]) and np.percentile(lit, 99) > 6, seed
+
+
 def test_depends_on_signs_and_generator_only():
     first = draw(seed=3, oedema=0.5)
     draw(seed=4, effusion="both", effusion_ml=900)

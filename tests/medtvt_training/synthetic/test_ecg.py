@@ -142,6 +142,40 @@ def test_intervals_and_axis_measure_as_stated(changes, noise):
         assert found["axis"] == pytest.approx(signs.axis, abs=7)
 
 
+@pytest.mark.parametrize("changes", INTERVALS, ids=str)
+def test_intervals_and_axis_measure_as_stated_in_varied_people(changes):
+    signs = replace(NOISY, variety=1.0, **changes)
+    errors = []
+    for seed in range(5):
+        found = measure_ecg(draw(seed, signs))
+        assert found["heart_rate"] == pytest.approx(signs.rate, rel=0.01)
+        errors.append([found[name] - getattr(signs, name) for name in ("qrs_ms", "qtc_ms", "axis")])
+    assert (np.abs(np.median(errors, axis=0)) < [13, 14, 12]).all()
+
+
+def test_varied_people_are_normal():
+    """They differ more than the plain ones, and stay within the limits of normal adults."""
+    levels, heights = [], []
+    for seed in range(24):
+        beat = beat_of(draw(seed, variety=1.0))
+        # the machine's filter moves the level a little
+        levels.append([st_of(beat)[name] for name in ("I", "II", "V2", "V3", "V5", "V6")])
+        heights.append([np.ptp(qrs_of(beat)[name]) for name in ("II", "V2", "V5")])
+        q = {name: -qrs_of(beat)[name][:12].min() for name in ("II", "V5")}
+        assert all(depth < 0.25 * qrs_of(beat)[name].max() for name, depth in q.items())
+        assert max(qrs_of(beat)["V5"].max(), qrs_of(beat)["V6"].max()) - qrs_of(beat)["V1"].min() < 3.6
+    plain = [[np.ptp(qrs_of(beat_of(draw(seed)))[name]) for name in ("II", "V2", "V5")] for seed in range(24)]
+    assert np.min(levels) > -0.06 and np.max(levels) < 0.2
+    assert np.median(levels, axis=0)[2] > 0.04  # J lies high in V2
+    assert (np.std(np.log(heights), axis=0) > 0.9 * np.std(np.log(plain), axis=0)).all()
+
+
+def test_variety_leaves_the_beats_where_they_were():
+    plain, varied = (measure_ecg(draw(3, signs=replace(NOISY, variety=variety))) for variety in (0.0, 1.0))
+    assert plain["heart_rate"] == pytest.approx(varied["heart_rate"], rel=0.005)
+    np.testing.assert_array_equal(draw(3, variety=1.0), draw(3, variety=1.0))
+
+
 @pytest.mark.parametrize("p_ms, pr_ms", [(90, 130), (105, 170), (112, 240)])
 def test_p_and_pr_measure_as_stated(p_ms, pr_ms):
     p = beat_of(draw(p_ms=p_ms, pr_ms=pr_ms))["II"][:149]

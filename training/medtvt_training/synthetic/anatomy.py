@@ -91,6 +91,9 @@ class Build:
         breasts (`float`): factor of their depth.
         gas (`float`): factor of the stomach's bubble, 0 for none.
         bones, spine, vessels, air, texture (`float`): factors of contrast.
+        neck (`float`): what the depth above the shoulders lacks.
+        clouds (`float`): unevenness of the soft tissue, in shares of its depth.
+        edge (`float`): width over which the body's outline fades.
     """
 
     width: float
@@ -109,6 +112,9 @@ class Build:
     vessels: float
     air: float
     texture: float
+    neck: float
+    clouds: float
+    edge: float
 
 
 def draw_build(variety: float, rng: np.random.Generator) -> Build:
@@ -117,13 +123,18 @@ def draw_build(variety: float, rng: np.random.Generator) -> Build:
     no_gas = rng.random() < 0.35 * variety
     values = [1 + 0.035 * z[0], 0.018 * z[1], 0.012 * z[2], np.exp(0.12 * z[3]), 0.05 * (z[4] + 0.9 * variety)]
     values += [np.exp(0.08 * z[5]), 0.04 * (z[6] + 0.5 * variety), 0.12 * z[7], np.exp(0.2 * z[8]), np.exp(0.5 * z[9])]
-    values += [0 if no_gas else np.exp(0.6 * z[10]), np.exp(0.35 * z[11] - 0.35 * variety)]
+    values += [0 if no_gas else np.exp(0.6 * z[10]), np.exp(0.35 * z[11] - 0.2 * variety)]
     values += [
         np.exp(0.3 * z[12] - 0.2 * variety),
         np.exp(0.3 * z[13] - 0.55 * variety),
         np.exp(0.06 * z[14] - 0.04 * variety),
     ]
-    values += [np.exp(0.4 * z[15] - variety)]
+    values += [
+        np.exp(0.4 * z[15] - variety),
+        variety * rng.uniform(0, 0.2),
+        variety * rng.uniform(0.01, 0.04),
+        0.02 + variety * rng.uniform(0, 0.06),
+    ]
     return Build(*map(float, values))
 
 
@@ -368,8 +379,9 @@ def draw_body(signs: FilmSigns, thorax: Thorax, rng: np.random.Generator, build:
     half = np.minimum(shoulder, trunk + arm)
     share = np.clip(np.abs(thorax.offset) / np.minimum(half, trunk + 0.5 * arm)[:, None], 0, 1) ** 2
     height = 0.62 + 0.3 * np.clip((y - 0.05) / 0.3, 0, 1) + 0.18 * build.belly * ramp(y - 0.62, 0.3)
+    height -= build.neck * np.clip(1 - (y - 0.05) / 0.3, 0, 1)
     body = np.sqrt(1 - 0.75 * share * share) * (thick * height)[:, None]
-    body *= ramp(half[:, None] - np.abs(thorax.offset), 0.02)
+    body *= ramp(half[:, None] - np.abs(thorax.offset), build.edge)
     # the trachea forks at the carina
     middle = float(thorax.middle.mean())
     view = window(middle - 0.13, middle + 0.13, 0, thorax.carina + 0.1)
@@ -381,6 +393,8 @@ def draw_body(signs: FilmSigns, thorax: Thorax, rng: np.random.Generator, build:
     _add_gas(body, thorax, rng, signs.view == "PA", build.gas)
     if not signs.male:
         _add_breasts(body, thorax, rng, build.breasts)
+    if build.clouds:
+        body *= 1 + build.clouds * cloud(rng, 9, 4)
     return body
 
 

@@ -140,7 +140,7 @@ def _intervals(
     """P, PR, QRS and QTc, where rhythm, conduction and left atrium are known."""
     block, paced = signs["conduction"], signs["rhythm"] == "paced"
     qrs_ms = {"lbbb": rng.uniform(125, 165), "rbbb": rng.uniform(122, 155)}.get(
-        (block or "")[:4], rng.uniform(140, 175) if paced else rng.normal(91, 7.5)
+        (block or "")[:4], rng.uniform(140, 175) if paced else rng.normal(88, 8)
     )
     if block is None and not paced:
         qrs_ms = float(np.clip(qrs_ms, 72, 109)) + widening
@@ -178,7 +178,7 @@ def _rate(rng: np.random.Generator, chance: _Chance, causes: Causes, rhythm: str
         rate = rng.uniform(44, 59)
     else:
         rate = np.clip(rng.normal(78, 10) + 2 * ("DM" in causes), 60, 99.5)
-    variation = float(np.clip(0.024 * np.exp(0.42 * rng.normal() - 0.15 * causes.decades), 0.006, 0.077)) * (
+    variation = float(np.clip(0.03 * np.exp(0.45 * rng.normal() - 0.15 * causes.decades), 0.006, 0.08)) * (
         0.8 if "DM" in causes else 1
     )
     return {"rate": float(min(rate, 160)), "rr_variation": variation}

@@ -53,7 +53,7 @@ def expose(film: np.ndarray, signs: FilmSigns, parts: dict[str, np.random.Genera
     grain = max(grain, 0.006)
     if variety:
         film = _scatter(film, variety * (0.25 + 0.2 * (signs.view == "AP")), own_rng)
-        grain *= float(np.exp(variety * own_rng.normal(-0.9, 0.5)))
+        grain *= float(np.exp(variety * own_rng.normal(-0.4, 0.5)))
         if own_rng.random() < 0.6 * variety:
             soften(counts, 0.2)  # grain of a reader's phosphor, larger than a pixel
     film = film + (grain / 128) * (counts - 382.5)
@@ -82,15 +82,15 @@ def _tone(gray: np.ndarray, signs: FilmSigns, rng: np.random.Generator) -> np.nd
     """The display curve of one site: steepness, darkest and brightest gray; bedside films are flat and bright."""
     supine, variety = signs.view == "AP", signs.variety
     steep = float(np.exp(rng.normal(0, 0.3) * variety))
-    curve = gray ** np.exp(variety * rng.normal(0.1 - 0.2 * supine, 0.3))
+    curve = gray ** np.exp(variety * rng.normal(0.38 - 0.15 * supine, 0.35))
     middle = float(rng.uniform(0.45, 0.65))
     curve = np.where(
         curve < middle, middle * (curve / middle) ** steep, 1 - (1 - middle) * ((1 - curve) / (1 - middle)) ** steep
     )
-    low, high = rng.beta(1, 5 if not supine else 3) * 0.5, 1 - rng.beta(1, 5) * 0.45
+    low, high = rng.beta(1, 5 if not supine else 3) * 0.5, 1 - rng.beta(1, 5) * 0.3
     low, high = variety * low, 1 - variety * (1 - high)
     # the air beside the body stays dark
-    return np.clip((low + (high - low) * curve) * np.clip(curve / 0.1, 0, 1), 0, 1)
+    return np.clip((low + (high - low) * curve) * np.clip(curve / 0.025, 0, 1), 0, 1)
 
 
 def _collimate(image: np.ndarray, signs: FilmSigns, rng: np.random.Generator) -> np.ndarray:
