@@ -299,9 +299,6 @@ def train_encoder(
                 data_collator=collate_findings,
                 train_dataset=ConcatDataset(parts),
                 eval_dataset=validation,
-                compute_metrics=lambda prediction: {
-                    "auroc": _mean(_auroc(prediction[0][:, 1], prediction[1]).values())
-                },
                 callbacks=[SamplerCallback(sampler), FiniteLossCallback(classifier)],
                 sampler=sampler,
             )
