@@ -49,7 +49,7 @@ def remove_head(trained: MedTVTForCausalLM | PeftModel) -> None:
     """Takes it away again, also from what an adapter saves."""
     if isinstance(trained, PeftModel):
         for config in trained.peft_config.values():
-            cast(Any, config.modules_to_save).remove(HEAD)
+            cast(Any, config).modules_to_save.remove(HEAD)
     delattr(trained.get_base_model() if isinstance(trained, PeftModel) else trained, HEAD)
 
 
