@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from medtvt_training import cli
 from medtvt_training.data.collator import MedTVTDataCollator, drop_long_rows
@@ -14,6 +13,7 @@ from medtvt_training.data.load import load_medtvt_qa
 from medtvt_training.stages import callbacks
 from medtvt_training.stages.callbacks import answer_rows
 from medtvt_training.stages.merge import merge_adapter
+from medtvt_training.stages.mixture import MixedSampler
 from medtvt_training.stages.rows import StageCollator
 from modeling_medtvt import DISEASES, MedTVTForCausalLM
 from processing_medtvt import MedTVTProcessor
@@ -58,6 +58,7 @@ def finetune_toy(pretrained, data, cache):
             "eval_strategy": "no",
             "eval_on_start": "false",
             "eval_answers": 0,
+            "replay": 0,
             "warmup_steps": 0,
         }
         run("sft", output_dir=output_dir, **defaults | arguments)
@@ -140,8 +141,8 @@ def test_resume_is_bit_equal_with_modality_dropout(finetune_toy, tmp_path):
 
 def test_rows_are_grouped_by_what_the_epoch_leaves_of_them(finetune_toy, pretrained, data, tmp_path, monkeypatch):
     grouped = []
-    iterate = LengthGroupedSampler.__iter__
-    monkeypatch.setattr(LengthGroupedSampler, "__iter__", lambda self: grouped.append(self.lengths) or iterate(self))
+    iterate = MixedSampler.__iter__
+    monkeypatch.setattr(MixedSampler, "__iter__", lambda self: grouped.append(self.lengths) or iterate(self))
     finetune_toy(tmp_path / "run", modality_dropout=0.5, train_sampling_strategy="group_by_length")
     processor = MedTVTProcessor.from_pretrained(pretrained)
     rows, _ = drop_long_rows(load_medtvt_qa(data, "diagnosis", "train"), processor, 1000)

@@ -31,7 +31,8 @@ from .mixture import MixedSampler
 
 class SamplerCallback(TrainerCallback):
     """
-    Tells each epoch's number to the sampler, and seeds what else is drawn in it, such as dropout.
+    Tells each epoch's number to the sampler, and seeds each step by its number, so that dropout is that of a run that was
+    not resumed.
 
     Args:
         sampler ([`MixedSampler`]): Of the training rows.
@@ -44,7 +45,11 @@ class SamplerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.sampler.epoch = int(state.epoch or 0)
-        set_seed(args.seed + self.sampler.epoch)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        set_seed(args.seed + state.global_step)
 
 
 class EpochCallback(SamplerCallback):

@@ -166,8 +166,8 @@ def train_encoders(arguments: EncoderArguments, training: TrainingArguments) -> 
                 checkpoints[modality],
             )
     source = arguments.data or os.path.dirname(str(arguments.labels))
-    for folder in (source, *arguments.extra_data):
-        record_training_data(model, "encoders", folder)
+    for data in (source, *arguments.extra_data):
+        record_training_data(model, "encoders", data)
     if training.should_save:
         with explain_write_errors(output_dir), new_folder(output_dir / "final") as folder:
             model.save_pretrained(folder)
@@ -299,9 +299,6 @@ def train_encoder(
                 data_collator=collate_findings,
                 train_dataset=ConcatDataset(parts),
                 eval_dataset=validation,
-                compute_metrics=lambda prediction: {
-                    "auroc": _mean(_auroc(prediction[0][:, 1], prediction[1]).values())
-                },
                 callbacks=[SamplerCallback(sampler), FiniteLossCallback(classifier)],
                 sampler=sampler,
             )

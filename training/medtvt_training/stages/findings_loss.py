@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from torch import nn
 
 from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
@@ -17,7 +17,7 @@ from ..data.conversation import MODALITIES
 from .findings_dataset import findings_loss
 
 
-HEADS = "findings_heads"  # a module of the model while it is trained, so that checkpoints hold them
+HEAD = "findings_head"  # a module of the model while it is trained, so that checkpoints hold it
 
 
 def list_findings(dataset: Dataset) -> list[str]:
@@ -38,34 +38,28 @@ def list_findings(dataset: Dataset) -> list[str]:
     return names
 
 
-def add_heads(model: MedTVTForCausalLM, findings: list[str]) -> None:
-    """Gives a model a linear head a modality, under the name `HEADS`, with one logit a finding."""
+def add_head(model: MedTVTForCausalLM, findings: list[str]) -> None:
+    """Gives a model a linear head under the name `HEAD`, with one logit a finding from the k tokens of its modality."""
     config: MedTVTConfig = model.config
-    size = config.num_modality_tokens * config.text_config.hidden_size
-    counts = {modality: len(_columns(findings, modality)) for modality in MODALITIES}
-    heads = nn.ModuleDict({modality: nn.Linear(size, count) for modality, count in counts.items() if count})
-    model.add_module(HEADS, heads.to(model.device))
+    head = nn.Linear(config.num_modality_tokens * config.text_config.hidden_size, len(findings))
+    model.add_module(HEAD, head.to(model.device))
 
 
-def remove_heads(trained: MedTVTForCausalLM | PeftModel) -> None:
-    """Takes them away again, also from what an adapter saves."""
+def remove_head(trained: MedTVTForCausalLM | PeftModel) -> None:
+    """Takes it away again, also from what an adapter saves."""
     if isinstance(trained, PeftModel):
         for config in trained.peft_config.values():
-            cast(LoraConfig, config).modules_to_save.remove(HEADS)
-    delattr(trained.get_base_model() if isinstance(trained, PeftModel) else trained, HEADS)
-
-
-def _columns(findings: list[str], modality: str) -> list[int]:
-    return [i for i, name in enumerate(findings) if name.startswith(f"{modality}:")]
+            cast(Any, config).modules_to_save.remove(HEAD)
+    delattr(trained.get_base_model() if isinstance(trained, PeftModel) else trained, HEAD)
 
 
 class FindingsLoss:
     """
-    Adds to a model's training loss that of its heads on the projectors' outputs. It works by hooks, since what the heads do
+    Adds to a model's training loss that of its head on the projectors' outputs. It works by hooks, since what the head does
     must be part of the model's own forward where processes share its gradients.
 
     Args:
-        model ([`MedTVTForCausalLM`]): With heads, see [`add_heads`]. Its batches hold `findings_labels` (batch, findings).
+        model ([`MedTVTForCausalLM`]): With a head, see [`add_head`]. Its batches hold `findings_labels` (batch, findings).
         findings (`list[str]`): Names of the labels' columns.
         weight (`float`): What this loss counts beside that of the answers.
     """
@@ -104,12 +98,16 @@ class FindingsLoss:
     def _add_loss(self, model: nn.Module, args: tuple, output: Any) -> Any:
         if self.labels is None or not model.training:
             return output
-        for modality, head in cast(nn.ModuleDict, getattr(model, HEADS)).items():
-            labels = self.labels[self.presence[modality]][:, _columns(self.findings, modality)]
-            tokens = self.tokens.pop(modality, None)
-            if tokens is None or not len(labels):  # every process takes part, whatever its batch holds
-                output.loss = output.loss + 0 * sum(parameter.sum() for parameter in head.parameters())
-                continue
-            tokens = nn.functional.rms_norm(tokens.float(), tokens.shape[-1:])  # as the decoder's first norm has them
-            output.loss = output.loss + self.weight * findings_loss(head(tokens.flatten(1)), labels)
+        head = cast(nn.Module, getattr(model, HEAD))
+        # every process takes part, whatever its batch holds
+        output.loss = output.loss + 0 * sum(
+            parameter.sum() for parameter in head.parameters() if parameter.requires_grad
+        )
+        for modality, presence in self.presence.items():
+            columns = [i for i, name in enumerate(self.findings) if name.startswith(f"{modality}:")]
+            if columns and presence.any():
+                tokens = self.tokens[modality].float()
+                tokens = nn.functional.rms_norm(tokens, tokens.shape[-1:])  # as the decoder's first norm has them
+                logits = head(tokens.flatten(1))[:, columns]
+                output.loss = output.loss + self.weight * findings_loss(logits, self.labels[presence][:, columns])
         return output

@@ -20,7 +20,7 @@ from ..data.collator import MedTVTDataCollator
 from ..data.columns import read_column
 from ..data.provenance import training_data_entry
 from .arguments import ModelArguments
-from .findings_loss import HEADS
+from .findings_loss import HEAD
 
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def set_trainable(model: MedTVTForCausalLM, stage: str, arguments: ModelArgument
         ValueError: if LoRA's targets are not in the language model, or there are none.
     """
     trained: MedTVTForCausalLM | PeftModel = model
-    heads = [HEADS] if hasattr(model, HEADS) else []
+    heads = [HEAD] if hasattr(model, HEAD) else []
     if arguments.tuning == "lora":
         trained = get_peft_model(model, lora_config(stage, arguments, heads))
         strayed = [name for name, _ in trained.named_parameters() if "lora_" in name and "language_model" not in name]

@@ -15,7 +15,7 @@ from ..data.schema import FEATURES
 from .arguments import DataArguments, FinetuneArguments, MixtureArguments, ModelArguments, PretrainArguments
 from .callbacks import DiseaseF1Callback, EpochCallback, FiniteLossCallback, SaveConfigCallback
 from .checkpoints import check_fits, explain_write_errors, find_checkpoint, output_folder
-from .findings_loss import FindingsLoss, add_heads, list_findings, remove_heads
+from .findings_loss import FindingsLoss, add_head, list_findings, remove_head
 from .launch import check_launch, check_same_rows, set_fsdp_layers
 from .mixture import MixedSampler, MixtureTrainer, count_draws
 from .model import calibrate_perception, check_precision, load_model, record_training_data, set_trainable
@@ -111,7 +111,7 @@ def _train(
     generation.max_new_tokens = max(generation.max_new_tokens or 0, longest)
     findings = list_findings(datasets["train"]) if findings_weight else []
     if findings:
-        add_heads(model, findings)
+        add_head(model, findings)
     trained = set_trainable(model, stage, model_arguments)
     set_fsdp_layers(training, trained)
     if checkpoint:
@@ -126,7 +126,7 @@ def _train(
         trainer.train(resume_from_checkpoint=checkpoint)
         if loss is not None:
             loss.remove()
-            remove_heads(trained)
+            remove_head(trained)
         save_result(trainer, model_arguments)
     return trainer
 
