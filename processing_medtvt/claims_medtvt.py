@@ -128,7 +128,8 @@ _CONCLUSION = re.compile(
 _NOTHING = re.compile(r"\b(?:nothing abnormal|no abnormalit(?:y|ies))\b", re.IGNORECASE)
 # Said of the diseases as a whole, not of what the data show
 _REMARK = re.compile(
-    r"\b(?:none of the (?:seven )?diseases|no sign of the (?:seven )?diseases|no direct evidence|stays? possible|yet possible"
+    r"^(?:yes|no|not measured\b.*)$|\b(?:nothing notable|no notable findings?|not measured"
+    r"|none of the (?:seven )?diseases|no sign of the (?:seven )?diseases|no direct evidence|stays? possible|yet possible"
     r"|overall|in conclusion|conclusion:|therefore|together|taken together)",
     re.IGNORECASE,
 )
@@ -136,6 +137,7 @@ _DISEASE = re.compile(
     r"\b(?:coronary artery disease|renal failure|hypertension|atrial fibrillation|pneumonia|diabetes|sepsis)\b",
     re.IGNORECASE,
 )
+_DISEASES_LEFT = re.compile(r"\b(?:stays? possible|yet possible|seven diseases)\b", re.IGNORECASE)
 _NEGATION = re.compile(
     r"\b(?:no|not|without|absent|absence of|free of|negative for|neither|nor|lacks?|lacking|denies|exclud(?:es|ed|ing)"
     r"|rul(?:es|ed|ing) out|no evidence of|unlikely|never|n't)\b",
@@ -180,6 +182,17 @@ def stated_findings(text: str) -> set[str]:
     return {claim.finding for claim in claims if claim.finding and not claim.negated and claim.relation != "value"}
 
 
+def stated_terms(text: str, terms: Sequence[str]) -> set[str]:
+    """Those of the terms, in lower case, that a text names without denying them."""
+    pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, terms))})\b", re.IGNORECASE)
+    stated = set()
+    for sentence in _SENTENCE.split(text):
+        mentions = [_Mention(*match.span(), Claim(match[0], None, None)) for match in pattern.finditer(sentence)]
+        negations = _negations(sentence, mentions)
+        stated |= {mention.claim.text.lower() for mention, negated in zip(mentions, negations) if not negated}
+    return stated
+
+
 def _read_sentence(sentence: str, modality: str | None) -> list[Claim]:
     conclusions = list(_CONCLUSION.finditer(sentence))
     readable = _CONCLUSION.sub(lambda match: " " * len(match[0]), sentence)
@@ -187,6 +200,8 @@ def _read_sentence(sentence: str, modality: str | None) -> list[Claim]:
         return []
     mentions = _without_overlaps([*_find_labs(readable), *_find_wordings(readable), *_find_measures(readable)])
     mentions = [m for m in mentions if modality in (None, m.claim.modality)]
+    if _DISEASES_LEFT.search(sentence):  # atrial fibrillation is a disease here, no finding
+        mentions = [m for m in mentions if not _DISEASE.fullmatch(m.claim.text)]
     if not mentions:
         if nothing := _NOTHING.search(readable):
             finding = None if modality is None else "ecg: normal ECG" if modality == "ecg" else f"{modality}: normal"

@@ -30,7 +30,7 @@ ECG_WORDINGS = {
     "ecg: rapid response": (
         r"(?:rapid|fast) ventricular (?:response|rate)|rapid conduction to the ventricles|ventricles above 100|\brvr\b"
     ),
-    "ecg: paced": r"ventricular pacing|(?:ventricular )?paced (?:rhythm|beats|complexes)|pacing spikes",
+    "ecg: paced": r"ventricular pacing|(?:ventricular )?paced (?:rhythm|beats|complexes)|pacemaker rhythm|pacing spikes",
     "ecg: premature atrial beats": (
         r"(?:premature|early) (?:atrial|supraventricular) (?:beats|complexes|contractions)|atrial (?:ectopy|extrasystoles)"
         r"|\bpacs?\b"
@@ -66,19 +66,23 @@ ECG_WORDINGS = {
     "ecg: strain": r"(?:lv )?strain pattern|lateral repolari[sz]ation strain",
     "ecg: low voltage": r"low (?:qrs )?voltages?|small qrs complexes",
     "ecg: poor R progression": r"(?:poor|delayed) r[- ]wave progression|small r waves up to v3|r waves slow to grow up to v3",
-    "ecg: inferior Q waves": r"(?:pathologic(?:al)? )?q waves in ii, iii,? (?:and )?avf|(?:pathologic(?:al)? )?inferior q waves|old inferior (?:myocardial )?infarct(?:ion)?",
-    "ecg: anteroseptal Q waves": r"(?:pathologic(?:al)? )?q waves in v1[- ](?:to )?v4|(?:pathologic(?:al)? )?anteroseptal q waves|old anteroseptal (?:myocardial )?infarct(?:ion)?",
-    "ecg: anterior Q waves": r"(?:pathologic(?:al)? )?q waves in v3[- ](?:to )?v4|(?:pathologic(?:al)? )?anterior q waves|old anterior (?:myocardial )?infarct(?:ion)?",
-    "ecg: septal Q waves": r"(?:pathologic(?:al)? )?q waves in v1[- ](?:to )?v2|(?:pathologic(?:al)? )?septal q waves|old septal (?:myocardial )?infarct(?:ion)?",
+    "ecg: inferior Q waves": r"(?:pathologic(?:al)? )?q waves in ii, iii,? (?:and )?avf|(?:pathologic(?:al)? )?inferior q waves|(?:old )?inferior (?:myocardial )?infarct(?:ion)?(?:, old)?",
+    "ecg: anteroseptal Q waves": r"(?:pathologic(?:al)? )?q waves in v1[- ](?:to )?v4|(?:pathologic(?:al)? )?anteroseptal q waves|(?:old )?anteroseptal (?:myocardial )?infarct(?:ion)?(?:, old)?",
+    "ecg: anterior Q waves": r"(?:pathologic(?:al)? )?q waves in v3[- ](?:to )?v4|(?:pathologic(?:al)? )?anterior q waves|(?:old )?anterior (?:myocardial )?infarct(?:ion)?(?:, old)?",
+    "ecg: septal Q waves": r"(?:pathologic(?:al)? )?q waves in v1[- ](?:to )?v2|(?:pathologic(?:al)? )?septal q waves|(?:old )?septal (?:myocardial )?infarct(?:ion)?(?:, old)?",
     "ecg: ST elevation": (
         r"(?:acute |inferior |anterior |lateral )*st(?:[- ]segment)? elevations?(?: with reciprocal depression)?|\bstemi\b"
     ),
-    "ecg: ST depression": r"(?:horizontal |isch[a]?emic |downsloping )*st(?:[- ]segment)? depressions?",
+    "ecg: ST depression": r"(?:horizontal |isch[a]?emic |downsloping )*st(?:[- ](?:segment|junctional))? depressions?",
     "ecg: lateral T inversion": r"lateral t(?:[- ]wave)? inversions?|inverted t(?: waves?)? in v5-v6|t(?:[- ]wave)? inversions? in v5-v6",
     "ecg: nonspecific ST-T": (
-        r"(?:minor |slight )?nonspecific st-t(?:[- ]wave)? (?:changes|abnormalit(?:y|ies))|slight st-t changes, nonspecific"
+        r"(?:minor |slight )?nonspecific st-t(?:[- ]wave)? (?:changes|abnormalit(?:y|ies))|(?:st-t|t wave) changes are nonspecific|slight st-t changes, nonspecific"
     ),
     "ecg: normal ST": r"no (?:acute )?st-t (?:wave )?changes|normal st(?:[- ]segments?)?(?: and t waves)?",
+    "ecg: ischemia": r"(?:myocardial )?isch[a]?emia|isch[a]?emic changes",
+    "ecg: infarct": r"(?:myocardial )?infarct(?:ion)?|\bmi\b",
+    "ecg: fascicular block": r"(?:left (?:anterior|posterior) )?fascicular block",
+    "ecg: higher AV block": r"(?:(?:2nd|3rd|second|third)[- ]degree|complete) (?:a-?v|atrioventricular|heart) block",
     "ecg: tented T": r"(?:tall )?(?:tented|peaked) t(?: waves)?|tall narrow t waves",
     "ecg: U waves": r"flat t(?: waves)? with u waves|u waves after flat t(?: waves)?|prominent u waves|u waves",
 }
@@ -96,7 +100,7 @@ CXR_WORDINGS = {
     ),
     "cxr: wide aorta": r"wide calcified aorta|unfolded (?:calcified )?aorta|(?:widened|tortuous) aorta",
     "cxr: edema": (
-        r"pulmonary o?edema|interstitial o?edema|kerley (?:b )?lines(?: and (?:upper vessel distension|distended upper vessels))?"
+        r"(?:pulmonary )?o?edema|interstitial o?edema|kerley (?:b )?lines(?: and (?:upper vessel distension|distended upper vessels))?"
         r"|(?:pulmonary )?vascular congestion"
     ),
     "cxr: clear lungs": r"clear lungs|lungs are (?:well[- ]expanded and )?clear|no opacity in the lungs|no lung opacity",
@@ -126,6 +130,8 @@ CXR_WORDINGS = {
     ),
     "cxr: effusion": r"(?:pleural )?effusions?",
     "cxr: pneumothorax": r"(?:a )?pneumothorax|pneumothoraces",
+    "cxr: nodule": r"(?:lung |pulmonary )*(?:nodules?|lesions?|mass(?:es)?)",
+    "cxr: fracture": r"(?:rib )?fractures?",
     "cxr: tube": r"endotracheal tube(?: in place)?|tube in the trachea",
     "cxr: line": r"central venous (?:line|catheter)|venous catheter in the superior vena cava|picc line",
     "cxr: pacemaker": r"(?:implanted )?pacemaker(?: below the (?:left )?clavicle)?",
@@ -288,6 +294,14 @@ PHRASES: dict[str, tuple[str, str, str]] = {
         "nonspecific ST-T wave abnormalities",
     ),
     "ecg: normal ST": ("no ST-T changes", "normal ST segments", "normal ST segments and T waves"),
+    "ecg: ischemia": ("myocardial ischemia", "ischemia", "ischemic changes"),
+    "ecg: infarct": ("myocardial infarction", "infarct", "infarction"),
+    "ecg: fascicular block": (
+        "fascicular block",
+        "left anterior fascicular block",
+        "left posterior fascicular block",
+    ),
+    "ecg: higher AV block": ("second-degree AV block", "third-degree AV block", "complete heart block"),
     "ecg: tented T": ("tented T waves", "tall peaked T waves", "tall narrow T waves"),
     "ecg: U waves": ("prominent U waves", "flat T waves with U waves", "U waves after flat T waves"),
     "cxr: normal": ("normal chest X-ray", "no acute cardiopulmonary abnormality", "unremarkable chest radiograph"),
@@ -322,6 +336,8 @@ PHRASES: dict[str, tuple[str, str, str]] = {
     ),
     "cxr: effusion": ("pleural effusion", "effusion", "pleural effusions"),
     "cxr: pneumothorax": ("pneumothorax", "a pneumothorax", "pneumothoraces"),
+    "cxr: nodule": ("lung nodule", "pulmonary nodule", "lung lesion"),
+    "cxr: fracture": ("fracture", "rib fracture", "fractures"),
     "cxr: tube": ("endotracheal tube", "endotracheal tube in place", "tube in the trachea"),
     "cxr: line": ("central venous line", "central venous catheter", "venous catheter in the superior vena cava"),
     "cxr: pacemaker": ("pacemaker", "implanted pacemaker", "pacemaker below the left clavicle"),

@@ -9,6 +9,7 @@ from medtvt_training.stages.rewards import (
     jaccard_reward,
 )
 from medtvt_training.synthetic.findings import FINDINGS
+from processing_medtvt.findings_medtvt import PHRASES
 
 
 GOOD = "<think>Creatinine raised.</think><answer>Acute Renal Failure; Sepsis</answer>"
@@ -107,7 +108,7 @@ def test_graded_format_reward_rises_towards_the_format():
 def test_evidence_reward_is_the_share_of_true_findings():
     name, other, absent = [name for name in FINDINGS if name.startswith("ecg")][:3]
     said = [
-        f"<think>ECG: {'; '.join(FINDINGS[name].phrases[0] for name in names)}.</think>"
+        f"<think>ECG: {'; '.join(PHRASES[name][0] for name in names)}.</think>"
         for names in ((name, other), (name, absent))
     ]
     completions = [*said, "<think></think>", said[0].replace("<think>", "")]

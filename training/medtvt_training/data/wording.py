@@ -4,7 +4,7 @@
 from .rows import Modality
 
 
-POINTERS = ("which fits", "pointing to", "in keeping with", "as in")
+POINTERS = ("which fits", "pointing to", "in keeping with", "supporting")
 # A question before and after the place of its modality
 PHYSIOLOGY_QUESTIONS: dict[Modality, tuple[str, str]] = {
     "ecg": ("What information can be derived from the ", "?"),

@@ -181,14 +181,26 @@ def read_findings(
     return [name for name in FINDINGS if name in present]
 
 
-def supported_diseases(name: str, diseases: Collection[str], findings: Collection[str]) -> list[str]:
-    """Codes of those of a patient's diseases that a finding is evidence for, beside the patient's other findings."""
+def supported_diseases(name: str, diseases: Collection[str], findings: Collection[str]) -> tuple[list[str], list[str]]:
+    """
+    Which of a patient's diseases a finding is evidence for.
+
+    Args:
+        diseases (`Collection[str]`), findings (`Collection[str]`): codes, and names of all findings of the patient.
+
+    Returns:
+        `tuple`: codes of those that it supports by itself or beside others of its modality; and of those that it
+        supports beside the labs only.
+    """
     codes = [code for code in FINDINGS[name].supports if code in diseases]
+    if name == "cxr: edema":  # the kidney second, and only where creatinine shows it
+        kidney = {"lab: high Creatinine", "lab: far high Creatinine"}.intersection(findings)
+        return [code for code in codes if code != "ARF"], [code for code in codes if code == "ARF" and kidney]
     if name.endswith("effusion") and not any(
         other.endswith(("zone opacity", "interstitial opacity")) for other in findings
     ):
-        return []  # beside an opacity it belongs to pneumonia, alone it says nothing
-    return codes
+        return [], []  # beside an opacity it belongs to pneumonia, alone it says nothing
+    return codes, []
 
 
 def _read_ecg(ecg: EcgSigns) -> Iterator[str]:
@@ -252,11 +264,11 @@ def read_lab_findings(
 ) -> Iterator[str]:
     """Names of the findings that labs show."""
     patient = Patient(age=age, sex=None if male is None else "M" if male else "F")
-    ranges = {
-        name: limits
-        for name, value in lab.items()
-        if value is not None and None not in (limits := reference_range(name, patient))
-    }
+    known: dict[str, tuple[float, float, float]] = {}
+    for name, value in lab.items():
+        low, high = reference_range(name, patient)
+        if value is not None and low is not None and high is not None:
+            known[name] = value, low, high
     for finding, rule in LAB_RULES.items():
-        if any(name in ranges and rule.holds(lab[name], *ranges[name]) for name in rule.labs):
+        if any(name in known and rule.holds(*known[name]) for name in rule.labs):
             yield finding
