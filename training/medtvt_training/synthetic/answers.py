@@ -14,7 +14,7 @@ from processing_medtvt.findings_medtvt import PHRASES
 
 from ..data.conversation import MODALITIES, list_modalities, text_part
 from ..data.rows import Modality, Part, QARow
-from ..data.wording import POINTERS
+from ..data.wording import FOCUSED_QUESTIONS, GENERAL_QUESTIONS, NOTHING, PHYSIOLOGY_QUESTIONS, POINTERS
 from .causes import DISEASE_OF_CODE, Causes
 from .findings import FINDINGS, GROUP_LABS, GROUPS, read_lab_findings, supported_diseases
 from .questions import NOT_MEASURED, ask_about_finding
@@ -28,15 +28,6 @@ DIAGNOSIS_QUESTIONS = (
     ("What diagnoses do my ", " point to?"),
     ("Given my ", ", which conditions should be considered?"),
 )
-# {group} is there in the questions about one part of a reading
-PHYSIOLOGY_QUESTIONS: dict[Modality, tuple[str, str]] = {
-    "ecg": ("What information can be derived from the ", "?"),
-    "cxr": ("What does the ", " show?"),
-    "lab": ("What do the values of the ", " tell?"),
-}
-GENERAL_QUESTIONS = (("Describe the findings of my ", "."), ("What can be read from my ", "?"))
-FOCUSED_QUESTIONS = (("Regarding {group}, what does my ", " show?"), ("Look at {group} in my ", ". What do you see?"))
-NOTHING = ("nothing notable", "no notable finding")
 UNSUPPORTED = (
     "Without a sign of its own here, treated or silent disease stays possible: {}.",
     "No direct evidence in these data, yet possible: {}.",

@@ -15,15 +15,11 @@ import numpy as np
 from processing_medtvt.findings_medtvt import PHRASES
 
 from ..data.rows import Modality
+from ..data.wording import FINDING_QUESTIONS, NO, YES
 from .findings import FINDINGS, LAB_RULES, ZONES
 
 
-FINDING_QUESTIONS = (
-    ("Does my ", " show {finding}?"),
-    ("Do you see {finding} in my ", "?"),
-    ("Look for {finding} in my ", "."),
-)
-YES, NO, NOT_MEASURED = "Yes, {}.", "No.", "not measured"
+NOT_MEASURED = "not measured"
 NO_BUT = "No, {}."  # another one of its kind
 KINDS = (
     (

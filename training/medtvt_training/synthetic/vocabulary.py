@@ -3,18 +3,19 @@
 
 from processing_medtvt.findings_medtvt import PHRASES
 
-from ..data.wording import POINTERS
-from .answers import (
-    DIAGNOSIS_QUESTIONS,
+from ..data.wording import (
+    FINDING_QUESTIONS,
     FOCUSED_QUESTIONS,
     GENERAL_QUESTIONS,
-    NO_DISEASE,
+    NO,
     NOTHING,
     PHYSIOLOGY_QUESTIONS,
-    UNSUPPORTED,
+    POINTERS,
+    YES,
 )
+from .answers import DIAGNOSIS_QUESTIONS, NO_DISEASE, UNSUPPORTED
 from .findings import GROUPS
-from .questions import FINDING_QUESTIONS, NO, NO_BUT, NOT_MEASURED, YES
+from .questions import NO_BUT, NOT_MEASURED
 
 
 def answer_vocabulary() -> list[str]:
