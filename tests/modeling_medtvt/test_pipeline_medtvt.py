@@ -12,7 +12,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from medtvt_training.stages.initialize import init_tiny
 from medtvt_training.synthetic.example_patient import write_example_patient
-from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline, MedTVTForCausalLM, parse_answer
+from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline, MedTVTForCausalLM, Provenance, parse_answer
 from modeling_medtvt.calibration_medtvt import CALIBRATION_FILE, fingerprint_weights
 from processing_medtvt.feature_extraction_medtvt_ecg import STANDARD_LEADS
 
@@ -83,6 +83,29 @@ def test_weights_that_saw_no_patient_say_so(diagnose, patient, other, monkeypatc
     monkeypatch.setattr(diagnose.model.provenance, "training_data", entries)
     warnings = diagnose(lab=patient["lab"], max_new_tokens=2)["warnings"]
     assert any("imaginary patients only" in warning for warning in warnings) == (other == "synthetic")
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([("synthetic", None), ("open", "ecg, cxr")], "imaginary patients, and open real ECGs and films"),
+        ([("open", "cxr"), ("open", "ecg")], "open real ECGs and films"),
+        ([("synthetic", None), ("open", None)], "imaginary patients, and open real data"),
+        ([("synthetic", None)], "imaginary patients only"),
+        ([("open", "ecg"), ("credentialed", None)], None),
+        ([], None),
+    ],
+)
+def test_whom_the_weights_learned_from(entries, words):
+    data = [{"access": access} | ({"modalities": names} if names else {}) for access, names in entries]
+    assert Provenance(training_data=data).describe_patients() == words
+
+
+def test_weights_that_saw_open_patients_say_so(diagnose, patient, monkeypatch):
+    entries = [{"stage": "pt", "access": "synthetic"}, {"stage": "pt", "access": "open", "modalities": "ecg"}]
+    monkeypatch.setattr(diagnose.model.provenance, "training_data", entries)
+    warnings = diagnose(lab=patient["lab"], max_new_tokens=2)["warnings"]
+    assert any("open real ECGs; what it says of a real patient is not validated" in warning for warning in warnings)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
