@@ -24,7 +24,9 @@ EVERYTHING = (
     "Labs: raised creatinine; low creatinine; hyperkalemia; hypokalemia; hyponatremia; hypernatremia; low chloride; "
     "high chloride; raised lactate; leukocytosis; thrombocytopenia; low albumin."
 )
-NEGATIONS = "CXR: no pacemaker, no sternotomy wires.\nLabs: no hyponatremia; no hypernatremia; normal chloride; normal sodium."
+NEGATIONS = (
+    "CXR: no pacemaker, no sternotomy wires.\nLabs: no hyponatremia; no hypernatremia; normal chloride; normal sodium."
+)
 
 
 def write(reasoning, answer="Acute Renal Failure"):

@@ -62,7 +62,9 @@ def test_processes_roll_out_equally_many_prompts():
     others = {"max": [2, 1], "min": [1, 0], "sum": [3]}
 
     def reduce(number, how):
-        return max(number, others[how].pop(0)) if how == "max" else min(number, others[how].pop(0)) if how == "min" else 3
+        return (
+            max(number, others[how].pop(0)) if how == "max" else min(number, others[how].pop(0)) if how == "min" else 3
+        )
 
     found, _, rolled = refill([group("a", True), group("c", True)], "xyz", reduce=reduce)
     assert found == "ac" and rolled == [["x"]]
@@ -127,5 +129,5 @@ def test_refill_says_what_it_cannot_do(policy, rows, make_trainer, caplog):
 
 def test_refill_needs_whole_groups_on_each_process():
     args = SimpleNamespace(per_device_train_batch_size=2, steps_per_generation=3, num_generations=4)
-    with pytest.raises(ValueError, match="whole groups.* 6, .* 4"):
+    with pytest.raises(ValueError, match="whole groups.* 6, .*4"):
         check_refill(args)

@@ -67,7 +67,9 @@ def evidence_f1(reasoning: str, measured: Measurements, findings: Collection[str
     hit, wrong = set(), set()
     for claim, statement in zip(claims, evidence.statements):
         status: str = statement["status"]
-        is_open = status == "not checkable" or (claim.modality == "ecg" and measured["ecg"] and status == "not measured")
+        is_open = status == "not checkable" or (
+            claim.modality == "ecg" and measured["ecg"] and status == "not measured"
+        )
         if is_open and findings is not None:
             status = _judge_by_signs(claim, findings)
         if status in ("contradicted", "not measured"):
