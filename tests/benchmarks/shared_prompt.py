@@ -75,7 +75,7 @@ def compare(size: str, device: str, prompt: int, completion: int, repeats: int) 
             seconds = timed(lambda: step(trainers[name], rows), device)
             return seconds - watched[name]["rollout"]
 
-        rollouts = make(MedTVTGRPOTrainer)
+        rollouts: Any = make(MedTVTGRPOTrainer)
 
         def roll_out() -> float:
             rollouts.model.train()

@@ -276,7 +276,9 @@ def test_rewards_get_what_they_ask_for(policy, rows, make_trainer):
     trainer = make_trainer(policy, reward_funcs=[asking, empty_reward])
     score(trainer, [rows[0], rows[1]])
     assert len({id(measured) for measured in seen["measured"]}) == 2
-    assert [measured["lab"] is None for measured in seen["measured"]] == [False] * 4 + [True] * 4
+    for measured, row in zip(seen["measured"], [rows[0]] * 4 + [rows[1]] * 4):
+        given = {"ecg": measured["ecg"] is not None, "cxr": measured["has_cxr"], "lab": measured["lab"] is not None}
+        assert [name for name in given if given[name]] == sorted(row["modalities"], key=list(given).index)
     assert all(set(found) == set(DISEASES) for found in seen["probabilities"])
     assert all(0 <= value <= 1 for found in seen["probabilities"] for value in found.values())
     assert trainer.model.training and len({tuple(found.values()) for found in seen["probabilities"]}) > 4
