@@ -83,11 +83,15 @@ _DIRECTION = "|".join(f"({_MILD}{word})" for word in (_FAR, _HIGH, _LOW, _NORMAL
 _LAB_BEFORE = re.compile(rf"{_BEFORE}(?:(?i:{_DIRECTION})):? (?:serum |blood |plasma |total )?({_LAB}){_AFTER}")
 _LAB_AFTER = re.compile(rf"{_BEFORE}({_LAB}){_LINK}(not )?(?:(?i:{_DIRECTION})){_AFTER}")
 _COMPARED = re.compile(
-    rf"{_BEFORE}({_LAB}){_LINK}(?i:(?:(above|over|greater than|more than|exceeding|>=?|≥)|(below|under|less than|<=?|≤)) *"
+    rf"{_BEFORE}({_LAB}){_LINK}(?i:(?:(>=|≥|at least|no less than)|(<=|≤|at most|no more than)"
+    r"|(above|over|greater than|more than|exceeding|>)|(below|under|less than|<)) *"
     rf"{_NUMBER}(%| ?[a-zA-Zµ%][\w/^%]*(?= |\)|,|;|\.|$))?)"
 )
-_OR_MORE = re.compile(rf"{_BEFORE}({_LAB}){_LINK}{_NUMBER} or (more|less)")
-_BETWEEN = re.compile(rf"{_BEFORE}({_LAB}){_LINK}{_NUMBER} *(?:to|-|–) *{_NUMBER}(?![\w.]*\d)")
+_COMPARISONS: tuple[Relation, ...] = ("at least", "at most", "above", "below")
+_OR_MORE = re.compile(rf"{_BEFORE}({_LAB}){_LINK}{_NUMBER} or (?:(more|higher|above|greater)|less|lower|below)")
+_BETWEEN = re.compile(
+    rf"{_BEFORE}({_LAB}){_LINK}(?:{_NUMBER} *(?:to|-|–) *{_NUMBER}|between {_NUMBER} and {_NUMBER})(?![\w.]*\d)"
+)
 _UNIT = r"(%|(?:mg|g|mmol|µmol|umol|mEq|IU|U|K|m|ng|pg|fL|sec|s|mm ?Hg|kPa|units?)(?:/[a-zA-Z]+|\b))"
 _VALUE = re.compile(rf"{_BEFORE}({_LAB}){_LINK}\(?{_NUMBER}(?: ?{_UNIT})?")
 # "raised creatinine (3.1 mg/dL)", "sodium 128 mEq/L, low", "normal creatinine, potassium and sodium"
@@ -124,7 +128,8 @@ _CONCLUSION = re.compile(
 _NOTHING = re.compile(r"\b(?:nothing abnormal|no abnormalit(?:y|ies))\b", re.IGNORECASE)
 # Said of the diseases as a whole, not of what the data show
 _REMARK = re.compile(
-    r"\b(?:none of the (?:seven )?diseases|no sign of the (?:seven )?diseases|no direct evidence|stays? possible|yet possible"
+    r"^(?:yes|no|not measured\b.*)$|\b(?:nothing notable|no notable findings?|not measured"
+    r"|none of the (?:seven )?diseases|no sign of the (?:seven )?diseases|no direct evidence|stays? possible|yet possible"
     r"|overall|in conclusion|conclusion:|therefore|together|taken together)",
     re.IGNORECASE,
 )
@@ -132,6 +137,7 @@ _DISEASE = re.compile(
     r"\b(?:coronary artery disease|renal failure|hypertension|atrial fibrillation|pneumonia|diabetes|sepsis)\b",
     re.IGNORECASE,
 )
+_DISEASES_LEFT = re.compile(r"\b(?:stays? possible|yet possible|seven diseases)\b", re.IGNORECASE)
 _NEGATION = re.compile(
     r"\b(?:no|not|without|absent|absence of|free of|negative for|neither|nor|lacks?|lacking|denies|exclud(?:es|ed|ing)"
     r"|rul(?:es|ed|ing) out|no evidence of|unlikely|never|n't)\b",
@@ -170,6 +176,23 @@ def read_claims(text: str) -> list[Claim]:
     return claims
 
 
+def stated_findings(text: str) -> set[str]:
+    """Names of the findings that a text states, without those that it denies and without bare values."""
+    claims = read_claims(text)
+    return {claim.finding for claim in claims if claim.finding and not claim.negated and claim.relation != "value"}
+
+
+def stated_terms(text: str, terms: Sequence[str]) -> set[str]:
+    """Those of the terms, in lower case, that a text names without denying them."""
+    pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, terms))})\b", re.IGNORECASE)
+    stated = set()
+    for sentence in _SENTENCE.split(text):
+        mentions = [_Mention(*match.span(), Claim(match[0], None, None)) for match in pattern.finditer(sentence)]
+        negations = _negations(sentence, mentions)
+        stated |= {mention.claim.text.lower() for mention, negated in zip(mentions, negations) if not negated}
+    return stated
+
+
 def _read_sentence(sentence: str, modality: str | None) -> list[Claim]:
     conclusions = list(_CONCLUSION.finditer(sentence))
     readable = _CONCLUSION.sub(lambda match: " " * len(match[0]), sentence)
@@ -177,6 +200,8 @@ def _read_sentence(sentence: str, modality: str | None) -> list[Claim]:
         return []
     mentions = _without_overlaps([*_find_labs(readable), *_find_wordings(readable), *_find_measures(readable)])
     mentions = [m for m in mentions if modality in (None, m.claim.modality)]
+    if _DISEASES_LEFT.search(sentence):  # atrial fibrillation is a disease here, no finding
+        mentions = [m for m in mentions if not _DISEASE.fullmatch(m.claim.text)]
     if not mentions:
         if nothing := _NOTHING.search(readable):
             finding = None if modality is None else "ecg: normal ECG" if modality == "ecg" else f"{modality}: normal"
@@ -247,9 +272,9 @@ def _find_labs(sentence: str) -> Iterator[_Mention]:
         tuple[re.Pattern[str], Callable[[re.Match[str]], tuple[Relation, tuple[float, ...], str | None]]], ...
     ]
     numbers = (
-        (_COMPARED, lambda m: ("above" if m[2] else "below", (float(m[4]),), m[5])),
-        (_OR_MORE, lambda m: ("at least" if m[3] == "more" else "at most", (float(m[2]),), None)),
-        (_BETWEEN, lambda m: ("between", (float(m[2]), float(m[3])), None)),
+        (_COMPARED, lambda m: (_COMPARISONS[_group_index(m, 2)], (float(m[6]),), m[7])),
+        (_OR_MORE, lambda m: ("at least" if m[3] else "at most", (float(m[2]),), None)),
+        (_BETWEEN, lambda m: ("between", (float(m[2] or m[4]), float(m[3] or m[5])), None)),
         (_VALUE, lambda m: ("value", (float(m[2]),), m[3])),
     )
     for pattern, read in numbers:
@@ -294,7 +319,7 @@ def _lab_mention(
     limits: tuple[float, ...] = (),
     unit: str | None = None,
 ) -> _Mention:
-    names, numbers = " or ".join(labs), " to ".join(f"{limit:g}" for limit in limits)
+    names, numbers = " or ".join(labs), " and ".join(f"{limit:g}" for limit in limits)
     if relation == "value":
         finding = f"lab: {names} {numbers}"
     else:
@@ -308,4 +333,4 @@ def _labs_of(name: str) -> tuple[str, ...]:
 
 
 def _group_index(match: re.Match[str], first: int) -> int:
-    return next(i for i in range(len(_RELATIONS)) if match[first + i] is not None)
+    return next(i for i in range(4) if match[first + i] is not None)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 from .claims_medtvt import Claim, read_claims
-from .ecg_findings_medtvt import abnormal_ecg, judge_ecg
+from .ecg_findings_medtvt import RULES, abnormal_ecg, judge_ecg
 from .lab_definitions_medtvt import LAB_DEFINITIONS, LabDefinition, flag_value, reference_range
 from .patient_medtvt import Patient
 
@@ -164,6 +164,8 @@ def _measure_ecg(claim: Claim, measured: Measurements) -> tuple[bool | None, str
     values = measured["ecg"] or {}
     finding = str(claim.finding)
     if claim.relation != "value":
+        if finding not in RULES:
+            return None, "nothing measures it"
         return judge_ecg(finding, values)
     name = finding.removeprefix("ecg: ")
     value = values.get(name, float("nan"))

@@ -18,11 +18,16 @@ from medtvt_training.evaluation.fairness import (
     probe_auroc,
     sign_tables,
 )
+from medtvt_training.synthetic.answers import make_rows
 from medtvt_training.synthetic.cohort import write_cohort
-from medtvt_training.synthetic.findings import FINDINGS, cited_findings
-from medtvt_training.synthetic.patient import draw_patient
+from medtvt_training.synthetic.findings import FINDINGS, GROUPS, read_lab_findings, supported_diseases
+from medtvt_training.synthetic.patient import draw_patient, generators
+from medtvt_training.synthetic.questions import KINDS, finding_shares
 from modeling_medtvt.answers_medtvt import parse_answer
 from processing_medtvt import MedTVTEcgFeatureExtractor
+from processing_medtvt.claims_medtvt import read_claims, stated_findings
+from processing_medtvt.evidence_medtvt import check_evidence
+from processing_medtvt.findings_medtvt import PHRASES
 
 
 PATIENTS = 40
@@ -40,10 +45,12 @@ def read_causes(folder: Path) -> list[Any]:
 
 def test_cohort_opens_as_dataset_with_patients_split(cohort):
     subjects = {split: set() for split in ("train", "validation", "test")}
-    for stage, rows_a_patient in (("physiology", 6), ("diagnosis", 1)):
+    for stage, rows_a_patient in (("physiology", 13), ("diagnosis", 1)):
         for split, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
             dataset = load_medtvt_qa(cohort, stage, split, check_files=True)
-            assert len(dataset) == PATIENTS * share * rows_a_patient
+            whole = [name for name in dataset["id"] if not name.endswith("diagnosis-reduced")]
+            assert len(whole) == PATIENTS * share * rows_a_patient
+            assert len(whole) == len(dataset) or (stage, split) == ("diagnosis", "train")
             subjects[split] |= set(dataset["subject_id"])
     assert len(set.union(*subjects.values())) == sum(map(len, subjects.values())) == PATIENTS
 
@@ -61,14 +68,16 @@ def test_answers_cite_what_the_patient_has_and_nothing_else(cohort):
         for row in load_medtvt_qa(cohort, "diagnosis", split):
             text = message_text(row["completion"])
             patient = causes[row["subject_id"]]
-            assert cited_findings(text) == set(row["findings"]) == set(patient["findings"])
             answer = parse_answer(text)
+            assert stated_findings(answer.reasoning) == set(row["findings"])
+            assert set(row["findings"]) == set(patient["findings"]) or row["id"].endswith("reduced")
             assert set(answer.diseases) == set(row["diseases"]) == set(patient["diseases"])
             assert answer.unknown == () and answer.reasoning
         for row in load_medtvt_qa(cohort, "physiology", split):
             (modality,) = row["modalities"]
-            cited = cited_findings(message_text(row["completion"]))
-            assert cited <= set(row["findings"]) if row["id"].endswith("part") else cited == set(row["findings"])
+            cited = stated_findings(message_text(row["completion"]))
+            is_whole = row["id"].endswith((f"-{modality}", "-reduced"))
+            assert cited == set(row["findings"]) if is_whole else cited <= set(row["findings"])
             assert all(name.startswith(modality) for name in row["findings"])
 
 
@@ -78,7 +87,7 @@ def test_withheld_modality_is_neither_offered_nor_cited(cohort, modality):
         less = withhold(row, modality)
         assert not any(part["type"] == modality for part in less["prompt"][0]["content"])
         text = message_text(less["completion"])
-        assert cited_findings(text) == set(less["findings"])
+        assert stated_findings(parse_answer(text).reasoning) == set(less["findings"])
         assert less["findings"] == [name for name in row["findings"] if not name.startswith(modality)]
         assert parse_answer(text).diseases == parse_answer(message_text(row["completion"])).diseases
 
@@ -148,12 +157,85 @@ def test_clear_setting_shows_more():
     assert shown["clear"] < shown["realistic"]
 
 
-def test_no_wording_hides_in_another():
-    phrases = [(phrase.lower(), name) for name, finding in FINDINGS.items() for phrase in finding.phrases]
-    for phrase, name in phrases:
-        assert cited_findings(f"The test shows {phrase}, and more.") == {name}
-    assert len({phrase for phrase, _ in phrases}) == len(phrases)
-    assert cited_findings("Atrial Fibrillation; Hypertension; Pneumonia. Nothing abnormal.") == set()
+def rows_of(index: int) -> list[Any]:
+    patient, files = draw_patient(7, index), {"ecg": "a.hea", "cxr": "a.png"}
+    rng = generators(7, index)[6]
+    return make_rows(patient.subject_id, patient.causes, patient.findings, files, patient.lab, rng, True)
+
+
+def test_findings_have_phrases_groups_and_kinds():
+    assert set(FINDINGS) <= set(PHRASES)
+    assert all(finding.group in GROUPS[name[:3]] for name, finding in FINDINGS.items())
+    assert all(name in FINDINGS for kind in KINDS for name in kind)
+    assert finding_shares().keys() == FINDINGS.keys()
+
+
+def test_questions_about_one_finding_are_answered_by_what_the_data_show():
+    answers = {"Yes": 0, "No": 0, "Not measured": 0}
+    for index in range(60):
+        for row in rows_of(index):
+            if "-asked-" in row["id"]:
+                question = read_claims(
+                    row["prompt"][0]["content"][0]["text"] + row["prompt"][0]["content"][-1]["text"]
+                )
+                (asked,) = {claim.finding for claim in question if claim.finding}
+                text = message_text(row["completion"])
+                kind = text.rstrip(".").split(",")[0]
+                answers[kind] += 1
+                assert (asked in row["findings"]) == (kind == "Yes")
+                assert stated_findings(text) == {asked} if kind == "Yes" else asked not in stated_findings(text)
+                labs = next(claim.labs for claim in question if claim.finding)
+                if labs:
+                    assert (kind == "Not measured") == all(row["lab"][name] is None for name in labs)
+    assert 0.3 < answers["Yes"] / sum(answers.values()) < 0.7 and all(answers.values())
+
+
+def test_withheld_labs_are_not_told_of():
+    kept = []
+    for index in range(60):
+        whole = next(row for row in rows_of(index) if row["id"].endswith("-lab"))
+        for row in (row for row in rows_of(index) if row["id"].endswith("-reduced")):
+            left = {name: value for name, value in row["lab"].items() if value is not None}
+            assert left.items() < {k: v for k, v in whole["lab"].items() if v is not None}.items()
+            kept.append(len(left))
+            labs = {name for claim in read_claims(message_text(row["completion"])) for name in claim.labs}
+            assert all(name in left or "Aminotransferase" in name for name in labs)
+            shown = {name for name in row["findings"] if name.startswith("lab")}
+            assert shown == set(read_lab_findings(row["lab"], row["age"], row["sex"] == "M"))
+            assert "ot measured" in message_text(row["completion"]) or len(left) > 4
+    assert min(kept) == 1 and max(kept) > 20
+
+
+def test_the_checker_agrees_with_the_labs_of_the_cohort():
+    verdicts = []
+    for index in range(60):
+        row = rows_of(index)[-1]
+        measured = {
+            "ecg": None,
+            "lab": {name: value for name, value in row["lab"].items() if value is not None},
+            "has_cxr": False,
+            "patient": {"age": row["age"], "sex": row["sex"]},
+        }
+        reasoning = parse_answer(message_text(row["completion"])).reasoning
+        verdicts += [s["status"] for s in check_evidence(reasoning, measured).statements if s["modality"] == "lab"]
+    assert "contradicted" not in verdicts and "not measured" not in verdicts
+    assert verdicts.count("supported") > 0.9 * len(verdicts)
+
+
+@pytest.mark.parametrize(
+    ("finding", "others", "expected"),
+    [
+        ("cxr: edema", [], (["CAD"], [])),
+        ("cxr: edema", ["lab: high Creatinine"], (["CAD"], ["ARF"])),
+        ("cxr: pacemaker", [], ([], [])),
+        ("cxr: sternotomy wires", [], ([], [])),
+        ("lab: INR(PT) at least 1.8", [], ([], [])),
+        ("cxr: left effusion", [], ([], [])),
+        ("cxr: left effusion", ["cxr: left lower zone opacity"], (["PNA"], [])),
+    ],
+)
+def test_evidence_is_a_sign_and_the_heart_comes_before_the_kidney(finding, others, expected):
+    assert supported_diseases(finding, ("CAD", "ARF", "AF", "PNA"), [finding, *others]) == expected
 
 
 def test_report_and_preview_of_a_small_cohort(tmp_path, capsys):

@@ -75,7 +75,10 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
     """
     folder = Path(folder)
     made_by = json.loads((folder / "cohort.json").read_text())
-    rows = {split: list(load_medtvt_qa(folder, "diagnosis", split)) for split in SPLITS}
+    rows = {
+        split: [row for row in load_medtvt_qa(folder, "diagnosis", split) if row["id"].endswith("-diagnosis")]
+        for split in SPLITS
+    }
     if min(len(rows[split]) for split in SPLITS) < 20:
         raise ValueError(f"{folder} has too few patients for a report; 200 or more are needed.")
     everyone = [row for split in SPLITS for row in rows[split]]

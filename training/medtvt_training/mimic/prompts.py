@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 from ..data.conversation import MODALITIES, list_modalities, text_part
 from ..data.rows import Modality, Part
-from .evidence import Evidence, list_evidence
+from .evidence import TITLES, Evidence, list_evidence
 
 
 TEMPLATES = Path(__file__).parent / "templates"
 PARTS = ("role", "task", "guidance", "format")
-TITLES: dict[Modality, str] = {"ecg": "ECG", "cxr": "CXR", "lab": "Labs"}
 
 
 class Request(NamedTuple):

@@ -9,14 +9,17 @@ from .evidence import supported_diseases
 from .prompts import TITLES, Request, pick
 
 
-VERSION = 1
-NOTHING = ("nothing abnormal", "no abnormality")
+VERSION = 2
+NOTHING = ("nothing notable", "no notable finding")
 UNSUPPORTED = (
     "Conclusion: without a sign of its own here, treated or silent disease stays possible: {}.",
     "Conclusion: no direct evidence in these data, yet possible: {}.",
 )
 SUPPORTED = ("Conclusion: together this supports {}.", "Conclusion: the findings point to {}.")
-NO_DISEASE = ("Conclusion: none of the seven diseases is supported.", "Conclusion: no sign of the seven diseases.")
+NO_DISEASE = (
+    "Conclusion: none of the seven diseases is established by these findings.",
+    "Conclusion: these findings establish none of the seven diseases.",
+)
 
 
 class TemplateTeacher:
@@ -44,11 +47,11 @@ class TemplateTeacher:
             if modality not in request.evidence:
                 continue
             clauses = []
-            for finding in request.evidence[modality].findings:
-                of_finding = supported_diseases(finding, diseases)
+            for statement in request.evidence[modality].statements:
+                of_finding = supported_diseases(modality, statement, diseases)
                 supported += of_finding
-                pointer = f", {choose(POINTERS, finding)} {' and '.join(of_finding)}" if of_finding else ""
-                clauses.append(finding.removeprefix(f"{modality}: ") + pointer)
+                pointer = f", {choose(POINTERS, statement)} {' and '.join(of_finding)}" if of_finding else ""
+                clauses.append(statement + pointer)
             lines.append(f"{TITLES[modality]}: {'; '.join(clauses) or choose(NOTHING, modality)}.")
         rest = [disease for disease in diseases if disease not in supported]
         if rest:

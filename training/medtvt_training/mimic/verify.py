@@ -4,12 +4,15 @@
 import re
 
 from modeling_medtvt import DISEASES, parse_answer
+from processing_medtvt.claims_medtvt import Claim, read_claims, stated_terms
+from processing_medtvt.evidence_medtvt import COMPARISONS
 from processing_medtvt.processing_medtvt import PLACEHOLDER
 
 from ..data.conversation import text_part
 from ..data.rows import Part
-from .lab_flags import LAB_GROUPS, LABS, SPECIMEN_INDICES
-from .prompts import TITLES, Request
+from .evidence import TITLES, read_evidence
+from .lab_flags import LAB_GROUPS, SPECIMEN_INDICES
+from .prompts import Request
 
 
 MIN_WORDS, MAX_WORDS = 2, 420  # the authors cut question and answer at 600 tokens, which loses the answer block
@@ -22,50 +25,21 @@ _IDENTIFIERS = {
     "an address": r"\S+@\S+|https?://|www\.",
 }
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?")
-_NEGATED = re.compile(
-    r"\b(?:no|not|without|none|neither|nor|absence|absent|free of|negative for|rules? out|exclude[sd]?|rather than"
-    r"|lack\w*|unlikely|normal:)\b[^.;\n]*$",
-    re.IGNORECASE,
-)
-# Term -> other words for it in the evidence. A term that is claimed must stand in the evidence in one of these forms.
-_ECG_TERMS = {
-    "atrial fibrillation": (),
-    "atrial flutter": (),
-    "sinus tachycardia": (),
-    "sinus bradycardia": (),
-    "bundle branch block": ("rbbb", "lbbb"),
-    "fascicular block": (),
-    "left ventricular hypertrophy": ("lvh",),
-    "st elevation": (),
-    "st depression": ("st junctional depression",),
-    "infarct": ("stemi", " mi"),
-    "ischemi": (),
-    "a-v block": (),
-    "pacemaker": ("paced",),
-    "low voltage": ("low qrs voltage",),
-    "axis deviation": ("axis",),
+# Said with a more special finding: who states that, may state this
+GENERAL = {
+    "ecg: tachycardia": ("ecg: sinus tachycardia", "ecg: rapid response"),
+    "ecg: bradycardia": ("ecg: sinus bradycardia",),
+    "ecg: wide QRS": ("ecg: left bundle branch block", "ecg: right bundle branch block", "ecg: paced"),
+    "ecg: infarct": tuple(f"ecg: {wall} Q waves" for wall in ("inferior", "anterior", "anteroseptal", "septal")),
+    "cxr: effusion": ("cxr: right effusion", "cxr: left effusion", "cxr: bilateral effusions"),
+    "cxr: opacity": (
+        *(f"cxr: {side} {zone} zone opacity" for side in ("right", "left") for zone in ("lower", "mid", "upper")),
+        "cxr: interstitial opacity",
+    ),
 }
-_CXR_TERMS = {
-    "atelectasis": ("atelecta",),
-    "cardiomegaly": ("enlarged heart", "heart is enlarged", "cardiac enlargement", "enlarged cardiac"),
-    "consolidation": (),
-    "edema": ("oedema", "vascular congestion"),
-    "fracture": (),
-    "pleural effusion": ("effusion",),
-    "pneumonia": ("pneumonic",),
-    "pneumothorax": (),
-    "nodule": ("lesion",),
-}
-_DIRECTIONS = {
-    "low": "low",
-    "decreased": "low",
-    "reduced": "low",
-    "high": "high",
-    "elevated": "high",
-    "raised": "high",
-    "increased": "high",
-    "normal": "normal",
-}
+# and the other way round where a label names no side
+SPECIAL = {special: general for general in ("cxr: effusion", "cxr: opacity") for special in GENERAL[general]}
+_FLAGS = {"far high": "high", "high": "high", "low": "low", "normal": "normal"}
 
 
 def check_answer(text: str, request: Request) -> list[str]:
@@ -85,13 +59,8 @@ def check_answer(text: str, request: Request) -> list[str]:
     listed = " ".join(line for evidence in request.evidence.values() for line in evidence.lines).lower()
     problems += _check_numbers(body, listed)
     problems += _check_labs(body, request)
-    terms: dict[str, tuple[str, ...]] = {}
-    if "ecg" in request.evidence or request.level == "diagnosis":
-        terms |= _ECG_TERMS
-    if "cxr" in request.evidence or request.level == "diagnosis":
-        terms |= _CXR_TERMS
-    terms |= {disease.lower(): () for disease in DISEASES}
-    problems += _check_terms(body, listed, terms, request)
+    problems += _check_findings(body, request)
+    problems += _check_diseases(body, listed, request)
     return problems
 
 
@@ -117,54 +86,64 @@ def _check_numbers(body: str, listed: str) -> list[str]:
     return [f"it has numbers that are not in the evidence: {', '.join(unknown[:3])}"] if unknown else []
 
 
+def _read_body(body: str, request: Request) -> list[Claim]:
+    """What an answer claims; at the physiology level all of it is about one modality."""
+    if request.level == "physiology":
+        return read_evidence(request.modalities[0], [body])
+    return [claim for claim in read_claims(body) if claim.relation != "value"]
+
+
 def _check_labs(body: str, request: Request) -> list[str]:
-    """A lab that is named was measured, and is not called high where it is low."""
-    if "lab" not in request.evidence:
-        return []
+    """A lab that is named was measured, and is called what it is."""
     problems, readings = [], request.row["labs"]
     for title in LAB_GROUPS.values():  # "Kidney function and glucose" names no test
         body = re.sub(re.escape(title), "", body, flags=re.IGNORECASE)
-    for name in LABS:
-        if name in SPECIMEN_INDICES:
+    for claim in _read_body(body, request) if "lab" in request.evidence else ():
+        if not claim.labs or SPECIMEN_INDICES.issuperset(claim.labs):
             continue
-        short = name.split(" (")[0]
-        mention = re.search(rf"(?<![\w-]){re.escape(short)}(?![\w-])", body, 0 if len(short) < 5 else re.IGNORECASE)
-        if not mention:
-            continue
-        reading = readings[name]
-        longer = any(short in other and short != other.split(" (")[0] for other in LABS)
-        if reading is None:
-            if not longer and not _NEGATED.search(body[: mention.start()]):
-                problems.append(f"it names {name}, which was not measured")
-            continue
-        claim = re.search(
-            rf"\b({'|'.join(_DIRECTIONS)})\s+{re.escape(short)}(?![\w-])|(?<![\w-]){re.escape(short)}\s+(?:is|was)\s+({'|'.join(_DIRECTIONS)})\b",
-            body,
-            re.IGNORECASE,
-        )
-        if claim and not longer:
-            said = _DIRECTIONS[(claim.group(1) or claim.group(2)).lower()]
-            if said != reading["flag"] and not _NEGATED.search(body[: claim.start()]):
-                problems.append(f"it calls {name} {said}, which is {reading['flag']}")
+        known = [readings[name] for name in claim.labs if readings[name]]
+        names = " and ".join(claim.labs)
+        if not known:
+            if not claim.negated:
+                problems.append(f"it names {names}, which was not measured")
+        elif claim.limits:
+            holds = any(COMPARISONS[str(claim.relation)](reading["value"], claim.limits) for reading in known)
+            if holds == claim.negated and claim.unit is None:
+                problems.append(f"it says {claim.text!r}, which is not so")
+        elif (_FLAGS[str(claim.relation)] in {reading["flag"] for reading in known}) == claim.negated:
+            said = f"not {claim.relation}" if claim.negated else claim.relation
+            problems.append(f"it calls {names} {said}, which is {known[0]['flag']}")
     return problems
 
 
-def _check_terms(body: str, listed: str, terms: dict[str, tuple[str, ...]], request: Request) -> list[str]:
-    """A finding or disease that is claimed is in the evidence, and there not as absent, or is one of the diseases."""
-    claims = _claimed(listed, terms)
-    allowed = {disease.lower() for disease in request.row["diseases"]} if request.level == "diagnosis" else set()
-    said = _claimed(body.lower(), dict.fromkeys(terms, ()))
-    return [f"it claims {term}, which is not in the evidence" for term in sorted(said - claims - allowed)]
+def _check_findings(body: str, request: Request) -> list[str]:
+    """A finding that is claimed, or denied, stands so in the evidence. What is not understood is left alone."""
+    known = {
+        (claim.finding, claim.negated)
+        for modality, evidence in request.evidence.items()
+        for claim in read_evidence(modality, [*evidence.lines, *evidence.statements])
+    }
+    known |= {(SPECIAL[str(name)], negated) for name, negated in known if name in SPECIAL and not negated}
+    problems = []
+    for claim in _read_body(body, request):
+        name = str(claim.finding)
+        if claim.finding is None or claim.labs or name.startswith("lab"):
+            continue
+        like = {name, *GENERAL.get(name, ())} if not claim.negated else {name, SPECIAL.get(name, name)}
+        if not any((other, claim.negated) in known for other in like):
+            said = "denies" if claim.negated else "claims"
+            problems.append(f"it {said} {name.split(': ')[1]}, which is not in the evidence")
+    return sorted(set(problems))
 
 
-def _claimed(text: str, terms: dict[str, tuple[str, ...]]) -> set[str]:
-    found = set()
-    for term, forms in terms.items():
-        for form in (term, *forms):
-            for match in re.finditer(re.escape(form), text):
-                if not _NEGATED.search(text[: match.start()]):
-                    found.add(term)
-    return found
+def _check_diseases(body: str, listed: str, request: Request) -> list[str]:
+    """A disease that is named is one of the admission's, or in the evidence."""
+    diseases = [disease.lower() for disease in DISEASES]
+    allowed = stated_terms(listed, diseases)
+    if request.level == "diagnosis":
+        allowed |= {disease.lower() for disease in request.row["diseases"]}
+    said = stated_terms(body, diseases)
+    return [f"it claims {disease}, which is not in the evidence" for disease in sorted(said - allowed)]
 
 
 def split_parts(text: str, request: Request) -> list[Part]:

@@ -44,7 +44,11 @@ def _write_chunk(
         files = {"ecg": f"records/{name}.hea", "cxr": f"films/{name}.png"}
         patient = write_patient(folder, files, seed, index, setting)
         wording = generators(seed, index)[6]
-        for row in make_rows(patient.subject_id, patient.causes, patient.findings, files, patient.lab, wording):
+        # whoever measures gets one diagnosis row a patient
+        reduced = patient.split == "train"
+        for row in make_rows(
+            patient.subject_id, patient.causes, patient.findings, files, patient.lab, wording, reduced
+        ):
             rows.append({"split": patient.split, **row})
         causes.append(
             {
@@ -134,7 +138,7 @@ def _write_tables(folder: Path, rows: list[dict[str, Any]], causes: list[dict[st
             ]
             table = pa.Table.from_pylist(chosen, schema=FEATURES.arrow_schema)
             pq.write_table(table, folder / level / f"{split}.parquet")
-    labs = [{"subject_id": row["subject_id"], **row["lab"]} for row in rows if row["level"] == "diagnosis"]
+    labs = [{"subject_id": row["subject_id"], **row["lab"]} for row in rows if row["id"].endswith("-diagnosis")]
     pd.DataFrame(labs, columns=["subject_id", *LAB_NAMES]).to_csv(folder / "labs.csv", index=False)
     with open(folder / "causes.jsonl", "w") as file:
         file.writelines(json.dumps(patient) + "\n" for patient in causes)

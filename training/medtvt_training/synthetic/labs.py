@@ -130,7 +130,10 @@ def _blood(rng: np.random.Generator, causes: Causes) -> dict[str, float]:
     albumin = gaussian(3.6, 0.55) - 0.06 * decades - 0.8 * inflamed - 0.15 * causes.active("PNA")
     inr = ln(2.2, 0.35) if "WARFARIN" in causes.treated else ln(1.14, 0.14) + 0.15 * draws.half_normal()
     liver = draws.normal()
-    carbon_dioxide = 41 * (max(acids["Bicarbonate"], 5) / 24) ** 0.55 * ln(1, 0.22) * (1.12 if "COPD" in causes else 1)
+    # lungs that fail retain far more than fast breathing blows off
+    z = draws.normal()
+    breathing = np.exp((0.22 if z > 0 else 0.08) * z) * (1.12 if "COPD" in causes else 1)
+    carbon_dioxide = 41 * (max(acids["Bicarbonate"], 5) / 24) ** 0.6 * breathing
     return {
         **kidney,
         **acids,

@@ -34,6 +34,7 @@ def draw_previews(folder: str | os.PathLike) -> list[Path]:
     folder = Path(folder)
     (folder / "preview").mkdir(exist_ok=True)
     rows = [row for split in ("test", "train") for row in load_medtvt_qa(folder, "diagnosis", split)]
+    rows = [row for row in rows if row["id"].endswith("-diagnosis")]
     sheets = []
     for disease in (*DISEASES, None):
         having = [row for row in rows if (disease in row["diseases"] if disease else not row["diseases"])]
