@@ -65,7 +65,8 @@ def test_bare_model_is_the_language_model():
 @pytest.mark.parametrize("size", SIZES)
 def test_shapes_are_those_that_they_are_named_after(size):
     config = make_config(size).text_config
-    expected = {"tiny": (128, 4, 2048), "smollm2-135m": (576, 30, 8192), "llama-3.2-1b": (2048, 16, 131072)}
+    expected = {"tiny": (128, 4, 2048), "width-512": (512, 4, 2048), "smollm2-135m": (576, 30, 8192)}
+    expected["llama-3.2-1b"] = (2048, 16, 131072)
     assert (config.hidden_size, config.num_hidden_layers, config.max_position_embeddings) == expected[size]
 
 

@@ -33,6 +33,7 @@ MEASUREMENTS = {
     "preprocess-films": "preprocess_films",
     "loader": "loader",
     "grpo": "grpo",
+    "shared-prompt": "shared_prompt",
     "cuda": "cuda",
 }
 

@@ -33,7 +33,11 @@ PROMPT, COMPLETION, GENERATIONS = 256, 256, 8
 
 
 class NaiveTrainer(MedTVTGRPOTrainer):
-    """Raw inputs, one row a completion, in every pass."""
+    """Raw inputs, one row a completion and its whole prompt, in every pass."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._shares_prompts = False
 
     def _tokenize_prompts(self, prompts):
         prompt_ids, images, inputs = super()._tokenize_prompts(prompts)

@@ -17,16 +17,21 @@ SMOLLM2_135M = {
     **{"rms_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}},
     "tie_word_embeddings": True,
 }
+# the tiny model, four times as wide
+WIDTH_512 = {"hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 8, "num_key_value_heads": 4}
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
-# the two larger ones have the paper's encoders
-SIZES: dict[str, dict[str, Any]] = {"tiny": {}, "smollm2-135m": SMOLLM2_135M, "llama-3.2-1b": {}}
+# the two largest ones have the paper's encoders
+SIZES: dict[str, dict[str, Any]] = {
+    **{"tiny": {}, "width-512": WIDTH_512, "smollm2-135m": SMOLLM2_135M, "llama-3.2-1b": {}}
+}
 
 
 def make_config(size: str) -> MedTVTConfig:
     """Special tokens are those of the tiny tokenizer, whatever the vocabulary's size."""
     tokenizer = tiny_tokenizer()
-    if size == "tiny":
-        return tiny_config(tokenizer)
+    if size in ("tiny", "width-512"):
+        config = tiny_config(tokenizer).to_dict()
+        return MedTVTConfig(**{**config, "text_config": {**config["text_config"], "head_dim": None, **SIZES[size]}})
     text = SIZES[size] or MedTVTConfig().text_config.to_dict()
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     placeholders: dict[str, Any] = {

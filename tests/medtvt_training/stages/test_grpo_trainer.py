@@ -9,7 +9,10 @@ from trl import GRPOTrainer
 
 from medtvt_training.data.collator import MedTVTDataCollator
 from medtvt_training.data.feature_cache import FeatureCache
+from medtvt_training.stages.evidence_reward import evidence_reward
+from medtvt_training.stages.rewards import empty_reward, format_reward
 from medtvt_training.stages.trl_private import OVERRIDDEN, READ
+from modeling_medtvt import DISEASES
 
 from .grpo_toy import MAX_NEW_TOKENS, NUM_GENERATIONS, WAYS, length_reward, make_way, perturb, score
 
@@ -222,6 +225,17 @@ def test_validation_in_the_middle_of_a_generation_batch_does_not_disturb_it(poli
         (lambda rows: {"use_vllm": True}, "use_vllm"),
         (lambda rows: {"cache_implementation": "static"}, "cache_implementation"),
         (lambda rows: {"sync_ref_model": True}, "sync_ref_model"),
+        (
+            lambda rows: {"reward_funcs": [stage_reward]},
+            "stage_reward needs the column.* stage, which `train_dataset`",
+        ),
+        (
+            lambda rows: {
+                "reward_funcs": [evidence_reward],
+                "train_dataset": rows.map(lambda row: {"modalities": ["cxr"]}),
+            },
+            "nothing to check",
+        ),
     ],
 )
 def test_bad_input_is_named_before_the_first_step(change, message, model, rows, make_trainer):
@@ -245,6 +259,37 @@ def test_models_without_a_right_reference_are_refused(policy, make_trainer):
         make_trainer(unfrozen)
     with pytest.raises(ValueError, match="MedTVTForCausalLM"):
         make_trainer(policy.model.language_model)
+
+
+def stage_reward(completions, stage, diseases=None, **kwargs):
+    return [0.0] * len(completions)
+
+
+def test_rewards_get_what_they_ask_for(policy, rows, make_trainer):
+    """Each row is measured once, and probabilities are those of each completion."""
+    seen = {}
+
+    def asking(completions, id, measured, probabilities, **kwargs):
+        seen.update(id=id, measured=measured, probabilities=probabilities)
+        return length_reward(completions)
+
+    trainer = make_trainer(policy, reward_funcs=[asking, empty_reward])
+    score(trainer, [rows[0], rows[1]])
+    assert len({id(measured) for measured in seen["measured"]}) == 2
+    for measured, row in zip(seen["measured"], [rows[0]] * 4 + [rows[1]] * 4):
+        given = {"ecg": measured["ecg"] is not None, "cxr": measured["has_cxr"], "lab": measured["lab"] is not None}
+        assert [name for name in given if given[name]] == sorted(row["modalities"], key=list(given).index)
+    assert all(set(found) == set(DISEASES) for found in seen["probabilities"])
+    assert all(0 <= value <= 1 for found in seen["probabilities"] for value in found.values())
+    assert trainer.model.training and len({tuple(found.values()) for found in seen["probabilities"]}) > 4
+    entry = trainer._metrics["train"]
+    assert entry["rewards/asking/moved"] == entry["rewards/asking/moved_alone"] == [1]
+    assert entry["rewards/empty_reward/moved"] == [0]
+
+
+def test_patients_without_a_disease_are_kept_where_they_can_earn(policy, rows, make_trainer):
+    cured = rows.map(lambda row: {"diseases": []})
+    make_trainer(policy, train_dataset=cured, reward_funcs=[format_reward, empty_reward])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])

@@ -129,5 +129,5 @@ def test_refill_says_what_it_cannot_do(policy, rows, make_trainer, caplog):
 
 def test_refill_needs_whole_groups_on_each_process():
     args = SimpleNamespace(per_device_train_batch_size=2, steps_per_generation=3, num_generations=4)
-    with pytest.raises(ValueError, match="whole groups.* 6, .* 4"):
+    with pytest.raises(ValueError, match="whole groups.* 6, .*4"):
         check_refill(args)

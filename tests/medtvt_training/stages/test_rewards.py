@@ -3,13 +3,12 @@ import pytest
 
 from medtvt_training.stages.rewards import (
     REWARDS,
-    evidence_reward,
     format_reward,
     graded_format_reward,
     jaccard_reward,
+    probability_reward,
 )
-from medtvt_training.synthetic.findings import FINDINGS
-from processing_medtvt.findings_medtvt import PHRASES
+from modeling_medtvt import DISEASES
 
 
 GOOD = "<think>Creatinine raised.</think><answer>Acute Renal Failure; Sepsis</answer>"
@@ -105,17 +104,21 @@ def test_graded_format_reward_rises_towards_the_format():
     assert rewards == [0, 1 / 8, 2 / 8, 3 / 8, 4 / 8, 1]
 
 
-def test_evidence_reward_is_the_share_of_true_findings():
-    name, other, absent = [name for name in FINDINGS if name.startswith("ecg")][:3]
-    said = [
-        f"<think>ECG: {'; '.join(PHRASES[name][0] for name in names)}.</think>"
-        for names in ((name, other), (name, absent))
-    ]
-    completions = [*said, "<think></think>", said[0].replace("<think>", "")]
-    rewards = evidence_reward(prompts=[""] * 4, completions=completions, findings=[[name, other]] * 4)
-    assert rewards == [1, 0.5, 0, 0]
-    with pytest.raises(ValueError, match="findings"):
-        evidence_reward(prompts=[""], completions=["<think>a</think>"], findings=[None])
+@pytest.mark.parametrize(
+    ("completion", "scores", "expected"),
+    [
+        (GOOD, {"Acute Renal Failure": 1, "Sepsis": 1}, 1),
+        (GOOD, {}, 5 / 7),
+        (GOOD, dict.fromkeys(DISEASES, 1), 2 / 7),
+        (GOOD, dict.fromkeys(DISEASES, 0.5), 3 / 4),
+        (GOOD, {"Acute Renal Failure": 0.9, "Sepsis": 0.8}, 1 - 0.05 / 7),
+        ("<think>Creatinine raised.</think>", {"Acute Renal Failure": 1, "Sepsis": 1}, 0),
+    ],
+)
+def test_probability_reward_is_one_less_the_brier_score(completion, scores, expected):
+    probabilities = [{**dict.fromkeys(DISEASES, 0), **scores}]
+    found = probability_reward([""], [completion], diseases=[TRUTH], probabilities=probabilities)
+    assert found == [pytest.approx(expected)]
 
 
 def test_rewards_are_named_as_in_recipes():

@@ -133,7 +133,8 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, run, tmp_
         ({"model": Path(__file__).parent}, "does not open"),
         ({"data": "nowhere"}, "nowhere"),
         ({"use_vllm": "true"}, "use_vllm"),
-        ({"rewards": "evidence"}, "findings"),
+        ({"patience": 2}, "load_best_model_at_end"),
+        ({"eval_answers": 2}, "eval_strategy"),
         ({"bta": 0.1}, "'beta'"),
     ],
 )
@@ -153,5 +154,29 @@ def test_rft_starts_from_a_model_with_a_perception_layer(run, tmp_path):
 def test_packaged_recipes_are_read(recipe):
     words = ["--model", "m", "--data", "d", "--output_dir", "o", "--bf16", "false", "--use_cpu"]
     *_, arguments, training = parse_arguments("rft", recipe, words)
-    assert arguments.rewards == ["format", "jaccard"]
-    assert training.num_generations == 8 and training.beta == 0.04 and training.loss_type == "grpo"
+    assert training.num_generations == 8 and training.beta == 0.04
+    if recipe.endswith("-plus"):
+        assert arguments.rewards == ["format", "jaccard", "empty", "evidence"] and arguments.refill
+        assert training.multi_objective_aggregation == "normalize_then_sum" and training.loss_type == "dapo"
+        assert training.epsilon_high == 0.3 and training.mask_truncated_completions
+        assert training.load_best_model_at_end and training.metric_for_best_model == "disease_f1"
+    else:
+        assert arguments.rewards == ["format", "jaccard"] and not arguments.refill
+        assert training.multi_objective_aggregation == "sum_then_normalize" and training.loss_type == "grpo"
+
+
+def test_the_best_answers_to_validation_rows_are_kept(run, tmp_path, caplog):
+    """A random model earns nothing, so that the first checkpoint is the best, no better than the start."""
+    plus = {"rewards": "length format empty evidence", "eval_steps": 1, "save_steps": 1, "eval_answers": 3}
+    plus |= {"max_steps": 9, "patience": 2, "refill": 1, "max_eval_rows": 4, "per_device_eval_batch_size": 4}
+    out = run(tmp_path / "out", recipe="tiny-plus", **plus)
+    state = json.loads((out / "trainer_state.json").read_text())
+    scores = [entry["eval_disease_f1"] for entry in state["log_history"] if "eval_disease_f1" in entry]
+    assert len(scores) == 4 and state["global_step"] == 3  # the start, the best, and the two after it
+    assert state["best_global_step"] == 1 and (out / "checkpoint-1").is_dir()
+    assert "left out" not in caplog.text
+    assert "RFT gained nothing: eval_disease_f1 is" in caplog.text
+    best = AutoModelForCausalLM.from_pretrained(out / "checkpoint-1").state_dict()
+    kept = AutoModelForCausalLM.from_pretrained(out / "final").state_dict()
+    for name, value in best.items():
+        torch.testing.assert_close(kept[name], value, msg=name)

@@ -11,11 +11,15 @@ from typing import Any
 from modeling_medtvt import parse_answer
 from processing_medtvt import MedTVTProcessor
 from processing_medtvt.claims_medtvt import Claim, read_claims
-from processing_medtvt.ecg_findings_medtvt import judge_ecg
+from processing_medtvt.ecg_findings_medtvt import RULES, judge_ecg
 from processing_medtvt.evidence_medtvt import Measurements, check_evidence
 
 from ..data.rows import QARow
 from .completion import completion_text
+
+
+# Signs of the ECG and the film that are none of anything
+NORMAL_SIGNS = {"ecg: sinus rhythm", "cxr: normal heart size", "cxr: clear lungs"}
 
 
 def evidence_reward(
@@ -102,18 +106,11 @@ def measure_row(row: QARow, processor: MedTVTProcessor) -> Measurements:
 
 def _undecided_signs(findings: Collection[str], measured: Measurements) -> set[str]:
     """Abnormal signs of the ECG and the film that the data show and the checker cannot decide on."""
-    from ..synthetic.findings import NORMAL
-
     ecg = measured["ecg"]
-    return {
-        name
-        for name in findings
-        if name not in NORMAL
-        and (
-            (name.startswith("cxr: ") and measured["has_cxr"])
-            or (name.startswith("ecg: ") and ecg is not None and judge_ecg(name, ecg)[0] is None)
-        )
-    }
+    signs = set(findings) - NORMAL_SIGNS
+    of_film = {name for name in signs if name.startswith("cxr: ") and measured["has_cxr"]}
+    of_ecg = {name for name in signs if name.startswith("ecg: ") and ecg is not None}
+    return of_film | {name for name in of_ecg if name not in RULES or judge_ecg(name, ecg or {})[0] is None}
 
 
 def _judge_by_signs(claim: Claim, findings: Collection[str]) -> str:

@@ -115,8 +115,8 @@ def check_rewards(name: str, dataset: Dataset, reward_funcs: Sequence[Any]) -> N
 
 
 def check_refill(args: GRPOConfig) -> None:
-    share = args.per_device_train_batch_size * args.steps_per_generation
-    if share % args.num_generations:
+    share = args.per_device_train_batch_size * (args.steps_per_generation or 1)
+    if share % (args.num_generations or 1):
         raise ValueError(
             f"`refill` needs whole groups on each process: per_device_train_batch_size x steps_per_generation is {share}, "
             f"which is not divisible by num_generations ({args.num_generations})."

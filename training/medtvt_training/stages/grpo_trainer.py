@@ -81,6 +81,9 @@ class MedTVTGRPOTrainer(GRPOTrainer):
     """
 
     model: MedTVTForCausalLM | PeftModel
+    train_dataset: Dataset
+    num_generations: int
+    num_generations_eval: int
 
     def __init__(
         self,
@@ -142,7 +145,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
             args.beta = beta
         self.beta = beta
         _disable_functional_dropout(self.model)
-        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        base: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         reason = why_prompts_are_not_shared(base, args, is_sharded)
         self._shares_prompts = reason is None
@@ -364,7 +367,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
     @torch.no_grad()
     def _answer_probabilities(self, completions: Any) -> list[dict[str, float]]:
         model: Any = self.accelerator.unwrap_model(self.model)
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         was_training = model.training
         model.eval()  # a model in training makes no cache where gradient checkpointing is on
         found = []
