@@ -389,6 +389,20 @@ def abnormal_ecg(measured: Measured) -> list[tuple[str, str]]:
     return [(name, words) for name, verdict, words in judged if verdict]
 
 
+def ecg_intervals(measured: Measured) -> dict[str, float]:
+    """Rate (1/min), PR, QRS, QT and QTc (ms) and axis (degrees), without those that cannot be measured here."""
+    shown = {
+        "heart rate": ("heart_rate", True),
+        "PR interval": ("pr_ms", SINUS(measured) is True and P_FOUND(measured) is True),
+        "QRS duration": ("qrs_ms", True),
+        "QT interval": ("qt_ms", FLUTTER(measured) is not True),
+        "QTc interval": ("qtc_ms", FLUTTER(measured) is not True),
+        "QRS axis": ("axis", not arms_exchanged(measured)),
+    }
+    values = {name: measured.get(key, math.nan) for name, (key, is_sure) in shown.items() if is_sure}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
 def arms_exchanged(measured: Measured) -> bool:
     """Whether lead I is upside down: its P wave, and its QRS and T against V6."""
     against_v6, p = measured.get("i_v6", math.nan), measured.get("p_lead_i", math.nan)
