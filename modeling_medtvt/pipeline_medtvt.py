@@ -269,6 +269,8 @@ class MedicalDiagnosisPipeline(Pipeline):
               the greedy one.
             - `evidence`: the statements of the reasoning, each with its verdict and what it was held against;
               `unmentioned`: abnormal measurements that it leaves out, the gravest first.
+            - `measurements`: intervals of the ECG and values of the labs, each with `unit`, reference range (`low`, `high`)
+              and `flag`.
             - `contributions`: the gate's score a modality, None where absent.
             - `influence`: by disease and modality, how much lower the probability of the answer slot is without it; None
               unless asked for.
@@ -573,6 +575,7 @@ class MedicalDiagnosisPipeline(Pipeline):
             "answer": answer.answer,
             "evidence": checked.statements,
             "unmentioned": checked.unmentioned,
+            "measurements": self.processor.list_measurements(model_outputs["measured"]),
             "contributions": {m: None if value != value else value for m, value in zip(MODALITIES, contributions)},
             "influence": model_outputs["influence"],
             "patient": model_outputs["patient"],

@@ -3,7 +3,9 @@
 What the measurements of an ECG say of a finding that a text states: it holds, it does not hold, or it stays open.
 
 Each limit has a gray zone in which nothing is said. The limits are a reader's (100 per minute, 200 ms, 480 ms, 0.1 mV);
-how far the gray zones reach was chosen on drawn ECGs whose signs are known, and checked on others and on real records.
+how far the gray zones reach was chosen on drawn ECGs whose signs are known and on 360 real records with a reader's labels
+(PTB-XL and others). On real ones P begins about 20 ms too early and T ends about 30 ms too early, so PR and QTc have wide
+gray zones on that side.
 """
 
 import math
@@ -98,13 +100,13 @@ WIDE = above("qrs_ms", 112, 119)
 SPIKES = above("spike", 2.5, 3.6)
 PACED = every(SPIKES, above("qrs_ms", 110, 119))
 RIGHT_FORM = every(above("v1_end", 0.0, 0.1), below("lateral_end", -0.06, 0.0), above("v1_net", -0.2, 0.0))
-LEFT_FORM = every(
-    below("v1_end", -0.2, 9), above("lateral_end", -9, 0.1), absent(sure(RIGHT_FORM))
-)  # T may reach into it
+# S in V1, and no Q in I and V6; the end of QRS is no guide, as ST-T reaches into it
+LEFT_FORM = every(below("v1_net", -0.4, 0), above("lateral_start", -0.1, -0.03), absent(sure(RIGHT_FORM)))
 RBBB = every(WIDE, RIGHT_FORM, absent(sure(PACED)))
-LBBB = every(WIDE, LEFT_FORM, absent(PACED))
-# QRS of left bundle branch block or pacing hides infarcts, voltages and ST-T
+LBBB = every(above("qrs_ms", 112, 126), LEFT_FORM, absent(PACED))
+# QRS of left bundle branch block or pacing hides infarcts, voltages and ST-T; right bundle branch block has ST-T of its own
 OWN_FORM = absent(some(possible(LBBB), possible(PACED)))
+OWN_ST = every(OWN_FORM, absent(possible(RBBB)))
 
 FLUTTER = every(
     above("flutter_fit", -0.3, 0.6),
@@ -123,7 +125,10 @@ U_WAVES = every(
     below("t_chest", 0.3, 0.42),
     some(above("u_mv", 0.012, 0.012), below("t_chest", 0.25, 0.25)),
 )
-P_SEEN_WHOLE = every(SINUS, above("p_ms", 60, 65), below("p_ms", 142, 145))
+P_FOUND = above("p_ms", 60, 65)
+P_SEEN_WHOLE = every(SINUS, P_FOUND, below("p_ms", 142, 145))
+# where P seems to begin too early, PR is shorter than measured
+LONG_PR = every(above("pr_ms", 196, 232), where(P_SEEN_WHOLE, above("pr_ms", 196, 232)))
 QT_SEEN_WHOLE = every(
     absent(sure(FLUTTER)),
     absent(sure(U_WAVES)),
@@ -142,20 +147,32 @@ SEPTAL_Q = where(
     ),
     QS_SEEN,
 )
-ANTERIOR_Q = every(above("q_ms_anterior", 20, 30), above("q_share_anterior", 0.2, 0.28))
-INFERIOR_Q = every(
-    above("q_ms_inferior", 15, 35),
-    above("q_share_inferior", 0.15, 0.33),
-    above("q_share_ii", -1, 0.2),
-    some(above("axis", -181, -32), below("t_ii", -0.1, 9)),
+ANTERIOR_QS = every(above("q_ms_anterior", 20, 30), above("q_share_anterior", 0.1, 0.28))
+# where R is small, a reader may see none
+ANTERIOR_Q = where(
+    some(above("q_ms_anterior", 20, 20), every(above("r_v3", 0.3, 0.3), above("r_v4", 0.3, 0.3))), ANTERIOR_QS
 )
-ELEVATION = above("st_elevation", 0.08, 0.125)
+# with a left axis R may be too small to be seen
+INFERIOR_Q = where(
+    some(above("q_ms_inferior", 15, 15), above("axis", -30, -30)),
+    every(
+        above("q_ms_inferior", 15, 35),
+        above("q_share_inferior", 0.1, 0.33),
+        above("q_share_ii", -1, 0.2),
+        some(
+            *(above("axis", -181, -32), below("t_ii", -0.1, 9)),
+            every(above("q_ms_inferior", -1, 60), above("q_share_ii", -1, 0.5)),
+        ),
+    ),
+)
+ELEVATION = above("st_elevation", 0.08, 0.14)
 T_INVERTED = below("t_v5_v6", -0.13, -0.06)
-DEPRESSED = above("st_depression", 0.052, 0.064)
+LATERAL_T_INVERTED = below("t_v5_v6", -0.13, 0.03)
+DEPRESSED = above("st_depression", 0.03, 0.064)
 LATERAL_DEPRESSED = below("st_lateral", -0.04, -0.02)
 STRAIN = every(T_INVERTED, LATERAL_DEPRESSED)
 FLAT_T = some(
-    *(every(below(name, 0.075, 0.11), above(name, -0.11, -0.075)) for name in ("t_ii", "t_v3_v4", "t_v5_v6"))
+    *(every(below(name, 0.045, 0.11), above(name, -0.11, -0.045)) for name in ("t_ii", "t_v3_v4", "t_v5_v6"))
 )
 
 RATE = "rate {heart_rate:.0f} per minute"
@@ -176,7 +193,8 @@ Q_SEPTAL = "Q in V1-V2 {q_ms_septal:.0f} ms"
 Q_ANTERIOR = "Q in V3-V4 {q_ms_anterior:.0f} ms, {q_share_anterior:.2f} of R"
 
 RULES: dict[str, Rule] = {
-    "ecg: sinus rhythm": Rule(every(SINUS, absent(FAST), absent(SLOW)), (RATE, RR, P)),
+    # at another rate it is one too, though it has a name of its own
+    "ecg: sinus rhythm": Rule(every(SINUS, where(absent(some(FAST, SLOW)), SINUS)), (RATE, RR, P)),
     "ecg: sinus tachycardia": Rule(every(SINUS, FAST), (RATE, RR, P)),
     "ecg: sinus bradycardia": Rule(every(SINUS, SLOW), (RATE, RR, P)),
     "ecg: fibrillation": Rule(FIBRILLATION, (RR, P)),
@@ -186,26 +204,30 @@ RULES: dict[str, Rule] = {
     "ecg: rapid response": Rule(every(FIBRILLATION, FAST), (RATE, RR, P)),
     "ecg: paced": Rule(PACED, ("spikes before QRS {spike:.1f} times the noise (from 3.6)", QRS)),
     "ecg: premature atrial beats": Rule(
-        every(absent(FIBRILLATION), below("shortest_rr", 0.82, 0.885), possible(P_WAVES)),
+        every(absent(FIBRILLATION), below("shortest_rr", 0.75, 0.885), possible(P_WAVES)),
         ("earliest beat of usual form at {shortest_rr:.0%} of the RR interval",),
     ),
     "ecg: premature ventricular beats": Rule(
-        where(absent(sure(FLUTTER)), every(above("other_forms", 0.5, 0.5), above("wide_beats", -1, 0.5))),
+        where(
+            every(
+                absent(sure(FLUTTER)),
+                some(above("other_forms", 0.5, 0.5), below("early_beats", 0.5, 0.5), FIBRILLATION),
+            ),
+            every(above("other_forms", 0.5, 0.5), above("wide_beats", -1, 0.5)),
+        ),
         ("{other_forms:.0f} beats of another form", "{wide_beats:.0f} of them early and wide"),
     ),
     "ecg: left atrial enlargement": Rule(
-        every(possible(SINUS), where(P_SEEN_WHOLE, every(above("p_terminal_v1", 1.6, 3.5), above("p_ms", 75, 112)))),
+        every(possible(SINUS), where(P_SEEN_WHOLE, every(above("p_terminal_v1", 1.6, 4.0), above("p_ms", 75, 126)))),
         ("P {p_ms:.0f} ms", "its negative end in V1 {p_terminal_v1:.1f} mV ms (large from 4)"),
     ),
-    "ecg: prolonged PR": Rule(
-        every(SINUS, where(P_SEEN_WHOLE, every(above("pr_ms", 196, 211), below("heart_rate", 105, 999)))), (PR,)
-    ),
+    "ecg: prolonged PR": Rule(every(SINUS, where(P_FOUND, every(LONG_PR, below("heart_rate", 105, 999)))), (PR,)),
     "ecg: left bundle branch block": Rule(LBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: right bundle branch block": Rule(RBBB, (QRS, V1_END, LATERAL_END)),
     "ecg: left axis": Rule(where(absent(sure(FLUTTER)), below("axis", -34, -27)), (AXIS,), limb=True),
     "ecg: right axis": Rule(where(absent(sure(FLUTTER)), above("axis", 87, 94)), (AXIS,), limb=True),
     "ecg: prolonged QTc": Rule(
-        where(QT_SEEN_WHOLE, every(above("qtc_ms", 473, 484), below("heart_rate", 115, 999))), (QTC,)
+        where(QT_SEEN_WHOLE, every(above("qtc_ms", 440, 484), below("heart_rate", 115, 999))), (QTC,)
     ),
     "ecg: LVH voltage": Rule(where(OWN_FORM, LVH), (VOLTAGE, "R in aVL {r_avl:.1f} mV (high from 1.1)")),
     "ecg: strain": Rule(
@@ -223,7 +245,7 @@ RULES: dict[str, Rule] = {
     "ecg: poor R progression": Rule(
         where(
             every(
-                OWN_FORM, absent(possible(QS_SEEN)), absent(possible(ANTERIOR_Q)), above("chest_voltage", 1.06, 1.06)
+                OWN_FORM, absent(possible(QS_SEEN)), absent(possible(ANTERIOR_QS)), above("chest_voltage", 1.06, 1.06)
             ),
             below("r_v3", 0.3, 0.38),
         ),
@@ -239,20 +261,21 @@ RULES: dict[str, Rule] = {
     ),
     "ecg: anteroseptal Q waves": Rule(where(OWN_FORM, every(ANTERIOR_Q, SEPTAL_Q)), (Q_ANTERIOR, Q_SEPTAL)),
     "ecg: septal Q waves": Rule(
-        where(every(OWN_FORM, absent(possible(every(ANTERIOR_Q, SEPTAL_Q)))), SEPTAL_Q), (Q_SEPTAL, Q_ANTERIOR)
+        where(every(OWN_FORM, absent(possible(every(ANTERIOR_QS, SEPTAL_Q)))), SEPTAL_Q), (Q_SEPTAL, Q_ANTERIOR)
     ),
     "ecg: ST elevation": Rule(where(OWN_FORM, ELEVATION), (ST_HIGH,)),
     "ecg: ST depression": Rule(
-        where(every(OWN_FORM, absent(possible(ELEVATION)), absent(possible(every(LVH, STRAIN)))), DEPRESSED),
+        where(every(OWN_ST, absent(possible(ELEVATION)), absent(possible(every(LVH, STRAIN)))), DEPRESSED),
         (ST_LOW,),
     ),
     "ecg: lateral T inversion": Rule(
-        where(every(OWN_FORM, absent(sure(STRAIN)), absent(possible(TENTED))), T_INVERTED), (T_LATERAL, ST_LATERAL)
+        where(every(OWN_FORM, absent(sure(STRAIN)), absent(possible(TENTED))), LATERAL_T_INVERTED),
+        (T_LATERAL, ST_LATERAL),
     ),
     "ecg: nonspecific ST-T": Rule(
         where(
             every(
-                OWN_FORM,
+                OWN_ST,
                 absent(possible(T_INVERTED)),
                 below("st_depression", 0.06, 0.06),
                 absent(sure(U_WAVES)),
@@ -279,9 +302,7 @@ RULES |= {  # what texts say besides
     "ecg: normal rate": Rule(absent(some(FAST, SLOW)), (RATE,)),
     "ecg: tachycardia": Rule(FAST, (RATE,)),
     "ecg: bradycardia": Rule(SLOW, (RATE,)),
-    "ecg: normal PR": Rule(
-        every(SINUS, where(P_SEEN_WHOLE, every(above("pr_ms", 110, 122), below("pr_ms", 196, 211)))), (PR,)
-    ),
+    "ecg: normal PR": Rule(every(SINUS, where(P_FOUND, every(above("pr_ms", 110, 122), absent(LONG_PR)))), (PR,)),
     "ecg: normal QRS": Rule(below("qrs_ms", 108, 119), (QRS,)),
     "ecg: wide QRS": Rule(above("qrs_ms", 108, 119), (QRS,)),
     "ecg: normal axis": Rule(
@@ -289,7 +310,7 @@ RULES |= {  # what texts say besides
     ),
     "ecg: normal QTc": Rule(
         where(
-            QT_SEEN_WHOLE, every(below("qtc_ms", 445, 473), above("qtc_ms", 340, 352), below("heart_rate", 112, 999))
+            QT_SEEN_WHOLE, every(below("qtc_ms", 440, 473), above("qtc_ms", 310, 352), below("heart_rate", 112, 999))
         ),
         (QTC,),
     ),
@@ -309,8 +330,20 @@ GRAVEST_FIRST = tuple(
         *("right axis", "nonspecific ST-T"),
     )
 )
+# What readers let pass in an ECG that they call normal: they leave it open
+MINOR = tuple(
+    f"ecg: {name}"
+    for name in (
+        *("sinus bradycardia", "prolonged PR", "premature atrial beats", "left atrial enlargement", "LVH voltage"),
+        *("poor R progression", "left axis", "right axis", "nonspecific ST-T"),
+    )
+)
 RULES["ecg: normal ECG"] = Rule(
-    every(RULES["ecg: sinus rhythm"].holds, *(absent(RULES[name].holds) for name in GRAVEST_FIRST)),
+    every(
+        RULES["ecg: sinus rhythm"].holds,
+        *(absent(RULES[name].holds) for name in GRAVEST_FIRST if name not in MINOR),
+        *(where(absent(RULES[name].holds), SINUS) for name in MINOR),
+    ),
     (RATE, QRS, QTC, AXIS),
 )
 
@@ -354,6 +387,20 @@ def abnormal_ecg(measured: Measured) -> list[tuple[str, str]]:
     """Findings that the measurements clearly show and that are not normal, the gravest first, each in words."""
     judged = ((name, *judge_ecg(name, measured)) for name in GRAVEST_FIRST)
     return [(name, words) for name, verdict, words in judged if verdict]
+
+
+def ecg_intervals(measured: Measured) -> dict[str, float]:
+    """Rate (1/min), PR, QRS, QT and QTc (ms) and axis (degrees), without those that cannot be measured here."""
+    shown = {
+        "heart rate": ("heart_rate", True),
+        "PR interval": ("pr_ms", SINUS(measured) is True and P_FOUND(measured) is True),
+        "QRS duration": ("qrs_ms", True),
+        "QT interval": ("qt_ms", FLUTTER(measured) is not True),
+        "QTc interval": ("qtc_ms", FLUTTER(measured) is not True),
+        "QRS axis": ("axis", not arms_exchanged(measured)),
+    }
+    values = {name: measured.get(key, math.nan) for name, (key, is_sure) in shown.items() if is_sure}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def arms_exchanged(measured: Measured) -> bool:

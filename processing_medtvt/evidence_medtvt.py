@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 from .claims_medtvt import Claim, read_claims
-from .ecg_findings_medtvt import RULES, abnormal_ecg, judge_ecg
+from .ecg_findings_medtvt import RULES, abnormal_ecg, ecg_intervals, judge_ecg
 from .lab_definitions_medtvt import LAB_DEFINITIONS, LabDefinition, flag_value, reference_range
 from .patient_medtvt import Patient
 
@@ -102,6 +102,18 @@ class Unmentioned(TypedDict):
     measured: str
 
 
+class Measurement(TypedDict):
+    """A measured value: `low` and `high` are the reference range, and `flag` says how the value lies to it."""
+
+    modality: str
+    name: str
+    value: float
+    unit: str | None
+    low: float | None
+    high: float | None
+    flag: Literal["low", "normal", "high"] | None
+
+
 class Evidence(NamedTuple):
     """What [`check_evidence`] returns."""
 
@@ -121,6 +133,21 @@ def check_evidence(text: str, measured: Measurements) -> Evidence:
     claims = read_claims(text)
     statements = [_judge(claim, measured) for claim in claims]
     return Evidence(statements, _list_unmentioned(claims, measured))
+
+
+def list_measurements(measured: Measurements) -> list[Measurement]:
+    """The intervals of the ECG, then the labs with the reference ranges of the patient's age and sex."""
+    found: list[Measurement] = []
+    for name, value in ecg_intervals(measured["ecg"] or {}).items():
+        unit = {"heart rate": "per minute", "QRS axis": "degrees"}.get(name, "ms")
+        value = float(round(value))
+        found.append(Measurement(modality="ecg", name=name, value=value, unit=unit, low=None, high=None, flag=None))
+    for name, value in (measured["lab"] or {}).items():
+        lab = LABS.get(name)
+        low, high = (None, None) if lab is None else reference_range(lab, measured["patient"])
+        about = {"unit": None if lab is None else lab.unit, "low": low, "high": high}
+        found.append(Measurement(modality="lab", name=name, value=value, **about, flag=flag_value(value, low, high)))
+    return found
 
 
 def _judge(claim: Claim, measured: Measurements) -> Statement:
@@ -267,4 +294,13 @@ def _distance(lab: LabDefinition, value: float, patient: Patient) -> float:
     return max(beyond - GRAY_SHARE, 0.0)
 
 
-__all__ = ["Evidence", "Measurements", "Statement", "Unmentioned", "check_evidence", "describe_lab"]
+__all__ = [
+    "Evidence",
+    "Measurement",
+    "Measurements",
+    "Statement",
+    "Unmentioned",
+    "check_evidence",
+    "describe_lab",
+    "list_measurements",
+]

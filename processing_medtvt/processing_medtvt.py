@@ -11,7 +11,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import load_image
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs
 
-from .evidence_medtvt import Evidence, Measurements, check_evidence
+from .evidence_medtvt import Evidence, Measurement, Measurements, check_evidence, list_measurements
 from .feature_extraction_medtvt_ecg import MedTVTEcgFeatureExtractor
 from .feature_extraction_medtvt_lab import MedTVTLabFeatureExtractor
 from .measure_ecg_medtvt import SAMPLING_RATE as ECG_MEASURING_RATE
@@ -153,6 +153,10 @@ class MedTVTProcessor(ProcessorMixin):
     def check_evidence(self, text: str, measured: Measurements) -> Evidence:
         """The statements of a reasoning with their verdicts, and abnormal measurements that it leaves out."""
         return check_evidence(text, measured)
+
+    def list_measurements(self, measured: Measurements) -> list[Measurement]:
+        """What was measured, a dict a value with its unit and reference range."""
+        return list_measurements(measured)
 
     @staticmethod
     def get_possibly_dynamic_module(module_name: str) -> Any:

@@ -138,7 +138,7 @@ def test_a_file_that_was_mended_is_answered_by_the_next_run(start, table, tmp_pa
 
 def test_the_command_writes_a_table_and_a_report_a_patient(checkpoint, table, tmp_path, capsys):
     words = ["diagnose", "--model", checkpoint, "--batch", table, "--out", tmp_path / "a.jsonl", "--max-new-tokens", 3]
-    words += ["--csv", tmp_path / "a.csv", "--html-dir", tmp_path / "pages"]
+    words += ["--csv", tmp_path / "a.csv", "--html-dir", tmp_path / "pages", "--fhir-dir", tmp_path / "fhir"]
     assert main([str(word) for word in words]) == 0
     assert "4 patients answered; 4 cannot be: " in capsys.readouterr().out
     with open(tmp_path / "a.csv", newline="") as file:
@@ -147,10 +147,25 @@ def test_the_command_writes_a_table_and_a_report_a_patient(checkpoint, table, tm
     assert {name for name, row in rows.items() if row["no answer because"]} == REJECTED
     pages = sorted(path.name for path in (tmp_path / "pages").iterdir())
     assert pages == ["..%2F..%2Fup.html", "all.html", "labs.html", "no%20film.html"]
+    reports = sorted(path.name for path in (tmp_path / "fhir").iterdir())
+    assert reports == [name.replace(".html", ".json") for name in pages]
     assert "71 years, female" in (tmp_path / "pages" / "all.html").read_text()
     (tmp_path / "pages" / "all.html").unlink()  # a page that is missing is made again
     assert main([str(word) for word in words]) == 0
     assert len(list((tmp_path / "pages").iterdir())) == 4
+
+
+def test_a_table_has_the_numbers_that_there_are(diagnose, table, tmp_path):
+    batch = Batch(diagnose, read_patient_table(table), tmp_path / "a.jsonl", {})
+    rows = [{"label": label, "named": False, "score": None, "probability": 0.25} for label in DISEASES]
+    rows[0] |= {"probability": None, "undecided": True}
+    batch.results["all"] = {"diseases": rows, "answer": "", "warnings": []}
+    batch.write_table(tmp_path / "a.csv")
+    with open(tmp_path / "a.csv", newline="") as file:
+        found = {row["id"]: row for row in csv.DictReader(file)}
+    assert found["all"][f"{DISEASES[0]} probability"] == "" and found["all"][f"{DISEASES[0]} undecided"] == "1"
+    assert found["all"][f"{DISEASES[1]} probability"] == "0.25" and found["labs"][f"{DISEASES[1]} probability"] == ""
+    assert f"{DISEASES[0]} score" not in found["all"]
 
 
 def test_names_of_reports_are_names_of_files(tmp_path):

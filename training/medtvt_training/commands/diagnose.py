@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modeling_medtvt import MedicalDiagnosisPipeline
 
-ONE_PATIENT = ("ecg", "cxr", "lab", "patient", "age", "sex", "report", "figure", "occlusion", "json")
-MANY_PATIENTS = ("out", "csv", "html_dir", "root")
+ONE_PATIENT = ("ecg", "cxr", "lab", "patient", "age", "sex", "report", "figure", "occlusion", "fhir", "json")
+MANY_PATIENTS = ("out", "csv", "html_dir", "fhir_dir", "root")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--report", metavar="FILE", help="write inputs, answer and warnings to one HTML page")
     one.add_argument("--figure", metavar="FILE", help="write the inputs as the model got them to a PNG")
     one.add_argument("--occlusion", metavar="DISEASE", help="with --report: what in the inputs moves this disease")
+    one.add_argument(
+        "--fhir", metavar="FILE", help="write the result as a FHIR R4 DiagnosticReport, marked preliminary"
+    )
     one.add_argument("--json", action="store_true", help="print the result as JSON")
     many = parser.add_argument_group("many patients")
     many.add_argument(
@@ -44,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     many.add_argument("--csv", metavar="FILE", help="write one line a patient, with a column for each disease")
     many.add_argument("--html-dir", metavar="FOLDER", help="write a report a patient to this folder")
+    many.add_argument("--fhir-dir", metavar="FOLDER", help="write a FHIR R4 DiagnosticReport a patient to this folder")
     many.add_argument("--batch-size", type=int, default=8, help="patients to answer at a time (default: 8)")
     parser.add_argument("--question", help="a question of your own; it may say where <ecg>, <cxr> and <lab> stand")
     parser.add_argument("--sampling-rate", type=float, metavar="HZ", help="of ECG files that do not state it")
@@ -124,7 +128,8 @@ def _run_one(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", set
 
     from processing_medtvt.report_medtvt import RESEARCH_USE, render_report
 
-    from ..files import write_bytes
+    from ..files import write_bytes, write_json
+    from ..inference.fhir import to_diagnostic_report
     from ..inference.result import format_result
 
     inputs = {"ecg": args.ecg, "cxr": args.cxr, "lab": args.lab}
@@ -145,6 +150,8 @@ def _run_one(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", set
     result = diagnose(**inputs, **stated, patient=patient, **settings)
     result["warnings"] += notes
     print(json.dumps({**result, "notice": RESEARCH_USE}, indent=2) if args.json else format_result(result))
+    if args.fhir:
+        write_json(to_diagnostic_report(result, _about(args, diagnose)["Model"]), args.fhir)
     if args.report:
         occlusion = None
         if args.occlusion:
@@ -188,7 +195,7 @@ def _run_batch(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", s
         for patient in read_patient_table(args.batch, args.root)
     ]
     header = {"model": hash_folder(args.model), "seed": args.seed, **settings, **stated}
-    batch = Batch(diagnose, patients, args.out, header, args.html_dir, _about(args, diagnose))
+    batch = Batch(diagnose, patients, args.out, header, args.html_dir, _about(args, diagnose), args.fhir_dir)
     counts = batch.run(args.batch_size, args.seed, **settings)
     if args.csv:
         batch.write_table(args.csv)

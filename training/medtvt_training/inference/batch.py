@@ -15,7 +15,8 @@ from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline
 from processing_medtvt.report_medtvt import RESEARCH_USE, render_report
 
 from ..data.rows import Reject
-from ..files import JsonlLog, fingerprint, keep_header, write_bytes, write_csv
+from ..files import JsonlLog, fingerprint, keep_header, write_bytes, write_csv, write_json
+from .fhir import to_diagnostic_report
 from .patient_table import PATHS, TablePatient
 
 
@@ -42,7 +43,8 @@ class Batch:
             the result of the pipeline. Beside it lie NAME.run.json, what the answers are of, and NAME.rejects.jsonl, `id`,
             `path` and `reason` of each patient whose inputs cannot be used.
         header (`dict`): What must be the same for a run to go on, such as the model's hash and the settings.
-        html_dir (`str` or `os.PathLike`, *optional*): Folder for a report a patient, named by the id.
+        html_dir, fhir_dir (`str` or `os.PathLike`, *optional*): Folders for a report a patient, named by the id: as a
+            page, and as [`to_diagnostic_report`] makes it.
         about (`dict[str, str]`, *optional*): What reports say of the model.
     """
 
@@ -54,10 +56,12 @@ class Batch:
         header: Mapping[str, Any],
         html_dir: str | os.PathLike | None = None,
         about: Mapping[str, str] | None = None,
+        fhir_dir: str | os.PathLike | None = None,
     ) -> None:
         self.diagnose, self.patients, self.out = diagnose, patients, Path(out)
         self.header = {"notice": RESEARCH_USE, **header}
         self.html_dir = None if html_dir is None else Path(html_dir)
+        self.fhir_dir = None if fhir_dir is None else Path(fhir_dir)
         self.about = about
         self.header_file = self.out.with_suffix(".run.json")
         self.rejects_file = self.out.with_suffix(".rejects.jsonl")
@@ -90,7 +94,7 @@ class Batch:
                         rejects.write(json.dumps(self.rejects[-1]) + "\n")
                         rejects.flush()
                     else:
-                        self._write_report(patient, result)
+                        self._write_reports(patient, result)
                         log.append([{"id": patient.id, "row": patient.fingerprint, **result}])
                         self.results[patient.id] = result
                     progress.update()
@@ -116,8 +120,7 @@ class Batch:
                 )
             result = {key: value for key, value in record.items() if key not in ("id", "row")}
             self.results[patient.id] = result
-            if self.html_dir is not None and not report_file(self.html_dir, patient.id).exists():
-                self._write_report(patient, result)
+            self._write_reports(patient, result)
 
     def _answer(
         self, patients: Sequence[TablePatient], batch_size: int, seed: int | None, settings: Mapping[str, Any]
@@ -139,24 +142,31 @@ class Batch:
                 result = {"error": result["error"].removeprefix(f"Item {position}: ")}
             yield patient, result
 
-    def _write_report(self, patient: TablePatient, result: dict[str, Any]) -> None:
-        if self.html_dir is None:
+    def _write_reports(self, patient: TablePatient, result: dict[str, Any]) -> None:
+        """Those that are asked for and not there yet."""
+        if self.fhir_dir is not None and not (file := report_file(self.fhir_dir, patient.id, ".json")).exists():
+            write_json(to_diagnostic_report(result, (self.about or {}).get("Model")), file)
+        if self.html_dir is None or (file := report_file(self.html_dir, patient.id)).exists():
             return
         inputs = {key: patient.inputs[key] for key in REPORT_KEYS if key in patient.inputs}
         page = render_report(
             result, self.diagnose.processor, **inputs, about={"Patient": patient.id, **(self.about or {})}
         )
-        write_bytes(page.encode(), report_file(self.html_dir, patient.id))
+        write_bytes(page.encode(), file)
 
     def write_table(self, path: str | os.PathLike) -> None:
         """
         One line a patient, in the table's order: `id`; the seven diseases, 1 where named, 0 where not, empty where there is
-        no answer; their scores where answers were drawn; `warnings`; and why there is no answer.
+        no answer; their probabilities where the model is calibrated, whether they are undecided where that was asked, their
+        scores where answers were drawn; `warnings`; and why there is no answer.
         """
-        scored = any(
-            disease["score"] is not None for result in self.results.values() for disease in result["diseases"]
-        )
-        scores = [f"{disease} score" for disease in DISEASES] if scored else []
+        found = [disease for result in self.results.values() for disease in result["diseases"]]
+        keys = [
+            key
+            for key in ("probability", "undecided", "score")
+            if any(disease.get(key) is not None for disease in found)
+        ]
+        numbers = [f"{disease} {key}" for key in keys for disease in DISEASES]
         reasons = {reject["id"]: reject["reason"] for reject in self.rejects}
         rows = []
         for patient in self.patients:
@@ -164,18 +174,19 @@ class Batch:
             by_label = {} if result is None else {disease["label"]: disease for disease in result["diseases"]}
             is_answered = result is not None and result["answer"] is not None
             named = [int(by_label[disease]["named"]) if is_answered else "" for disease in DISEASES]
-            shares = [by_label[disease]["score"] if by_label else "" for disease in DISEASES] if scored else []
+            cells = [by_label[disease].get(key) if by_label else None for key in keys for disease in DISEASES]
+            cells = ["" if cell is None else int(cell) if isinstance(cell, bool) else cell for cell in cells]
             warnings = "" if result is None else "; ".join(result["warnings"])
-            rows.append([patient.id, *named, *shares, warnings, reasons.get(patient.id, "")])
-        write_csv(["id", *DISEASES, *scores, "warnings", "no answer because"], rows, path)
+            rows.append([patient.id, *named, *cells, warnings, reasons.get(patient.id, "")])
+        write_csv(["id", *DISEASES, *numbers, "warnings", "no answer because"], rows, path)
 
 
-def report_file(folder: Path, patient_id: str) -> Path:
+def report_file(folder: Path, patient_id: str, suffix: str = ".html") -> Path:
     """Where a patient's report is: named by the id, with %XX for whatever is no letter, digit or one of "_.-~"."""
     name = quote(patient_id, safe="")
     if len(name) > 150:
         name = f"{name[:100]}-{fingerprint([patient_id])[:16]}"  # file systems take 255 bytes
-    return folder / f"{name}.html"
+    return folder / f"{name}{suffix}"
 
 
 def _make_reject(patient: TablePatient, reason: str) -> Reject:
