@@ -111,7 +111,7 @@ class Measurement(TypedDict):
     unit: str | None
     low: float | None
     high: float | None
-    flag: Literal["low", "normal", "high"] | None
+    flag: str | None
 
 
 class Evidence(NamedTuple):
@@ -145,8 +145,8 @@ def list_measurements(measured: Measurements) -> list[Measurement]:
     for name, value in (measured["lab"] or {}).items():
         lab = LABS.get(name)
         low, high = (None, None) if lab is None else reference_range(lab, measured["patient"])
-        about = {"unit": None if lab is None else lab.unit, "low": low, "high": high}
-        found.append(Measurement(modality="lab", name=name, value=value, **about, flag=flag_value(value, low, high)))
+        lab_unit, flag = None if lab is None else lab.unit, flag_value(value, low, high)
+        found.append(Measurement(modality="lab", name=name, value=value, unit=lab_unit, low=low, high=high, flag=flag))
     return found
 
 

@@ -22,9 +22,7 @@ MEASURED = Measurements(
     has_cxr=True,
     patient=Patient(age=60, sex="F"),
 )
-REASONING = (
-    "ECG: rate 72 per minute. Labs: no raised creatinine. X-ray: \x00<b>odd\u2028words</b>, heart not enlarged."
-)
+REASONING = "ECG: rate 72 per minute.\nLabs: sodium was 150.\nX-ray: \x00<b>odd\u2028words</b>, heart not enlarged."
 
 
 def make_result(probability=0.83, undecided=True, reasoning=REASONING):
@@ -65,10 +63,11 @@ def test_a_report_is_valid_preliminary_and_of_nobody(probability):
 def test_statements_have_their_verdicts():
     observations = by_text(to_diagnostic_report(make_result()))
     verdicts = {name: o["valueCodeableConcept"]["text"] for name, o in observations.items() if "Statement" in name}
-    assert verdicts["Statement of the model on the laboratory: no raised creatinine"] == "contradicted"
-    assert verdicts["Statement of the model on the ECG: rate 72 per minute"] == "supported"
-    assert verdicts["Statement of the model on the chest X-ray: no heart not enlarged".replace("no ", "", 1)]
-    assert any("<b>odd" in name for name in verdicts)  # as text
+    told = {name.removeprefix("Statement of the model on the "): verdict for name, verdict in verdicts.items()}
+    assert any(name.startswith("laboratory: ") and told[name] == "contradicted" for name in told)
+    assert any(name.startswith("ECG: ") and told[name] == "supported" for name in told)
+    assert told["chest X-ray: heart not enlarged"] == "not checkable"
+    assert any("<b>odd" in name for name in told)  # as text
 
 
 def test_measurements_are_read_back_with_their_units():
