@@ -26,12 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt baseline`."""
     from ..evaluation.baseline import list_peers, run_baseline
+    from ..evaluation.report import render_headlines
 
     if args.list:
         print(list_peers())
         return
     check_required(args, "model", "data", "out", *(["feature_cache"] if args.encoders else []))
-    run_baseline(
+    results = run_baseline(
         args.model,
         records_of(args),
         args.out,
@@ -43,3 +44,4 @@ def run(args: argparse.Namespace) -> None:
         feature_cache=args.feature_cache,
         device=args.device,
     )
+    print(render_headlines({"": results}))

@@ -42,13 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt evaluate`."""
     from ..evaluation.paper_tables import render_table
+    from ..evaluation.report import render_headlines
     from ..evaluation.run import evaluate_model
 
     if args.table:
         print(render_table(args.table, parse_named_files(args.metrics)))
         return
     check_required(args, "model", "data", "out")
-    evaluate_model(
+    results = evaluate_model(
         args.model,
         records_of(args),
         args.out,
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
         swapped=args.swap,
         device=args.device,
     )
+    print(render_headlines(results))
 
 
 def parse_named_files(named: Sequence[str] | None) -> dict[str, str]:

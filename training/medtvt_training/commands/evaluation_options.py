@@ -48,7 +48,7 @@ def records_of(args: argparse.Namespace) -> "Records":
 def scoring_of(args: argparse.Namespace) -> "Scoring":
     """The settings of the metrics that the options give."""
     from ..evaluation.run import Scoring
-    from ..evaluation.score import TextResources
+    from ..evaluation.text_scores import TextResources
 
     resources = TextResources(args.wordnet, args.bert_score_encoder, args.bert_score_layer)
     return Scoring(resources, args.resamples, args.seed)

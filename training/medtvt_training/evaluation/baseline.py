@@ -115,7 +115,7 @@ def run_baseline(
     about = {"baseline": name, "model": model, "level": records.level, "split": records.split, "variant": ""}
     set_seed(scoring.seed)
     answers = predict(rows, answerer, Path(out), {**about, "settings": settings}, batch_size)
-    return score_run(answers, out, scoring)
+    return score_run(answers, out, scoring, scoring.scorer(out, device))
 
 
 def _encoder_measure(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of an evaluation."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def plot_bars(groups: Sequence[str], series: Mapping[str, tuple], title: str) ->
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, fontsize=10, loc="left")
+    # about 13 characters of this size an inch
+    axes.set_title(textwrap.fill(title, int(13 * figure.get_figwidth())), fontsize=10, loc="left")
     figure.legend(loc="outside lower center", ncols=min(len(series), 5), frameon=False, fontsize=9)
     return figure
 

@@ -28,11 +28,12 @@ from ..data.rows import Modality, QARow
 from ..files import fingerprint, hash_folder, write_json, write_text
 from ..inference.load import load_pipeline
 from .answerer import MedTVTAnswerer
+from .bootstrap import RESAMPLES
 from .figures import plot_variants
-from .metrics import RESAMPLES
 from .predictions import PredictionWriter, describe_row, read_predictions
 from .report import render_comparison
-from .score import TextResources, compare_records, score_records, write_results
+from .score import compare_records, score_records, write_results
+from .text_scores import SCORES_FILE, TextResources, TextScorer
 from .variants import make_variants
 
 
@@ -97,6 +98,10 @@ class Scoring:
     def __post_init__(self) -> None:
         if self.resamples < 0:
             raise ValueError(f"`resamples` must not be negative, got {self.resamples}.")
+
+    def scorer(self, folder: str | os.PathLike, device: str | None = None) -> TextScorer:
+        """Scores the texts of a run, and keeps the scores in its folder."""
+        return TextScorer(self.resources, Path(folder, SCORES_FILE), choose_device(device))
 
 
 class Answerer(Protocol):
@@ -171,16 +176,17 @@ def evaluate_model(
         "split": records.split,
         "settings": {**settings, "seed": scoring.seed},
     }
+    scorer = scoring.scorer(out, device)
     results: dict[str, dict] = {}
     plain: dict[str, dict] = {}
     for name, variant_rows in make_variants(rows, withheld, swapped, scoring.seed).items():
         folder = Path(out, name)
         answers = predict(variant_rows, answerer, folder, {**about, "variant": name}, batch_size)
-        results[name] = score_run(answers, folder, scoring)
+        results[name] = score_run(answers, folder, scoring, scorer)
         if not name:
             plain = {record["id"]: record for record in answers}
         else:
-            _compare_with_plain(name, answers, plain, folder, scoring)
+            _compare_with_plain(name, answers, plain, folder, scoring, scorer)
     if len(results) > 1:
         plot_variants(results, Path(out))
     return results
@@ -198,21 +204,21 @@ def open_model(folder: str | os.PathLike, device: str | None = None) -> tuple[Me
     return model.to(choose_device(device)), cast(MedTVTProcessor, diagnose.processor)
 
 
-def score_run(answers: Sequence[Mapping], folder: str | os.PathLike, scoring: Scoring) -> dict:
+def score_run(answers: Sequence[Mapping], folder: str | os.PathLike, scoring: Scoring, scorer: TextScorer) -> dict:
     """Measures the answers of a run, with what they cost; writes metrics.json, report.md and figures."""
-    results = score_records(answers, scoring.resources, scoring.resamples, scoring.seed)
+    results = score_records(answers, scorer, scoring.resamples, scoring.seed)
     results["about"]["run"] = describe_cost(answers)
     write_results(results, folder)
     return results
 
 
 def _compare_with_plain(
-    name: str, answers: list[dict], plain: Mapping[str, dict], folder: Path, scoring: Scoring
+    name: str, answers: list[dict], plain: Mapping[str, dict], folder: Path, scoring: Scoring, scorer: TextScorer
 ) -> None:
     """Writes the paired differences between a variant and the unchanged records."""
     answers = [record for record in answers if record["id"] in plain]
     same = [plain[record["id"]] for record in answers]
-    comparison = compare_records(answers, same, scoring.resources, scoring.resamples, scoring.seed)
+    comparison = compare_records(answers, same, scorer, scoring.resamples, scoring.seed)
     write_json(comparison, folder / "comparison.json")
     text = render_comparison(comparison, name, "all modalities, each the patient's own")
     write_text(text, folder / "comparison.md")

@@ -36,18 +36,6 @@ COLUMN_NOTES = {
     "diseases": "those of the seven that the patient has",
     "findings": "what the data show, where it is known",
 }
-HEADLINES = (
-    ("strict", "f1_samples", "F1 of the label set, mean over the records"),
-    ("strict", "f1_macro", "F1, mean over the diseases"),
-    ("strict", "f1_micro", "F1, pooled"),
-    ("strict", "jaccard_samples", "Jaccard index of the label sets"),
-    ("strict", "exact_match", "Exact match of the label sets"),
-    ("strict", "parse_rate", "Answers that parse"),
-    ("strict", "auroc_macro", "AUROC, mean over the diseases"),
-    ("paper", "f1", "F1 as the paper computes it"),
-    ("paper", "auc", "AUC as the paper computes it (0/1 predictions)"),
-    ("evidence", "cited_true", "Share of the cited findings that the patient has"),
-)
 # What a modality that is withheld or another patient's changes
 VARIANT_METRICS = {"strict/f1_samples": "F1", "evidence/cited_true": "cited findings true"}
 
@@ -249,6 +237,8 @@ def _read_metrics(path: str | os.PathLike, folder: Path, config: Mapping) -> dic
 
 def _eval_results(results: Mapping, provenance: Provenance) -> list[EvalResult]:
     entries = provenance.training_data or [{"name": "MedTVT-QA"}]
+    from ..evaluation.report import HEADLINES
+
     found = []
     for mode, name, title in HEADLINES:
         value = results.get(mode, {}).get(name)
@@ -270,21 +260,16 @@ def _eval_results(results: Mapping, provenance: Provenance) -> list[EvalResult]:
 def _describe_evaluation(results: Mapping | None, metrics: Any, peers: Mapping[str, str]) -> str:
     if results is None:
         return "None was given to this card."
-    from ..evaluation.report import format_value
+    from ..evaluation.report import format_value, headline_rows, undefined_note
     from ..files import markdown_table
 
     about, intervals = results["about"], results["intervals"]
-    rows = [
-        [title, format_value(results[mode].get(name), (intervals.get(mode) or {}).get(name))]
-        for mode, name, title in HEADLINES
-        if name in results.get(mode, {})
-    ]
     where = results.get("run", {})
     split = f", {where['level']} level, split {where['split']}" if where.get("split") else ""
     parts = [
         f"{about['records']} records of {about['patients']} patients{split}. In brackets: 95 % intervals over "
         f"{about['bootstrap']['resamples']} resamples of patients. Unparsed answers count as empty ones.",
-        markdown_table(["metric", "value"], rows),
+        markdown_table(["metric", "value"], headline_rows(results)),
     ]
     diseases = results["strict"].get("per_disease") or {}
     if diseases:
@@ -298,7 +283,7 @@ def _describe_evaluation(results: Mapping | None, metrics: Any, peers: Mapping[s
     parts += _describe_variants(Path(metrics).parent)
     if peers:
         parts.append(_describe_peers(results, metrics, peers))
-    parts += [f"`{name}` is undefined: {why}." for name, why in results["undefined"].items() if name.count("/") == 1]
+    parts += undefined_note(results["undefined"])
     return "\n\n".join(parts)
 
 
