@@ -83,11 +83,15 @@ _DIRECTION = "|".join(f"({_MILD}{word})" for word in (_FAR, _HIGH, _LOW, _NORMAL
 _LAB_BEFORE = re.compile(rf"{_BEFORE}(?:(?i:{_DIRECTION})):? (?:serum |blood |plasma |total )?({_LAB}){_AFTER}")
 _LAB_AFTER = re.compile(rf"{_BEFORE}({_LAB}){_LINK}(not )?(?:(?i:{_DIRECTION})){_AFTER}")
 _COMPARED = re.compile(
-    rf"{_BEFORE}({_LAB}){_LINK}(?i:(?:(above|over|greater than|more than|exceeding|>=?|≥)|(below|under|less than|<=?|≤)) *"
+    rf"{_BEFORE}({_LAB}){_LINK}(?i:(?:(>=|≥|at least|no less than)|(<=|≤|at most|no more than)"
+    r"|(above|over|greater than|more than|exceeding|>)|(below|under|less than|<)) *"
     rf"{_NUMBER}(%| ?[a-zA-Zµ%][\w/^%]*(?= |\)|,|;|\.|$))?)"
 )
-_OR_MORE = re.compile(rf"{_BEFORE}({_LAB}){_LINK}{_NUMBER} or (more|less)")
-_BETWEEN = re.compile(rf"{_BEFORE}({_LAB}){_LINK}{_NUMBER} *(?:to|-|–) *{_NUMBER}(?![\w.]*\d)")
+_COMPARISONS: tuple[Relation, ...] = ("at least", "at most", "above", "below")
+_OR_MORE = re.compile(rf"{_BEFORE}({_LAB}){_LINK}{_NUMBER} or (?:(more|higher|above|greater)|less|lower|below)")
+_BETWEEN = re.compile(
+    rf"{_BEFORE}({_LAB}){_LINK}(?:{_NUMBER} *(?:to|-|–) *{_NUMBER}|between {_NUMBER} and {_NUMBER})(?![\w.]*\d)"
+)
 _UNIT = r"(%|(?:mg|g|mmol|µmol|umol|mEq|IU|U|K|m|ng|pg|fL|sec|s|mm ?Hg|kPa|units?)(?:/[a-zA-Z]+|\b))"
 _VALUE = re.compile(rf"{_BEFORE}({_LAB}){_LINK}\(?{_NUMBER}(?: ?{_UNIT})?")
 # "raised creatinine (3.1 mg/dL)", "sodium 128 mEq/L, low", "normal creatinine, potassium and sodium"
@@ -170,6 +174,12 @@ def read_claims(text: str) -> list[Claim]:
     return claims
 
 
+def stated_findings(text: str) -> set[str]:
+    """Names of the findings that a text states, without those that it denies and without bare values."""
+    claims = read_claims(text)
+    return {claim.finding for claim in claims if claim.finding and not claim.negated and claim.relation != "value"}
+
+
 def _read_sentence(sentence: str, modality: str | None) -> list[Claim]:
     conclusions = list(_CONCLUSION.finditer(sentence))
     readable = _CONCLUSION.sub(lambda match: " " * len(match[0]), sentence)
@@ -247,9 +257,9 @@ def _find_labs(sentence: str) -> Iterator[_Mention]:
         tuple[re.Pattern[str], Callable[[re.Match[str]], tuple[Relation, tuple[float, ...], str | None]]], ...
     ]
     numbers = (
-        (_COMPARED, lambda m: ("above" if m[2] else "below", (float(m[4]),), m[5])),
-        (_OR_MORE, lambda m: ("at least" if m[3] == "more" else "at most", (float(m[2]),), None)),
-        (_BETWEEN, lambda m: ("between", (float(m[2]), float(m[3])), None)),
+        (_COMPARED, lambda m: (_COMPARISONS[_group_index(m, 2)], (float(m[6]),), m[7])),
+        (_OR_MORE, lambda m: ("at least" if m[3] else "at most", (float(m[2]),), None)),
+        (_BETWEEN, lambda m: ("between", (float(m[2] or m[4]), float(m[3] or m[5])), None)),
         (_VALUE, lambda m: ("value", (float(m[2]),), m[3])),
     )
     for pattern, read in numbers:
@@ -294,7 +304,7 @@ def _lab_mention(
     limits: tuple[float, ...] = (),
     unit: str | None = None,
 ) -> _Mention:
-    names, numbers = " or ".join(labs), " to ".join(f"{limit:g}" for limit in limits)
+    names, numbers = " or ".join(labs), " and ".join(f"{limit:g}" for limit in limits)
     if relation == "value":
         finding = f"lab: {names} {numbers}"
     else:
@@ -308,4 +318,4 @@ def _labs_of(name: str) -> tuple[str, ...]:
 
 
 def _group_index(match: re.Match[str], first: int) -> int:
-    return next(i for i in range(len(_RELATIONS)) if match[first + i] is not None)
+    return next(i for i in range(4) if match[first + i] is not None)

@@ -4,6 +4,7 @@ import time
 import pytest
 
 from processing_medtvt.claims_medtvt import read_claims
+from processing_medtvt.findings_medtvt import PHRASES, WORDINGS
 
 
 def _said(text):
@@ -44,7 +45,7 @@ def _said(text):
         ("No hyperkalemia.", ["not lab: high Potassium"]),
         ("K 5.9, Na 128.", ["lab: Potassium 5.9", "lab: Sodium 128"]),
         ("INR of 1.8 or more.", ["lab: INR(PT) at least 1.8"]),
-        ("glucose of 140 to 200", ["lab: Glucose between 140 to 200"]),
+        ("glucose of 140 to 200", ["lab: Glucose between 140 and 200"]),
         ("Markedly elevated lactate.", ["lab: far high Lactate"]),
         ("QTc of 512 ms and a heart rate of 112.", ["ecg: qtc_ms", "ecg: heart_rate"]),
         ("ECG: nothing abnormal.", ["ecg: normal ECG"]),
@@ -90,3 +91,18 @@ def test_long_texts_are_read_in_linear_time(piece):
     seconds(1_000)
     # four times as long takes about four times as long, not sixteen
     assert seconds(40_000) < 10 * seconds(10_000) + 0.05
+
+
+@pytest.mark.parametrize("finding", PHRASES)
+def test_each_phrase_is_read_as_its_finding_and_as_nothing_else(finding):
+    title = {"ecg": "ECG", "cxr": "CXR", "lab": "Labs"}[finding[:3]]
+    assert len(set(PHRASES[finding])) == 3
+    for phrase in PHRASES[finding]:
+        for text in (phrase, f"{title}: {phrase}.", f"The test shows {phrase}, pointing to Sepsis; and {phrase}."):
+            assert set(_said(text)) == {finding}
+
+
+def test_every_finding_has_phrases_and_no_two_share_one():
+    assert PHRASES.keys() >= WORDINGS.keys()
+    phrases = [phrase.lower() for wordings in PHRASES.values() for phrase in wordings]
+    assert len(set(phrases)) == len(phrases)

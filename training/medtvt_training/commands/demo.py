@@ -47,11 +47,11 @@ def run(args: argparse.Namespace) -> None:
 
 def judge(result: Mapping[str, Any], patient: Mapping[str, Any]) -> str:
     """How much of the answer is true of the example patient, in one sentence."""
-    from ..synthetic.findings import cited_findings
+    from processing_medtvt.claims_medtvt import stated_findings
 
     named = {disease["label"] for disease in result["diseases"] if disease["named"]}
     truth = set(patient["diseases"])
-    cited, shown = cited_findings(result["reasoning"] or ""), set(patient["findings"])
+    cited, shown = stated_findings(result["reasoning"] or ""), set(patient["findings"])
     return (
         f"So {len(named & truth)} of {len(truth)} diseases are found, {len(named - truth)} named falsely; "
         f"{len(cited & shown)} of {len(cited)} cited findings are there, {len(shown - cited)} are left out."

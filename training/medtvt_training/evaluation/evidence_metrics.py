@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from modeling_medtvt.answers_medtvt import ParsedAnswer
+from processing_medtvt.claims_medtvt import stated_findings
 
 from ..data.conversation import MODALITIES
 from .bootstrap import Metric, ratio_metric
@@ -20,13 +21,11 @@ def evidence_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer]
     known = np.array([bool(record.get("findings")) for record in records])
     if not known.any():
         return {}
-    from ..synthetic.findings import cited_findings
-
     texts = [
         record["completion"] if answer.reasoning is None else answer.reasoning
         for record, answer in zip(records, answers)
     ]
-    cited = [cited_findings(text) if is_known else set() for text, is_known in zip(texts, known)]
+    cited = [stated_findings(text) if is_known else set() for text, is_known in zip(texts, known)]
     own = [set(record.get("findings") or ()) for record in records]
     donor = [set(record.get("donor_findings") or ()) for record in records]
 

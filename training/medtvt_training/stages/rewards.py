@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modeling_medtvt import DISEASES, parse_answer
+from processing_medtvt.claims_medtvt import stated_findings
 
 from ..data.conversation import message_text
 
@@ -104,13 +105,11 @@ def evidence_reward(
     Raises:
         ValueError: if a row's findings are not known.
     """
-    from ..synthetic.findings import cited_findings  # its names and wordings are the cohort's
-
     rewards = []
     for completion, true in zip(completions, findings, strict=True):
         if true is None:
             raise ValueError("`evidence` needs rows with `findings`; a row has none. Leave this reward out.")
-        cited = cited_findings(parse_answer(completion_text(completion)).reasoning or "")
+        cited = stated_findings(parse_answer(completion_text(completion)).reasoning or "")
         rewards.append(len(cited & set(true)) / len(cited) if cited else 0.0)
     return rewards
 

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from processing_medtvt.findings_medtvt import PHRASES
+
 from ..data.conversation import MODALITIES, list_modalities, text_part
 from ..data.rows import Modality, Part, QARow
 from ..data.wording import POINTERS
@@ -106,7 +108,7 @@ def _question(before: str, modalities: Sequence[Modality], after: str) -> list[P
 def _group_sentence(modality: str, group: str, findings: list[str], choose: Callable[[Sequence[str]], str]) -> str:
     """One part of a reading: `Rhythm: sinus tachycardia, premature atrial beats.`"""
     shown = [name for name in findings if name.startswith(modality) and FINDINGS[name].group == group]
-    text = ", ".join(choose(FINDINGS[name].phrases) for name in shown) or choose(NOTHING)
+    text = ", ".join(choose(PHRASES[name]) for name in shown) or choose(NOTHING)
     return f"{group[0].upper()}{group[1:]}: {text}."
 
 
@@ -121,7 +123,7 @@ def _chain_of_evidence(causes: Causes, findings: list[str], choose: Callable[[Se
                 diseases = _supports(name, causes, findings)
                 supported.update(diseases)
                 pointer = f", {choose(POINTERS)} {_listed(diseases)}" if diseases else ""
-                clauses.append(choose(FINDINGS[name].phrases) + pointer)
+                clauses.append(choose(PHRASES[name]) + pointer)
         text = "; ".join(clauses) or choose(NOTHING)
         parts.append(text_part(f"{TITLES[modality]}: {text}.\n", [modality]))
     rest = [code for code in causes.diseases if code not in supported]

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Findings: what a reader may say about an ECG, a film or a panel of the synthetic cohort, when it is true, and in which
-words. The words are unambiguous, so that a text can be checked against the patient: see `cited_findings`. Names and
-phrases keep their British spelling: released weights and datasets hold them.
+Findings of the synthetic cohort: when each is true, the part of a reading that it belongs to, and what it is evidence for.
+Names and words are those of `processing_medtvt.findings_medtvt`.
 """
 
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
+
+from processing_medtvt.evidence_medtvt import FAR_FACTOR
+from processing_medtvt.lab_definitions_medtvt import reference_range
+from processing_medtvt.patient_medtvt import Patient
 
 from .signs import EcgSigns, FilmSigns
 
@@ -16,13 +18,23 @@ class Finding(NamedTuple):
     """
     Args:
         group (`str`): part of the reading that it belongs to.
-        phrases (`tuple[str]`): wordings; no phrase of one finding occurs within another's.
-        supports (`tuple[str]`): codes of the diseases that it is evidence for, where the patient has them.
+        supports (`tuple[str]`): codes of the diseases that it is evidence for, where the patient has them. Treatments and
+            devices are evidence for none.
     """
 
     group: str
-    phrases: tuple[str, ...]
     supports: tuple[str, ...] = ()
+
+
+class LabRule(NamedTuple):
+    """
+    Args:
+        labs (`tuple[str]`): of which one suffices.
+        holds (`Callable`): whether it is so, of a value and the reference range of the patient.
+    """
+
+    labs: tuple[str, ...]
+    holds: Callable[[float, float, float], bool]
 
 
 ZONES = {
@@ -36,151 +48,147 @@ ZONES = {
 GROUPS = {
     "ecg": ("rhythm", "conduction and axis", "voltages", "ST-T"),
     "cxr": ("heart and vessels", "lungs", "pleura", "devices"),
-    "lab": ("kidney and minerals", "glucose", "acid-base and perfusion", "blood cells", "liver and clotting"),
+    "lab": ("kidney and minerals", "blood sugar", "acid-base and perfusion", "blood cells", "liver and clotting"),
 }
-# Names begin with the modality that shows them.
+TRANSAMINASES = ("Alanine Aminotransferase (ALT)", "Aspartate Aminotransferase (AST)")
 FINDINGS = {
-    "ecg: sinus rhythm": Finding("rhythm", ("sinus rhythm at a normal rate", "regular sinus beats, normal rate")),
-    "ecg: sinus tachycardia": Finding("rhythm", ("sinus tachycardia", "fast sinus rate above 100")),
-    "ecg: sinus bradycardia": Finding("rhythm", ("sinus bradycardia", "slow sinus rate below 60")),
-    "ecg: fibrillation": Finding(
-        "rhythm", ("irregularly irregular beats without P waves", "no P waves, RR intervals wholly irregular"), ("AF",)
-    ),
-    "ecg: flutter": Finding("rhythm", ("sawtooth flutter waves, 2:1", "flutter waves at 300, conducted 2:1"), ("AF",)),
-    "ecg: rapid response": Finding("rhythm", ("rapid ventricular response", "ventricles above 100")),
-    "ecg: paced": Finding("rhythm", ("ventricular pacing", "paced rhythm")),
-    "ecg: premature atrial beats": Finding("rhythm", ("premature atrial beats", "early atrial beats"), ("AF",)),
-    "ecg: premature ventricular beats": Finding("rhythm", ("premature ventricular beats", "wide early beats")),
-    "ecg: left atrial enlargement": Finding(
-        "conduction and axis", ("broad P waves of the left atrium", "P terminal force in V1")
-    ),
-    "ecg: prolonged PR": Finding("conduction and axis", ("PR above 200 ms", "first degree AV delay")),
-    "ecg: left bundle branch block": Finding("conduction and axis", ("left bundle branch block", "LBBB")),
-    "ecg: right bundle branch block": Finding("conduction and axis", ("right bundle branch block", "RBBB")),
-    "ecg: left axis": Finding("conduction and axis", ("left axis deviation", "axis turned left")),
-    "ecg: right axis": Finding("conduction and axis", ("right axis deviation", "axis turned right")),
-    "ecg: prolonged QTc": Finding("conduction and axis", ("prolonged QTc", "QTc above 480 ms")),
-    "ecg: LVH voltage": Finding("voltages", ("LVH voltage", "voltages of a thick left ventricle"), ("HTN",)),
-    "ecg: strain": Finding("voltages", ("strain pattern", "lateral repolarisation strain"), ("HTN",)),
-    "ecg: low voltage": Finding("voltages", ("low QRS voltage", "small QRS complexes")),
-    "ecg: poor R progression": Finding("voltages", ("poor R wave progression", "R waves slow to grow up to V3")),
-    "ecg: inferior Q waves": Finding("ST-T", ("Q waves in II, III, aVF", "old inferior infarct"), ("CAD",)),
-    "ecg: anterior Q waves": Finding("ST-T", ("Q waves in V3-V4", "old anterior infarct"), ("CAD",)),
-    "ecg: anteroseptal Q waves": Finding("ST-T", ("Q waves in V1-V4", "old anteroseptal infarct"), ("CAD",)),
-    "ecg: septal Q waves": Finding("ST-T", ("Q waves in V1-V2", "old septal infarct"), ("CAD",)),
-    "ecg: ST elevation": Finding("ST-T", ("ST elevation with reciprocal depression", "acute ST elevation"), ("CAD",)),
-    "ecg: ST depression": Finding("ST-T", ("horizontal ST depression", "ischaemic ST depression"), ("CAD",)),
-    "ecg: lateral T inversion": Finding("ST-T", ("lateral T inversion", "inverted T in V5-V6"), ("CAD",)),
-    "ecg: nonspecific ST-T": Finding("ST-T", ("nonspecific ST-T changes", "slight ST-T changes, nonspecific")),
-    "ecg: tented T": Finding("ST-T", ("tented T waves", "tall narrow T waves"), ("ARF",)),
-    "ecg: U waves": Finding("ST-T", ("flat T with U waves", "prominent U waves")),
-    "cxr: normal heart size": Finding("heart and vessels", ("heart not enlarged", "normal heart size")),
-    "cxr: enlarged heart": Finding(
-        "heart and vessels", ("enlarged heart", "cardiothoracic ratio above the limit"), ("HTN", "CAD", "AF")
-    ),
-    "cxr: wide aorta": Finding("heart and vessels", ("wide calcified aorta", "unfolded aorta"), ("HTN",)),
-    "cxr: oedema": Finding("lungs", ("pulmonary oedema", "Kerley lines and upper vessel distension"), ("ARF",)),
-    "cxr: clear lungs": Finding("lungs", ("clear lungs", "no opacity in the lungs")),
-    **{
-        f"cxr: {zone} opacity": Finding("lungs", (f"{zone} opacity", f"shadowing of the {zone}"), ("PNA",))
-        for zone in ZONES.values()
-    },
-    "cxr: interstitial opacity": Finding(
-        "lungs", ("interstitial opacities on both sides", "reticular shadowing of both lungs"), ("PNA",)
-    ),
-    "cxr: atelectasis": Finding("lungs", ("basal atelectasis", "linear bands at the base")),
-    "cxr: hyperinflation": Finding("lungs", ("hyperinflated lungs", "low flat diaphragms")),
-    "cxr: right effusion": Finding("pleura", ("right pleural effusion", "blunt right costophrenic angle"), ("PNA",)),
-    "cxr: left effusion": Finding("pleura", ("left pleural effusion", "blunt left costophrenic angle"), ("PNA",)),
-    "cxr: bilateral effusions": Finding("pleura", ("bilateral pleural effusions", "both costophrenic angles blunt")),
-    "cxr: tube": Finding("devices", ("endotracheal tube", "tube in the trachea")),
-    "cxr: line": Finding("devices", ("central venous line", "venous catheter in the superior vena cava")),
-    "cxr: pacemaker": Finding("devices", ("pacemaker below the clavicle", "implanted pacemaker"), ("AF",)),
-    "cxr: sternotomy wires": Finding("devices", ("sternotomy wires", "wires of a prior bypass operation"), ("CAD",)),
-    "lab: high creatinine": Finding("kidney and minerals", ("raised creatinine", "creatinine above range"), ("ARF",)),
-    "lab: very high creatinine": Finding(
-        "kidney and minerals", ("greatly increased creatinine", "creatinine far beyond range"), ("ARF",)
-    ),
-    "lab: normal creatinine": Finding("kidney and minerals", ("normal creatinine", "creatinine within range")),
-    "lab: high urea": Finding("kidney and minerals", ("raised urea nitrogen", "urea nitrogen above range"), ("ARF",)),
-    "lab: high potassium": Finding("kidney and minerals", ("hyperkalaemia", "raised potassium"), ("ARF",)),
-    "lab: low potassium": Finding("kidney and minerals", ("hypokalaemia", "low potassium")),
-    "lab: low sodium": Finding("kidney and minerals", ("hyponatraemia", "low sodium")),
-    "lab: high phosphate": Finding("kidney and minerals", ("raised phosphate", "phosphate above range"), ("ARF",)),
-    "lab: low calcium": Finding("kidney and minerals", ("low calcium", "hypocalcaemia")),
-    "lab: high glucose": Finding("glucose", ("glucose above 200", "frank hyperglycaemia"), ("DM",)),
-    "lab: raised glucose": Finding("glucose", ("glucose of 140 to 200", "moderate hyperglycaemia"), ("DM",)),
-    "lab: normal glucose": Finding("glucose", ("glucose below 140", "no hyperglycaemia")),
-    "lab: low bicarbonate": Finding(
-        "acid-base and perfusion", ("low bicarbonate", "bicarbonate below 20"), ("SEP", "ARF")
-    ),
-    "lab: wide gap": Finding("acid-base and perfusion", ("wide anion gap", "anion gap above 20"), ("ARF",)),
-    "lab: high lactate": Finding("acid-base and perfusion", ("raised lactate", "lactate above 2"), ("SEP",)),
-    "lab: low pH": Finding("acid-base and perfusion", ("acidaemia", "pH below 7.30")),
-    "lab: low pO2": Finding("acid-base and perfusion", ("low pO2", "pO2 below 60"), ("PNA",)),
-    "lab: leucocytosis": Finding("blood cells", ("leucocytosis", "white cells above 12"), ("SEP", "PNA")),
-    "lab: normal white cells": Finding("blood cells", ("white cells in range", "normal white count")),
-    "lab: low white cells": Finding("blood cells", ("leucopenia", "white cells below 4")),
-    "lab: neutrophilia": Finding("blood cells", ("neutrophils above 85%", "marked neutrophil shift"), ("SEP", "PNA")),
-    "lab: low platelets": Finding("blood cells", ("low platelets", "thrombocytopenia"), ("SEP",)),
-    "lab: anaemia": Finding("blood cells", ("anaemia", "haemoglobin below 10")),
-    "lab: low albumin": Finding("liver and clotting", ("low albumin", "albumin below 3"), ("SEP",)),
-    "lab: high INR": Finding("liver and clotting", ("INR of 1.8 or more", "INR as under anticoagulation"), ("AF",)),
-    "lab: high bilirubin": Finding("liver and clotting", ("raised bilirubin", "bilirubin above 2"), ("SEP",)),
-    "lab: high transaminases": Finding("liver and clotting", ("raised transaminases", "ALT or AST above 100")),
-    "lab: high CK": Finding("liver and clotting", ("raised creatine kinase", "creatine kinase above 400"), ("CAD",)),
+    "ecg: sinus rhythm": Finding("rhythm"),
+    "ecg: sinus tachycardia": Finding("rhythm"),
+    "ecg: sinus bradycardia": Finding("rhythm"),
+    "ecg: fibrillation": Finding("rhythm", ("AF",)),
+    "ecg: flutter": Finding("rhythm", ("AF",)),
+    "ecg: rapid response": Finding("rhythm"),
+    "ecg: paced": Finding("rhythm"),
+    "ecg: premature atrial beats": Finding("rhythm", ("AF",)),
+    "ecg: premature ventricular beats": Finding("rhythm"),
+    "ecg: left atrial enlargement": Finding("conduction and axis", ("HTN", "AF")),
+    "ecg: prolonged PR": Finding("conduction and axis"),
+    "ecg: left bundle branch block": Finding("conduction and axis"),
+    "ecg: right bundle branch block": Finding("conduction and axis"),
+    "ecg: left axis": Finding("conduction and axis"),
+    "ecg: right axis": Finding("conduction and axis"),
+    "ecg: prolonged QTc": Finding("conduction and axis"),
+    "ecg: LVH voltage": Finding("voltages", ("HTN",)),
+    "ecg: strain": Finding("voltages", ("HTN",)),
+    "ecg: low voltage": Finding("voltages"),
+    "ecg: poor R progression": Finding("voltages"),
+    "ecg: inferior Q waves": Finding("ST-T", ("CAD",)),
+    "ecg: anterior Q waves": Finding("ST-T", ("CAD",)),
+    "ecg: anteroseptal Q waves": Finding("ST-T", ("CAD",)),
+    "ecg: septal Q waves": Finding("ST-T", ("CAD",)),
+    "ecg: ST elevation": Finding("ST-T", ("CAD",)),
+    "ecg: ST depression": Finding("ST-T", ("CAD",)),
+    "ecg: lateral T inversion": Finding("ST-T", ("CAD",)),
+    "ecg: nonspecific ST-T": Finding("ST-T"),
+    "ecg: tented T": Finding("ST-T", ("ARF",)),
+    "ecg: U waves": Finding("ST-T"),
+    "cxr: normal heart size": Finding("heart and vessels"),
+    "cxr: enlarged heart": Finding("heart and vessels", ("HTN", "CAD")),
+    "cxr: wide aorta": Finding("heart and vessels", ("HTN",)),
+    # the heart first: what fills the lungs is mostly heart failure
+    "cxr: edema": Finding("heart and vessels", ("CAD", "HTN", "ARF")),
+    "cxr: clear lungs": Finding("lungs"),
+    **{f"cxr: {zone} opacity": Finding("lungs", ("PNA",)) for zone in ZONES.values()},
+    "cxr: interstitial opacity": Finding("lungs", ("PNA",)),
+    "cxr: atelectasis": Finding("lungs"),
+    "cxr: hyperinflation": Finding("lungs"),
+    "cxr: right effusion": Finding("pleura", ("PNA",)),
+    "cxr: left effusion": Finding("pleura", ("PNA",)),
+    "cxr: bilateral effusions": Finding("pleura"),
+    "cxr: tube": Finding("devices"),
+    "cxr: line": Finding("devices"),
+    "cxr: pacemaker": Finding("devices"),
+    "cxr: sternotomy wires": Finding("devices"),
+    "lab: high Creatinine": Finding("kidney and minerals", ("ARF",)),
+    "lab: far high Creatinine": Finding("kidney and minerals", ("ARF",)),
+    "lab: normal Creatinine": Finding("kidney and minerals"),
+    "lab: high Urea Nitrogen": Finding("kidney and minerals", ("ARF",)),
+    "lab: high Potassium": Finding("kidney and minerals", ("ARF",)),
+    "lab: low Potassium": Finding("kidney and minerals"),
+    "lab: low Sodium": Finding("kidney and minerals"),
+    "lab: high Phosphate": Finding("kidney and minerals", ("ARF",)),
+    "lab: low Calcium, Total": Finding("kidney and minerals"),
+    "lab: Glucose above 200": Finding("blood sugar", ("DM",)),
+    "lab: Glucose between 140 and 200": Finding("blood sugar"),  # stress raises it as far
+    "lab: Glucose below 140": Finding("blood sugar"),
+    "lab: low Bicarbonate": Finding("acid-base and perfusion", ("SEP", "ARF")),
+    "lab: high Anion Gap": Finding("acid-base and perfusion", ("ARF",)),
+    "lab: high Lactate": Finding("acid-base and perfusion", ("SEP",)),
+    "lab: low pH": Finding("acid-base and perfusion"),
+    "lab: high pH": Finding("acid-base and perfusion"),
+    "lab: high pCO2": Finding("acid-base and perfusion"),
+    "lab: low pO2": Finding("acid-base and perfusion", ("PNA",)),
+    "lab: high White Blood Cells": Finding("blood cells", ("SEP", "PNA")),
+    "lab: normal White Blood Cells": Finding("blood cells"),
+    "lab: low White Blood Cells": Finding("blood cells", ("SEP",)),
+    "lab: Neutrophils above 85": Finding("blood cells", ("SEP", "PNA")),
+    "lab: low Platelet Count": Finding("blood cells", ("SEP",)),
+    "lab: low Hemoglobin": Finding("blood cells"),
+    "lab: low Albumin": Finding("liver and clotting", ("SEP",)),
+    "lab: INR(PT) at least 1.8": Finding("liver and clotting"),
+    "lab: high Bilirubin, Total": Finding("liver and clotting", ("SEP",)),
+    f"lab: high {' or '.join(TRANSAMINASES)}": Finding("liver and clotting"),
+    "lab: high Creatine Kinase (CK)": Finding("liver and clotting"),
 }
-NORMAL = {
-    name for name in FINDINGS if name.startswith(("ecg: sinus rhythm", "cxr: normal", "cxr: clear", "lab: normal"))
+
+
+def _low(value: float, low: float, high: float) -> bool:
+    return value < low
+
+
+def _high(value: float, low: float, high: float) -> bool:
+    return value > high
+
+
+def _normal(value: float, low: float, high: float) -> bool:
+    return low <= value <= high
+
+
+LAB_RULES = {
+    "lab: high Creatinine": LabRule(("Creatinine",), lambda value, low, high: high < value < FAR_FACTOR * high),
+    "lab: far high Creatinine": LabRule(("Creatinine",), lambda value, low, high: value >= FAR_FACTOR * high),
+    "lab: Glucose above 200": LabRule(("Glucose",), lambda value, low, high: value > 200),
+    "lab: Glucose between 140 and 200": LabRule(("Glucose",), lambda value, low, high: 140 <= value <= 200),
+    "lab: Glucose below 140": LabRule(("Glucose",), lambda value, low, high: value < 140),
+    "lab: Neutrophils above 85": LabRule(("Neutrophils",), lambda value, low, high: value > 85),
+    "lab: INR(PT) at least 1.8": LabRule(("INR(PT)",), lambda value, low, high: value >= 1.8),
+    f"lab: high {' or '.join(TRANSAMINASES)}": LabRule(TRANSAMINASES, _high),
 }
-_NAME_OF_PHRASE = {phrase.lower(): name for name, finding in FINDINGS.items() for phrase in finding.phrases}
-# longest first, so that a phrase is never taken for a part of it
-_PHRASES = re.compile(
-    "|".join(rf"(?<!\w){re.escape(p)}(?!\w)" for p in sorted(_NAME_OF_PHRASE, key=len, reverse=True)), re.IGNORECASE
-)
-# laboratory findings: (name of the lab, lowest and highest value, finding)
-_LAB_RULES = (
-    ("Creatinine", 2.5, None, "lab: very high creatinine"),
-    ("Creatinine", 1.35, 2.5, "lab: high creatinine"),
-    ("Creatinine", None, 1.2, "lab: normal creatinine"),
-    ("Urea Nitrogen", 26, None, "lab: high urea"),
-    ("Potassium", 5.5, None, "lab: high potassium"),
-    ("Potassium", None, 3.3, "lab: low potassium"),
-    ("Sodium", None, 131, "lab: low sodium"),
-    ("Phosphate", 4.6, None, "lab: high phosphate"),
-    ("Calcium, Total", None, 7.9, "lab: low calcium"),
-    ("Glucose", 200, None, "lab: high glucose"),
-    ("Glucose", 140, 200, "lab: raised glucose"),
-    ("Glucose", None, 140, "lab: normal glucose"),
-    ("Bicarbonate", None, 20, "lab: low bicarbonate"),
-    ("Anion Gap", 21, None, "lab: wide gap"),
-    ("Lactate", 2.1, None, "lab: high lactate"),
-    ("pH", None, 7.3, "lab: low pH"),
-    ("pO2", None, 60, "lab: low pO2"),
-    ("White Blood Cells", 12, None, "lab: leucocytosis"),
-    ("White Blood Cells", 4, 11, "lab: normal white cells"),
-    ("White Blood Cells", None, 4, "lab: low white cells"),
-    ("Neutrophils", 85, None, "lab: neutrophilia"),
-    ("Platelet Count", None, 150, "lab: low platelets"),
-    ("Hemoglobin", None, 10, "lab: anaemia"),
-    ("Albumin", None, 3, "lab: low albumin"),
-    ("INR(PT)", 1.8, None, "lab: high INR"),
-    ("Bilirubin, Total", 2, None, "lab: high bilirubin"),
-    ("Alanine Aminotransferase (ALT)", 100, None, "lab: high transaminases"),
-    ("Aspartate Aminotransferase (AST)", 100, None, "lab: high transaminases"),
-    ("Creatine Kinase (CK)", 400, None, "lab: high CK"),
-)
+for _name in FINDINGS:
+    if _name.startswith("lab: ") and _name not in LAB_RULES:
+        _direction, _lab = _name.removeprefix("lab: ").split(" ", 1)
+        LAB_RULES[_name] = LabRule((_lab,), {"low": _low, "high": _high, "normal": _normal}[_direction])
+# labs that the findings of a group rest on
+GROUP_LABS = {
+    group: tuple(
+        dict.fromkeys(lab for name, rule in LAB_RULES.items() if FINDINGS[name].group == group for lab in rule.labs)
+    )
+    for group in GROUPS["lab"]
+}
 
 
-def cited_findings(text: str) -> set[str]:
-    """Names of the findings that a text states in the cohort's words; case does not matter."""
-    return {_NAME_OF_PHRASE[match.lower()] for match in _PHRASES.findall(text)}
+def read_findings(
+    ecg: EcgSigns, film: FilmSigns, lab: dict[str, float | None], age: float | None = None, male: bool | None = None
+) -> list[str]:
+    """
+    Names of all findings that a patient's data show, in the order of `FINDINGS`.
 
-
-def read_findings(ecg: EcgSigns, film: FilmSigns, lab: dict[str, float | None]) -> list[str]:
-    """Names of all findings that a patient's data show, in the order of `FINDINGS`."""
-    present = {*_read_ecg(ecg), *_read_film(film), *_read_lab(lab)}
+    Args:
+        lab (`dict[str, float | None]`): values by the names of `LAB_DEFINITIONS`, None where not measured.
+        age (`float`, *optional*), male (`bool`, *optional*): choose the reference ranges.
+    """
+    present = {*_read_ecg(ecg), *_read_film(film), *read_lab_findings(lab, age, male)}
     return [name for name in FINDINGS if name in present]
+
+
+def supported_diseases(name: str, diseases: Collection[str], findings: Collection[str]) -> list[str]:
+    """Codes of those of a patient's diseases that a finding is evidence for, beside the patient's other findings."""
+    codes = [code for code in FINDINGS[name].supports if code in diseases]
+    if name.endswith("effusion") and not any(
+        other.endswith(("zone opacity", "interstitial opacity")) for other in findings
+    ):
+        return []  # beside an opacity it belongs to pneumonia, alone it says nothing
+    return codes
 
 
 def _read_ecg(ecg: EcgSigns) -> Iterator[str]:
@@ -233,15 +241,22 @@ def _read_film(film: FilmSigns) -> Iterator[str]:
         yield "cxr: clear lungs"
     if film.effusion:
         yield "cxr: bilateral effusions" if film.effusion == "both" else f"cxr: {film.effusion} effusion"
-    named = {"aorta": "wide aorta", "wires": "sternotomy wires"}
+    named = {"oedema": "edema", "aorta": "wide aorta", "wires": "sternotomy wires"}
     for sign in ("oedema", "atelectasis", "hyperinflation", "aorta", "tube", "line", "pacemaker", "wires"):
         if getattr(film, sign):
             yield f"cxr: {named.get(sign, sign)}"
 
 
-def _read_lab(lab: dict[str, float | None]) -> Iterator[str]:
-    for name, low, high, finding in _LAB_RULES:
-        value = lab[name]
-        # the lower bound belongs to what is high, the upper one to nothing
-        if value is not None and (low is None or value >= low) and (high is None or value < high):
+def read_lab_findings(
+    lab: dict[str, float | None], age: float | None = None, male: bool | None = None
+) -> Iterator[str]:
+    """Names of the findings that labs show."""
+    patient = Patient(age=age, sex=None if male is None else "M" if male else "F")
+    ranges = {
+        name: limits
+        for name, value in lab.items()
+        if value is not None and None not in (limits := reference_range(name, patient))
+    }
+    for finding, rule in LAB_RULES.items():
+        if any(name in ranges and rule.holds(lab[name], *ranges[name]) for name in rule.labs):
             yield finding

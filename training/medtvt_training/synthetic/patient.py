@@ -64,7 +64,9 @@ def draw_patient(seed: int, index: int, setting: str = "clear") -> Patient:
     ecg = draw_ecg_signs(of_ecg, causes, blood, SETTINGS[setting])
     film = draw_film_signs(of_film, causes, SETTINGS[setting])
     split = {8: "validation", 9: "test"}.get(index % 10, "train")
-    return Patient(subject_id(seed, index), split, causes, ecg, film, lab, read_findings(ecg, film, lab))
+    return Patient(
+        subject_id(seed, index), split, causes, ecg, film, lab, read_findings(ecg, film, lab, causes.age, causes.male)
+    )
 
 
 def write_patient(folder: Path, files: dict[str, str], seed: int, index: int, setting: str = "clear") -> Patient:

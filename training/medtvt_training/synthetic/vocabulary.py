@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every wording of the synthetic cohort's questions and answers."""
 
+from processing_medtvt.findings_medtvt import PHRASES
+
 from ..data.wording import POINTERS
 from .answers import (
     DIAGNOSIS_QUESTIONS,
@@ -19,7 +21,7 @@ def answer_vocabulary() -> list[str]:
     questions = (*DIAGNOSIS_QUESTIONS, *FOCUSED_QUESTIONS, *GENERAL_QUESTIONS, *PHYSIOLOGY_QUESTIONS.values())
     return [
         *(f" {text}" for pair in questions for text in pair),
-        *(f"; {phrase}, {pointer}" for f in FINDINGS.values() for phrase in f.phrases for pointer in POINTERS),
+        *(f"; {phrase}, {pointer}" for name in FINDINGS for phrase in PHRASES[name] for pointer in POINTERS),
         *(f"{group.capitalize()}: " for groups in GROUPS.values() for group in groups),
         *(f" {group}" for groups in GROUPS.values() for group in groups),
         *(f" {text}" for text in (*NOTHING, *NO_DISEASE, *UNSUPPORTED)),
