@@ -218,7 +218,7 @@ def test_texts_are_scored_once(records, tmp_path, monkeypatch):
     store = tmp_path / "text_scores.json"
     scorer = TextScorer(store=store)
     first = score_records(records, scorer, resamples=0)
-    comparison = compare_records(records[:5], records, scorer, resamples=0)
+    comparison = compare_records(records, records, scorer, resamples=0)
     assert scored == [len({(record["reference"], record["completion"]) for record in records})]
     assert comparison["strict/bleu"]["difference"] == 0
     assert score_records(records, TextScorer(store=store), resamples=0) == first  # a later run
@@ -312,6 +312,7 @@ def test_paired_differences(records):
         ({"id": "1"}, "'1' more than once"),
         ({"diseases": ["Gout"]}, "1 labels are none of the seven"),
         ({"completion": 3}, "must be a string"),
+        ({"evidence": {"statements": [{"status": "true"}]}}, "`evidence` must be an object with statements"),
     ],
 )
 def test_bad_lines_are_named(records, tmp_path, change, message):
@@ -376,6 +377,32 @@ def test_evidence_is_judged_by_the_findings(records):
     for record in records:
         record["findings"] = []
     assert "evidence" not in score_records(records, resamples=0)
+
+
+def test_the_check_counts_without_known_causes(records):
+    def statement(finding: str, status: str, negated: bool = False) -> dict[str, Any]:
+        return {"modality": finding[:3], "finding": finding, "negated": negated, "status": status}
+
+    for record in records:
+        listed = [
+            statement("ecg: sinus tachycardia", "supported"),
+            statement("lab: high Creatinine", "contradicted"),
+            statement("lab: high Lactate", "not measured"),
+            statement("cxr: enlarged heart", "not checkable"),
+        ]
+        record["evidence"] = {"statements": listed, "unmentioned": ["lab: low Sodium"], "abnormal": 4}
+    evidence = score_records(records, resamples=20)["evidence"]
+    shares = {name: evidence[name] for name in ("supported", "contradicted", "not_measured", "not_checkable")}
+    assert shares == dict.fromkeys(shares, 0.25)
+    assert evidence["unmentioned"] == 0.25 and evidence["statements"] == 4
+    assert evidence["lab"]["contradicted"] == 0.5 and evidence["ecg"]["supported"] == 1
+    assert "agreement" not in evidence and "cited_true" not in evidence
+    for record in records:  # the verdict on creatinine is not what the causes say
+        record["findings"] = ["ecg: sinus tachycardia", "lab: high Creatinine"]
+    assert score_records(records, resamples=0)["evidence"]["agreement"] == 0.5
+    for record in records:  # the donor's ECG was shown
+        record.update(donor_modality="ecg", donor_findings=["ecg: fibrillation", "lab: high Lactate"])
+    assert score_records(records, resamples=0)["evidence"]["agreement"] == 0
 
 
 def test_swapped_modality(records):

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     scoring, records = scoring_of(args), read(args.predictions)
     others = read(args.versus) if args.versus else None
     scorer = scoring.scorer(args.out)
-    results = score_records(records, scorer, scoring.resamples, scoring.seed)
+    results = score_records(records, scorer, scoring.resamples, scoring.seed, scoring.by)
     write_results(results, args.out)
     print(render_headlines({"": results}))
     if others is not None:

@@ -28,9 +28,10 @@ from ..stages.recipes import RECIPE_NAMES, read_recipe
 from ..stages.run import run_stage
 from .paper_tables import render_table
 from .predictions import PREDICTIONS_FILE, read_predictions
-from .report import RESEARCH_USE, format_value, read_metrics
+from .report import read_metrics
 from .run import Records, evaluate_model
 from .score import compare_records
+from .values import RESEARCH_USE, format_value
 
 
 logger = logging.getLogger(__name__)

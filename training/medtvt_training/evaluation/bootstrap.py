@@ -57,6 +57,11 @@ def restrict(metric: Metric, rows: np.ndarray) -> Metric:
     return Metric(lambda weights: metric.compute(weights * rows), metric.undefined)
 
 
+def subset(metric: Metric, rows: np.ndarray) -> Metric:
+    """A metric that was made from the records `rows`, (numbers,), computed with the weights of all records."""
+    return Metric(lambda weights: metric.compute(weights[:, rows]), metric.undefined)
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """NaN where the denominator is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -96,6 +101,21 @@ def evaluate_metrics(
     drawn = resample(metrics, subject_ids, resamples, seed) if resamples else {}
     intervals = {name: None if values[name] is None else interval(draws) for name, draws in drawn.items()}
     return values, intervals, reasons
+
+
+def measure_all(
+    metrics: Mapping[str, Metric], subject_ids: Sequence[str], resamples: int, seed: int
+) -> dict[str, dict]:
+    """By name `value` and `interval`, both None where undefined, and then `undefined` with the reason."""
+    values, intervals, reasons = evaluate_metrics(metrics, subject_ids, resamples, seed)
+    return {
+        name: {
+            "value": value,
+            "interval": intervals.get(name),
+            **({"undefined": reasons[name]} if name in reasons else {}),
+        }
+        for name, value in values.items()
+    }
 
 
 def resample(

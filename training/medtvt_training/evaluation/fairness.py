@@ -28,10 +28,10 @@ from ..data.load import load_medtvt_qa
 from ..data.measures import measure_row
 from ..data.schema import LAB_NAMES, SPLITS
 from ..synthetic.patient import draw_patient
-from .bootstrap import RESAMPLES, Metric, interval, mean_metric, nest, ratio_metric, resample
+from .bootstrap import RESAMPLES, Metric, mean_metric, measure_all, nest, ratio_metric
 from .gradient_boosting import DiseaseClassifiers
 from .metrics import auroc_of
-from .report import format_value
+from .values import format_value
 
 
 # Linear probes on drawn signs, AUROC of ECG, CXR, LAB and all (the project's table of physiology, section 3)
@@ -161,7 +161,7 @@ def _against_ceiling(scores: Mapping[str, np.ndarray]) -> dict[str, dict]:
     for name, values in scores.items():
         metrics[f"value/{name}"] = mean_metric(values)
         metrics[f"share/{name}"] = ratio_metric(values, scores[CEILING])
-    found = _with_intervals(metrics, len(scores[CEILING]))
+    found = measure_all(metrics, _one_each(len(scores[CEILING])), RESAMPLES, seed=0)
     return {
         name: {
             **found[f"value/{name}"],
@@ -171,15 +171,8 @@ def _against_ceiling(scores: Mapping[str, np.ndarray]) -> dict[str, dict]:
     }
 
 
-def _with_intervals(metrics: Mapping[str, Metric], patients: int) -> dict[str, dict]:
-    """`value` and `interval` of metrics, by name."""
-    subjects = [str(i) for i in range(patients)]
-    draws = resample(metrics, subjects, RESAMPLES, seed=0)
-    ones = np.ones((1, len(subjects)))
-    return {
-        name: {"value": float(metric.compute(ones)[0]), "interval": interval(draws[name])}
-        for name, metric in metrics.items()
-    }
+def _one_each(patients: int) -> list[str]:
+    return [str(i) for i in range(patients)]
 
 
 def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) -> np.ndarray:
@@ -192,9 +185,7 @@ def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) ->
     return sample_f1(truth[test], scores[test] > best)
 
 
-def probe_auroc(
-    signs: Mapping[str, np.ndarray], truth: np.ndarray, labeled: np.ndarray
-) -> dict[str, dict[str, dict]]:
+def probe_auroc(signs: Mapping[str, np.ndarray], truth: np.ndarray, labeled: np.ndarray) -> dict[str, dict[str, dict]]:
     """
     AUROC of linear probes with its interval, by disease and table, five-fold over the labeled patients.
 
@@ -210,7 +201,7 @@ def probe_auroc(
         for modality, table in signs.items():
             scores = cross_val_predict(probe, table[labeled], column, cv=5, method="predict_proba")[:, 1]
             metrics[f"{disease}/{modality}"] = Metric(auroc_of(column, scores))
-    return nest(_with_intervals(metrics, int(labeled.sum())))
+    return nest(measure_all(metrics, _one_each(int(labeled.sum())), RESAMPLES, seed=0))
 
 
 def _shared_signals(rows: dict[str, list[dict]]) -> int:

@@ -155,15 +155,22 @@ def _by_level(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], t
     return sums
 
 
-def auroc_of(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def pairs_of(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Function from weights to how many pairs of an ill and another record are ranked rightly (ties half), of how many."""
     sums = _by_level(truth, scores)
 
-    def area(weights: np.ndarray) -> np.ndarray:
+    def count(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         positive, negative = sums(weights)
         below = negative.sum(1, keepdims=True) - negative.cumsum(1)
-        return ratio((positive * (below + negative / 2)).sum(1), positive.sum(1) * negative.sum(1))
+        return (positive * (below + negative / 2)).sum(1), positive.sum(1) * negative.sum(1)
 
-    return area
+    return count
+
+
+def auroc_of(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Function from weights to the area under the ROC curve."""
+    count = pairs_of(truth, scores)
+    return lambda weights: ratio(*count(weights))
 
 
 def auprc_of(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -4,13 +4,15 @@
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from modeling_medtvt import DISEASES, parse_answer
 
 from ..data.conversation import MODALITIES, message_text
-from ..files import JsonlLog, keep_header, read_json, read_jsonl
+from ..files import JsonlLog, keep_header, read_json, read_jsonl, write_jsonl
+from .evidence_metrics import STATUSES
 
 
 PREDICTIONS_FILE, HEADER_FILE, REJECTS_FILE = "predictions.jsonl", "run.json", "rejects.jsonl"
@@ -87,10 +89,12 @@ def _check_record(record: Any, where: str) -> None:
         if not isinstance(record[key], str):
             raise ValueError(f"{where}: `{key}` must be a string, got {type(record[key]).__name__}.")
     check_labels(record["diseases"], where)
-    for key in ("modalities", "findings", "samples", "donor_diseases", "donor_findings"):
+    for key in ("modalities", "labs_measured", "findings", "samples", "donor_diseases", "donor_findings"):
         values = record.get(key)
         if values is not None and not (isinstance(values, list) and all(isinstance(value, str) for value in values)):
             raise ValueError(f"{where}: `{key}` must be a list of strings.")
+    if record.get("evidence") is not None:
+        _check_evidence(record["evidence"], where)
     if record.get("donor_diseases") is not None:
         check_labels(record["donor_diseases"], where)
     for key, names, absent in (
@@ -99,6 +103,23 @@ def _check_record(record: Any, where: str) -> None:
         ("gates", MODALITIES, True),
     ):
         _check_numbers(record.get(key), names, absent, f"{where}: `{key}`")
+
+
+def _check_evidence(found: Any, where: str) -> None:
+    """Raises ValueError unless it has the form of [`EvidenceChecker`]."""
+    try:
+        is_one = all(
+            s["status"] in STATUSES.values() and isinstance(s["negated"], bool) and "modality" in s and "finding" in s
+            for s in found["statements"]
+        )
+        is_one = is_one and len(found["unmentioned"]) <= found["abnormal"]
+    except (TypeError, KeyError):
+        is_one = False
+    if not is_one:
+        raise ValueError(
+            f"{where}: `evidence` must be an object with statements (modality, finding, negated, status), unmentioned and "
+            "abnormal, as `medtvt evaluate` writes it."
+        )
 
 
 def _check_numbers(values: Any, names: Sequence[str], may_be_absent: bool, where: str) -> None:
@@ -159,8 +180,11 @@ def describe_row(row: Mapping) -> dict:
     return {
         "id": row["id"],
         "subject_id": patient_of(row),
+        "age": row.get("age"),
+        "sex": row.get("sex"),
         "diseases": list(row["diseases"] or []),
         "modalities": list(row["modalities"]),
+        "labs_measured": [name for name, value in row["lab"].items() if value is not None and value == value],
         "reference": message_text(row["completion"]).strip(),
         **{key: row[key] for key in known if row.get(key) is not None},
     }
@@ -168,30 +192,48 @@ def describe_row(row: Mapping) -> dict:
 
 class PredictionWriter:
     """
-    The predictions file of a run, for one that starts or goes on.
+    The predictions file of a run, for one that starts or goes on. Of several processes each writes a file of its own,
+    predictions-{rank}.jsonl, which the first merges into predictions.jsonl in the end, or the next run where one died.
 
     Args:
         folder (`str` or `os.PathLike`): Made if missing.
         header (`dict`): What the predictions are of: `ids`, and whatever else must be the same for a run to go on.
+        rank, count (`int`): Number of this process, and how many share the run.
+
+    Attributes:
+        done (`set[str]`): Ids of the records that have a prediction.
 
     Raises:
         ValueError: if the folder holds predictions of another dataset, model or setting.
+        OSError: if another run has the folder open.
     """
 
-    def __init__(self, folder: str | os.PathLike, header: dict) -> None:
+    def __init__(self, folder: str | os.PathLike, header: dict, rank: int = 0, count: int = 1) -> None:
         self.folder = Path(folder)
         _check_ids(header["ids"], "The dataset")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path, header_file = self.folder / PREDICTIONS_FILE, self.folder / HEADER_FILE
-        if self.path.exists() and not header_file.exists():
+        if (self.path.exists() or self._shares()) and not header_file.exists():
             raise ValueError(f"{self.path} exists without {HEADER_FILE}, so nobody knows of what; remove or move it.")
         keep_header(header, header_file)
-        self._log = JsonlLog(self.path)
-        self.done = {record["id"] for record in self._log.records}
-        self._rejects = open(self.folder / REJECTS_FILE, "w", encoding="utf-8")
+        with ExitStack() as stack:
+            # the first process holds the merged file too, which keeps a second run out
+            self._merged = stack.enter_context(JsonlLog(self.path)) if rank == 0 else None
+            own = self.folder / f"{self.path.stem}-{rank}.jsonl"
+            self._log = stack.enter_context(JsonlLog(own)) if count > 1 else self._merged
+            rejects = REJECTS_FILE if count == 1 else f"{Path(REJECTS_FILE).stem}-{rank}.jsonl"
+            self._rejects = stack.enter_context(open(self.folder / rejects, "w", encoding="utf-8"))
+            files = [self.path, *self._shares()]
+            self.done = {record["id"] for file in files if file.exists() for record in read_jsonl(file)}
+            self._stack = stack.pop_all()
+
+    def _shares(self, name: str = PREDICTIONS_FILE) -> list[Path]:
+        """Files that single processes wrote."""
+        return sorted(self.folder.glob(f"{Path(name).stem}-*.jsonl"))
 
     def write(self, records: Iterable[dict]) -> None:
         """Appends records, with the system when this returns."""
+        assert self._log is not None  # only a single first process has none of its own
         self._log.append(records)
 
     def reject(self, name: str, reason: str) -> None:
@@ -199,12 +241,29 @@ class PredictionWriter:
         self._rejects.write(json.dumps({"id": name, "reason": reason}) + "\n")
         self._rejects.flush()
 
+    def merge(self, order: Sequence[str]) -> list[str]:
+        """
+        Moves what single processes wrote into predictions.jsonl and rejects.jsonl, in the given order of ids; for the
+        first process, when all are done. Returns the reasons of rejected records.
+        """
+        assert self._merged is not None
+        files = self._shares()
+        present = {record["id"] for record in read_jsonl(self.path)}
+        new = {record["id"]: record for file in files for record in read_jsonl(file) if record["id"] not in present}
+        self._merged.append(new[name] for name in order if name in new)
+        rejects = [*self._shares(REJECTS_FILE), *self.folder.glob(REJECTS_FILE)]
+        listed = {entry["id"]: entry for file in rejects for entry in read_jsonl(file)}
+        answered = present | new.keys()  # a file that could not be read may have been repaired since
+        entries = [listed[name] for name in order if name in listed and name not in answered]
+        self._stack.close()
+        for file in (*files, *rejects):
+            file.unlink()
+        if entries:
+            write_jsonl(entries, self.folder / REJECTS_FILE)
+        return [entry["reason"] for entry in entries]
+
     def __enter__(self) -> "PredictionWriter":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._log.close()
-        self._rejects.close()
-        rejects = self.folder / REJECTS_FILE
-        if not rejects.stat().st_size:
-            rejects.unlink()
+        self._stack.close()

@@ -4,15 +4,21 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from modeling_medtvt import DISEASES
 
 from ..files import markdown_table
+from .agreement import render_agreement, render_curve
+from .matched_prior import render_matched_prior
+from .published import render_published
+from .selective import render_selective
+from .subgroups import render_subgroups
+from .values import RESEARCH_USE, format_value
 
 
-RESEARCH_USE = "Research use only: not a medical device, not for the care of patients."
 # Sections of a report: key in metrics.json, title, what the reader should know
 _SECTIONS = (
     (
@@ -22,7 +28,14 @@ _SECTIONS = (
     ),
     ("strict", "Strict", "An answer that does not parse is an empty one. Two empty sets of diseases agree fully."),
     ("by_modality", "Physiology level", "Each modality by itself."),
-    ("evidence", "Cited findings", "Shares of the findings that the reasoning cites and that are true."),
+    (
+        "evidence",
+        "Evidence",
+        "Statements of the reasoning held against labs and ECG as they were measured (a film is not measured): shares that "
+        "are supported, contradicted, about something not measured, or not checkable; `unmentioned` is the share of "
+        "abnormal measurements that it leaves out. Where findings are known: `cited_true`, the share of cited findings "
+        "that the patient has, and `agreement`, how often they confirm the verdict.",
+    ),
     ("swap", "Swapped modality", "Agreement of the answers with the patient, and with the donor of the modality."),
 )
 _DISEASE_TABLES = (("strict/per_disease", "Diseases (strict)"), ("gates", "Gates"), ("swap", "Swapped, by disease"))
@@ -42,15 +55,11 @@ HEADLINES = (
     ("paper", "auc", "AUC as the paper computes it (0/1 predictions)"),
     ("paper", "bleu", "BLEU as the paper computes it"),
     ("paper", "rouge", "ROUGE as the paper computes it"),
+    ("evidence", "supported", "Share of statements that measurements support"),
+    ("evidence", "contradicted", "Share of statements that measurements contradict"),
+    ("evidence", "unmentioned", "Share of abnormal measurements left unmentioned"),
     ("evidence", "cited_true", "Share of the cited findings that the patient has"),
 )
-
-
-def format_value(value: float | None, limits: Sequence[float] | None = None) -> str:
-    """A value with its interval, for a table."""
-    if value is None:
-        return "-"
-    return f"{value:.3f}" + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
 
 
 def read_metrics(path: str | os.PathLike) -> dict:
@@ -114,6 +123,8 @@ def render_report(results: Mapping, figures: Sequence[str] = ()) -> str:
     for section, title in _DISEASE_TABLES:
         if table := _disease_table(results, section):
             parts.append(f"## {title}\n\n{table}")
+    for title, text in _tables(results):
+        parts.append(f"## {title}\n\n{text}")
     notes = [*results["skipped"], *undefined_note(results["undefined"])]
     notes += [f"Probabilities: {source}." for source in about["probabilities"]]
     notes.append(f"Corpus BLEU: {about['bleu_signature']}.")
@@ -121,6 +132,24 @@ def render_report(results: Mapping, figures: Sequence[str] = ()) -> str:
     parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in notes) + "\n")
     parts += [f"![{Path(figure).stem}]({figure})\n" for figure in figures]
     return "\n".join(parts)
+
+
+def _tables(results: Mapping) -> Iterator[tuple[str, str]]:
+    """Title and text of the sections that have tables of their own."""
+    if text := render_published(results):
+        yield "Beside published numbers", text
+    for key, (title, render) in TABLES.items():
+        if key in results:
+            yield title, render(results[key])
+
+
+TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "subgroups": ("Subgroups", render_subgroups),
+    "matched_prior": ("Matched prior", render_matched_prior),
+    "selective": ("Calibration and selective prediction", render_selective),
+    "agreement": ("Agreement between subsets of the modalities", render_agreement),
+    "labs_withheld": ("Single labs withheld", render_curve),
+}
 
 
 def undefined_note(undefined: Mapping[str, str]) -> list[str]:

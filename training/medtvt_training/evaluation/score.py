@@ -15,9 +15,12 @@ from ..files import write_json, write_text
 from .answer_metrics import answer_metrics, probability_sources
 from .bootstrap import RESAMPLES, Metric, evaluate_metrics, interval, nest, resample, restrict
 from .evidence_metrics import evidence_metrics
+from .matched_prior import measure_matched_prior
 from .metrics import paper_label_metrics
 from .predictions import check_same_ids
 from .report import render_report
+from .selective import measure_selective
+from .subgroups import measure_subgroups
 from .text_metrics import bleu_signature
 from .text_scores import TextScorer
 
@@ -53,9 +56,15 @@ def score_records(
     scorer: TextScorer | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    by: Sequence[str] | None = None,
 ) -> dict:
     """
     The content of metrics.json.
+
+    Args:
+        records: See [`build_metrics`], and where there are some: `age`, `sex`, `labs_measured`, or others to group by.
+        scorer ([`TextScorer`], *optional*): Of the texts.
+        by (`Sequence[str]`, *optional*): What records are grouped by; age and sex, where they are recorded, by default.
 
     Returns:
         `dict`: `paper` and `strict` (fractions, None where undefined), further sections where the records allow them,
@@ -72,6 +81,7 @@ def score_records(
         "paper": nested.pop("paper"),
         "strict": nested.pop("strict"),
         **nested,
+        **measure_patients(records, resamples, seed, by),
         "intervals": nest(intervals),
         "undefined": reasons,
         "skipped": scorer.resources.skipped,
@@ -83,6 +93,23 @@ def score_records(
             "bootstrap": {"resamples": resamples, "seed": seed, "unit": "patient", "level": 0.95},
         },
     }
+
+
+def measure_patients(
+    records: Sequence[Mapping], resamples: int, seed: int, by: Sequence[str] | None
+) -> dict[str, dict]:
+    """`subgroups`, `matched_prior` and `selective` of the records that ask for diseases, where they allow them."""
+    asked = [record for record in records if parse_answer(record["reference"]).answer is not None]
+    if not asked:
+        return {}
+    subgroups = measure_subgroups(asked, by, resamples, seed)
+    columns = [column for column, found in subgroups.items() if found["groups"]]
+    sections = {
+        "subgroups": subgroups,
+        "matched_prior": measure_matched_prior(asked, resamples, seed),
+        "selective": measure_selective(asked, columns, resamples, seed),
+    }
+    return {name: section for name, section in sections.items() if section is not None}
 
 
 def compare_records(
