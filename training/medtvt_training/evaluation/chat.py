@@ -19,7 +19,7 @@ from processing_medtvt.lab_definitions_medtvt import flag_value
 from ..data.conversation import MODALITIES, message_text
 from ..data.measures import measure_row
 from ..data.rows import QARow
-from ..stages.initialize import MAX_NEW_TOKENS
+from ..stages.initialize import MAX_NEW_TOKENS, gguf_arguments
 
 
 ECG_RATE = 500  # Hz, for the drawn page: the pen's width, not the encoder's input, decides
@@ -35,9 +35,10 @@ def load_answerer(model_id: str, text_only: bool, device: str, max_new_tokens: i
     """
     model_class: Any = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
     processor_class: Any = AutoTokenizer if text_only else AutoProcessor
+    gguf = gguf_arguments(model_id) if text_only else {}
     try:
-        model = model_class.from_pretrained(model_id, dtype="auto", trust_remote_code=False).to(device)
-        processor = processor_class.from_pretrained(model_id, trust_remote_code=False)
+        model = model_class.from_pretrained(model_id, dtype="auto", trust_remote_code=False, **gguf).to(device)
+        processor = processor_class.from_pretrained(model_id, trust_remote_code=False, **gguf)
     except (OSError, ValueError, ImportError, KeyError) as error:
         kind = "a causal LM" if text_only else "an image-text-to-text model"
         raise ValueError(f"{model_id} does not open as {kind} of transformers. {error}") from error

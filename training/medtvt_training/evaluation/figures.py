@@ -199,7 +199,7 @@ def plot_variants(results: Mapping[str, Mapping], folder: Path) -> None:
     if series:
         figure = plot_bars(DISEASES, series, "Recall with a modality withheld, or of another patient (strict)")
         _save(figure, folder / "variants.png")
-    if all("evidence" in found for found in results.values()):
+    if all("cited_true" in found.get("evidence", {}) for found in results.values()):
         figure = plot_bars([name or "plain" for name in results], _evidence(results), "Cited findings that are true")
         _save(figure, folder / "findings.png")
 

@@ -127,23 +127,40 @@ def compare_records(
     Raises:
         ValueError: if the two are not of the same records.
     """
+    values, draws = paired_differences(records, others, scorer, resamples, seed, where)
+    return {
+        name: {"a": a, "b": b, "difference": a - b, "interval": interval(draws[name]) if draws else None}
+        for name, (a, b) in values.items()
+    }
+
+
+def paired_differences(
+    records: Sequence[Mapping],
+    others: Sequence[Mapping],
+    scorer: TextScorer | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    where: str = "The other run",
+) -> tuple[dict[str, tuple[float, float]], dict[str, np.ndarray]]:
+    """
+    The two values of every metric that both define, and its differences over resampled patients, (resamples,); see
+    [`compare_records`].
+    """
     scorer = scorer or TextScorer()
     by_id = {record["id"]: record for record in others}
     check_same_ids([record["id"] for record in records], by_id, where)
     sides = [build_metrics(side, scorer) for side in (records, [by_id[record["id"]] for record in records])]
-    shared = sides[0].keys() & sides[1].keys()
     subjects = [record["subject_id"] for record in records]
-    comparison = {}
-    values = [evaluate_metrics(side, subjects, resamples=0)[0] for side in sides]
-    draws = []
-    if resamples:
-        draws = [resample({name: side[name] for name in shared}, subjects, resamples, seed) for side in sides]
-    for name in sides[0]:
-        a, b = (side.get(name) for side in values)
+    found = [evaluate_metrics(side, subjects, resamples=0)[0] for side in sides]
+    values = {}
+    for name, a in found[0].items():
+        b = found[1].get(name)
         if a is not None and b is not None:
-            limits = interval(draws[0][name] - draws[1][name]) if draws else None
-            comparison[name] = {"a": a, "b": b, "difference": a - b, "interval": limits}
-    return comparison
+            values[name] = (a, b)
+    if not resamples:
+        return values, {}
+    draws = [resample({name: side[name] for name in values}, subjects, resamples, seed) for side in sides]
+    return values, {name: draws[0][name] - draws[1][name] for name in values}
 
 
 def write_results(results: dict, folder: str | os.PathLike) -> None:
