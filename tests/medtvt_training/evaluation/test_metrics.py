@@ -312,6 +312,8 @@ def test_paired_differences(records):
         ({"id": "1"}, "'1' more than once"),
         ({"diseases": ["Gout"]}, "1 labels are none of the seven"),
         ({"completion": 3}, "must be a string"),
+        ({"age": "old"}, "`age` must be a number of years in 0 to 130"),
+        ({"sex": "X"}, '`sex` must be "F", "M" or null'),
         ({"evidence": {"statements": [{"status": "true"}]}}, "`evidence` must be an object with statements"),
     ],
 )

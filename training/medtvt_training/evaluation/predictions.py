@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_medtvt import DISEASES, parse_answer
+from processing_medtvt.patient_medtvt import MAX_AGE
 
 from ..data.conversation import MODALITIES, message_text
 from ..files import JsonlLog, keep_header, read_json, read_jsonl, write_jsonl
@@ -89,6 +90,10 @@ def _check_record(record: Any, where: str) -> None:
         if not isinstance(record[key], str):
             raise ValueError(f"{where}: `{key}` must be a string, got {type(record[key]).__name__}.")
     check_labels(record["diseases"], where)
+    if (age := record.get("age")) is not None and not (_is_number(age) and 0 <= age <= MAX_AGE):
+        raise ValueError(f"{where}: `age` must be a number of years in 0 to {MAX_AGE}, or null.")
+    if record.get("sex") is not None and record["sex"] not in ("F", "M"):
+        raise ValueError(f'{where}: `sex` must be "F", "M" or null.')
     for key in ("modalities", "labs_measured", "findings", "samples", "donor_diseases", "donor_findings"):
         values = record.get(key)
         if values is not None and not (isinstance(values, list) and all(isinstance(value, str) for value in values)):
@@ -107,19 +112,28 @@ def _check_record(record: Any, where: str) -> None:
 
 def _check_evidence(found: Any, where: str) -> None:
     """Raises ValueError unless it has the form of [`EvidenceChecker`]."""
-    try:
-        is_one = all(
-            s["status"] in STATUSES.values() and isinstance(s["negated"], bool) and "modality" in s and "finding" in s
-            for s in found["statements"]
-        )
-        is_one = is_one and len(found["unmentioned"]) <= found["abnormal"]
-    except (TypeError, KeyError):
-        is_one = False
-    if not is_one:
+    is_one = isinstance(found, dict) and isinstance(found.get("statements"), list)
+    is_one = is_one and all(map(_is_statement, found["statements"]))
+    is_one = is_one and isinstance(found.get("unmentioned"), list) and _is_number(found.get("abnormal"))
+    if not is_one or not len(found["unmentioned"]) <= found["abnormal"] < float("inf"):
         raise ValueError(
             f"{where}: `evidence` must be an object with statements (modality, finding, negated, status), unmentioned and "
             "abnormal, as `medtvt evaluate` writes it."
         )
+
+
+def _is_statement(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("status"), str)
+        and found["status"] in STATUSES.values()
+        and isinstance(found.get("negated"), bool)
+        and all(found.get(key) is None or isinstance(found[key], str) for key in ("modality", "finding"))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_numbers(values: Any, names: Sequence[str], may_be_absent: bool, where: str) -> None:
@@ -129,8 +143,7 @@ def _check_numbers(values: Any, names: Sequence[str], may_be_absent: bool, where
     if not isinstance(values, dict) or set(values) != set(names):
         raise ValueError(f"{where} must be an object with {', '.join(names)}.")
     for name, value in values.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (is_number and 0 <= value <= 1) and not (value is None and may_be_absent):
+        if not (_is_number(value) and 0 <= value <= 1) and not (value is None and may_be_absent):
             raise ValueError(f"{where}: the value of {name} must be a number from 0 to 1.")
 
 
