@@ -210,9 +210,9 @@ def test_two_processes_of_torchrun_answer_as_one(checkpoint, data, tmp_path):
     words = ["evaluate", "--model", checkpoint, "--data", data, "--max-new-tokens", 6, "--batch-size", 2]
     words += ["--resamples", 0, "--withhold", "ecg", "--out"]
     cli.run([*map(str, words), str(tmp_path / "one")])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launch, "-m", "medtvt_training.cli", *map(str, words), str(tmp_path / "two")]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("Research use only") == 1  # the first process alone prints
     for variant in ("", "withhold-ecg"):

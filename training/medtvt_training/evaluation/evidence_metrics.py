@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether what the reasoning cites is so: by the check against measurements, and by the known causes where there are some."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from modeling_medtvt.answers_medtvt import ParsedAnswer
-from processing_medtvt.claims_medtvt import stated_findings
 
 from ..data.conversation import MODALITIES
 from .bootstrap import Metric, mean_metric, ratio_metric
@@ -20,9 +19,16 @@ STATUSES = {
 _CHECKED = ("supported", "contradicted")
 
 
-def evidence_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer]) -> dict[str, Metric]:
-    """What the check found, where records hold it, and what the known findings say, where records have them."""
-    return {**checked_metrics(records), **cited_metrics(records, answers)}
+def evidence_metrics(
+    records: Sequence[Mapping], answers: Sequence[ParsedAnswer], read_findings: Callable[[str], set[str]]
+) -> dict[str, Metric]:
+    """
+    What the check found, where records hold it, and what the known findings say, where records have them.
+
+    Args:
+        read_findings: Gives the names of the findings that a text states.
+    """
+    return {**checked_metrics(records), **cited_metrics(records, answers, read_findings)}
 
 
 def checked_metrics(records: Sequence[Mapping]) -> dict[str, Metric]:
@@ -83,7 +89,9 @@ def shown_findings(record: Mapping) -> set[str]:
     return own | {name for name in record.get("donor_findings") or () if name.startswith(f"{donor}:")}
 
 
-def cited_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer]) -> dict[str, Metric]:
+def cited_metrics(
+    records: Sequence[Mapping], answers: Sequence[ParsedAnswer], read_findings: Callable[[str], set[str]]
+) -> dict[str, Metric]:
     """
     Pooled over the records whose findings are known: the share of cited findings that are true, and of true ones that
     are cited; the former also for each modality and, where that was swapped, with regard to its donor. Without
@@ -96,7 +104,7 @@ def cited_metrics(records: Sequence[Mapping], answers: Sequence[ParsedAnswer]) -
         record["completion"] if answer.reasoning is None else answer.reasoning
         for record, answer in zip(records, answers)
     ]
-    cited = [stated_findings(text) if is_known else set() for text, is_known in zip(texts, known)]
+    cited = [read_findings(text) if is_known else set() for text, is_known in zip(texts, known)]
     own = [set(record.get("findings") or ()) for record in records]
     donor = [set(record.get("donor_findings") or ()) for record in records]
 

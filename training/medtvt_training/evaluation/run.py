@@ -201,7 +201,9 @@ def evaluate_model(
         folder = Path(out, name)
         answers[name] = predict(variant_rows, answerer, folder, {**about, "variant": name}, batch_size, checker, ranks)
         if ranks.rank == 0:
-            results[name] = score_run(answers[name], folder, scoring, scorer)
+            # what subsets and shares of labs say stands in the figures of the whole run
+            with_figures = not name.startswith(("subset-", "labs-withheld-"))
+            results[name] = score_run(answers[name], folder, scoring, scorer, with_figures)
             if name:
                 _compare_with_plain(name, answers[name], answers[""], folder, scoring, scorer)
     if len(results) > 1:
@@ -235,11 +237,17 @@ def open_model(folder: str | os.PathLike, device: str | None = None) -> tuple[Me
     return model.to(choose_device(device)), cast(MedTVTProcessor, diagnose.processor)
 
 
-def score_run(answers: Sequence[Mapping], folder: str | os.PathLike, scoring: Scoring, scorer: TextScorer) -> dict:
+def score_run(
+    answers: Sequence[Mapping],
+    folder: str | os.PathLike,
+    scoring: Scoring,
+    scorer: TextScorer,
+    with_figures: bool = True,
+) -> dict:
     """Measures the answers of a run, with what they cost; writes metrics.json, report.md and figures."""
     results = score_records(answers, scorer, scoring.resamples, scoring.seed, scoring.by)
     results["about"]["run"] = describe_cost(answers)
-    write_results(results, folder)
+    write_results(results, folder, with_figures)
     return results
 
 

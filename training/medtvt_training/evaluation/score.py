@@ -48,7 +48,7 @@ def build_metrics(records: Sequence[Mapping], scorer: TextScorer) -> dict[str, M
         rows = np.array([list(record.get("modalities") or ()) == [modality] for record in records]) & ~asked
         if rows.any():
             metrics |= {f"by_modality/{modality}/{name}": restrict(metric, rows) for name, metric in texts.items()}
-    return metrics | evidence_metrics(records, answers)
+    return metrics | evidence_metrics(records, answers, scorer.findings)
 
 
 def score_records(
@@ -163,7 +163,7 @@ def paired_differences(
     return values, {name: draws[0][name] - draws[1][name] for name in values}
 
 
-def write_results(results: dict, folder: str | os.PathLike) -> None:
+def write_results(results: dict, folder: str | os.PathLike, with_figures: bool = True) -> None:
     """Writes metrics.json, report.md and the figures."""
     from .figures import write_figures
 
@@ -172,5 +172,6 @@ def write_results(results: dict, folder: str | os.PathLike) -> None:
     for line in results["skipped"]:
         logger.info(line)
     write_json(results, folder / "metrics.json")
-    write_text(render_report(results, write_figures(results, folder)), folder / "report.md")
-    logger.info("%s: metrics.json, report.md and figures, %d records.", folder, results["about"]["records"])
+    figures = write_figures(results, folder) if with_figures else []
+    write_text(render_report(results, figures), folder / "report.md")
+    logger.info("%s: metrics.json and report.md, %d records.", folder, results["about"]["records"])

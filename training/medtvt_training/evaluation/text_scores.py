@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from processing_medtvt.claims_medtvt import stated_findings
+
 from ..files import fingerprint, hash_file, hash_folder, read_json, write_json
 from .bootstrap import Metric, mean_metric, undefined_metric
 from .text_metrics import (
@@ -75,6 +77,7 @@ class TextScorer:
     ) -> None:
         self.resources, self.store, self.device = resources or TextResources(), store, device
         self._bert: BertScorer | None = None
+        self._findings: dict[str, set[str]] = {}
         self._functions: dict[str, Callable[[Sequence[str], Sequence[str]], np.ndarray]] = {
             "bleu": sentence_bleu_scores,
             "bleu_statistics": bleu_statistics,
@@ -109,6 +112,12 @@ class TextScorer:
         if new and self.store is not None:
             write_json({"made_by": self._made_by, "scores": self._scores}, self.store)
         return found
+
+    def findings(self, text: str) -> set[str]:
+        """The findings that a text states."""
+        if text not in self._findings:
+            self._findings[text] = stated_findings(text)
+        return self._findings[text]
 
     def metrics(self, references: Sequence[str], completions: Sequence[str]) -> dict[str, Metric]:
         """
