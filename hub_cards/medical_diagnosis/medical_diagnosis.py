@@ -7,7 +7,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from medtvt_training.evaluation.score import TextResources, score_records
+from medtvt_training.evaluation.score import score_records
+from medtvt_training.evaluation.text_scores import TextResources, TextScorer
 from modeling_medtvt import DISEASES, parse_answer
 
 
@@ -26,7 +27,7 @@ Args:
     wordnet, encoder (`str`, *optional*): folders for METEOR and BERTScore, which are None without.
     encoder_layer (`int`, *optional*): layer of the encoder.
 Returns:
-    `dict` with `paper` and `strict`: fractions by name, None where undefined; and `intervals`.
+    `dict` with `paper` and `strict`: fractions by name, None where undefined; `undefined`: why, by name; and `intervals`.
 """
 
 
@@ -65,6 +66,7 @@ class MedicalDiagnosis(evaluate.Metric):
             subject = str(i) if subject_ids is None else subject_ids[i]
             record = {"id": str(i), "subject_id": subject, "diseases": list(answer.diseases)}
             records.append({**record, "reference": reference, "completion": completion})
-        results = score_records(records, TextResources(wordnet, encoder, encoder_layer), resamples, seed)
-        kept = ("paper", "strict", "intervals") if resamples else ("paper", "strict")
+        scorer = TextScorer(TextResources(wordnet, encoder, encoder_layer))
+        results = score_records(records, scorer, resamples, seed)
+        kept = ("paper", "strict", "undefined", *(["intervals"] if resamples else []))
         return {name: results[name] for name in kept}

@@ -126,7 +126,7 @@ def test_help_imports_nothing_slow():
 
 def test_help_names_what_the_packages_know(capsys):
     from medtvt_training.evaluation.ablation import VARIANTS
-    from medtvt_training.evaluation.metrics import RESAMPLES
+    from medtvt_training.evaluation.bootstrap import RESAMPLES
     from medtvt_training.evaluation.paper_tables import TABLES
     from medtvt_training.mimic.codes import CODE_SETS
     from medtvt_training.synthetic.causes import SETTINGS

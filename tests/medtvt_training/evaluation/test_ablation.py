@@ -189,7 +189,7 @@ def test_variants_are_compared_with_the_full_model(tmp_path):
     right, other = DISEASES[:2]
     write_answers(tmp_path / "full", [f"<answer>{disease}</answer>" for disease in (right, other, right, other)])
     write_answers(tmp_path / "no-pt", [f"<answer>{right}; {other}</answer>", "I do not know"] * 2)
-    summary = ablation.compare_variants(["full", "no-pt"], tmp_path)
+    summary = ablation.compare_variants(["full", "no-pt"], [tmp_path])
     cells = summary["no-pt"]["metrics"]
     values = {"strict/parse_rate": 1 / 2, "strict/f1_samples": 1 / 3, "strict/jaccard_samples": 1 / 4}
     for metric, value in values.items():
@@ -203,9 +203,54 @@ def test_variants_are_compared_with_the_full_model(tmp_path):
     lines = ablation.render_ablation(summary).splitlines()
     rows = [line.split(" | ") for line in lines if line.startswith("| no-pt | Table 1: without PT")]
     assert [row[3].split()[0] for row in rows] == ["0.333", "-0.667"]
-    assert [row[-1] for row in rows] == ["undefined |"] * 2
+    assert [row[-1] for row in rows] == ["- |"] * 2
     (table_1,) = ablation.paper_tables(["full", "no-pt"], tmp_path)
     assert table_1.startswith("# Table 1") and "| without PT |" in table_1 and "| full model |" in table_1
+
+
+def test_a_difference_must_exceed_what_differs_between_trainings(tmp_path):
+    right, other = DISEASES[:2]
+    always = [f"<answer>{disease}</answer>" for disease in (right, other, right, other)]
+    never = ["<answer></answer>"] * 4
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for i, folder in enumerate(folders):
+        folder.mkdir()
+        write_answers(folder / "full", always)
+        write_answers(folder / "no-pt", [*never[:3], "none"])  # worse, however it is trained
+        write_answers(folder / "no-cao", never if i == 0 else always)  # worse in one training
+    summary = ablation.compare_variants(["full", "no-pt", "no-cao"], folders)
+    worse, once = (summary[name]["metrics"]["strict/f1_samples"] for name in ("no-pt", "no-cao"))
+    assert worse["difference"] == -1 and worse["spread"] == 0 and worse["training_interval"] == [-1, -1]
+    assert worse["differs"] is True
+    assert once["difference"] == pytest.approx(-1 / 3) and once["value"] == pytest.approx(2 / 3)
+    assert once["difference_interval"][1] < 0  # over patients alone it would be one
+    half = 4.302653 * (1 / 3) ** 0.5 / 3**0.5
+    assert once["training_interval"] == pytest.approx([-1 / 3 - half, -1 / 3 + half], rel=1e-5)
+    assert once["differs"] is False
+    text = ablation.render_ablation(summary)
+    assert "Means of 3 trainings" in text and "**-1.000 [-1.000, -1.000] [-1.000, -1.000]**" in text
+    assert "0.667 \u00b1 0.577" in text
+
+
+def test_every_training_has_a_seed_and_a_folder(inputs, skip_training, tmp_path):
+    settings = ablation.Ablation(out=tmp_path, **inputs, without_rft=True, seeds=3)
+    trainings = settings.trainings()
+    assert [(seed, Path(training.out)) for seed, training in trainings] == [
+        (None, tmp_path),
+        (1, tmp_path / "seed-1"),
+        (2, tmp_path / "seed-2"),
+    ]
+    for seed, training in trainings:
+        ablation.keep_settings(training, seed)
+        ablation.train_variant("no-cao", training, seed)
+        words = ablation.stage_overrides("sft", Path("m"), "d", Path("f"), training, seed)
+        assert [word for word in words if word.startswith("--seed=")] == ([] if seed is None else [f"--seed={seed}"])
+        assert (Path(training.out) / "stages" / "sft-no-cao" / "final").exists()
+        assert training.features == str(inputs["feature_cache"])
+    with pytest.raises(ValueError, match=r"another ablation \(seed differ\)"):
+        ablation.keep_settings(trainings[1][1], 7)
+    with pytest.raises(ValueError, match="`seeds` must be at least 1"):
+        ablation.Ablation(out=tmp_path, **inputs, seeds=0)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
+import base64
+import functools
+import io
 import json
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from medtvt_training import cli
-from medtvt_training.evaluation.baseline import PEERS, draw_ecg_page, list_peers, load_answerer, write_question
+from medtvt_training.evaluation.baseline import PEERS, list_peers, run_baseline
+from medtvt_training.evaluation.chat import draw_ecg_page, load_answerer, write_question
+from medtvt_training.evaluation.endpoint import EndpointAnswerer
 from medtvt_training.evaluation.gradient_boosting import GradientBoostingAnswerer
+from medtvt_training.evaluation.run import Records, Scoring, predict
+from medtvt_training.mimic.teachers import EndpointRefusedError, OpenAITeacher, TeacherError
 from medtvt_training.synthetic.example_patient import write_example_patient
 from modeling_medtvt import DISEASES
 
 from tests.medtvt_training.evaluation.tiny_peers import CLASSES, tiny_answerer, write_tiny_peer
+from tests.medtvt_training.mimic.misbehaving_server import misbehaving_server
 from tests.toy import toy_tokenizer
 
 
@@ -26,7 +35,8 @@ def test_the_eight_of_the_paper():
     native = {name for name, peer in PEERS.items() if peer.native}
     assert set(PEERS) - native == {"Mini-InternVL-Chat-2B-V1-5", "Molmo-7B-O-0924"}
     assert {PEERS[name].class_name for name in native} == set(CLASSES.values())
-    assert list_peers().count("| yes |") == 6
+    assert list_peers().count("| transformers | --model ") == 6
+    assert list_peers().count("| a server (vLLM, SGLang) | --endpoint URL --model ") == 2
 
 
 @pytest.mark.parametrize("model_type", sorted(CLASSES))
@@ -116,6 +126,10 @@ def test_gradient_boosting_learns_what_is_there():
         (["--model", "Molmo-7B-O-0924"], "not in transformers"),
         (["--model", "OpenGVLab/Mini-InternVL-Chat-2B-V1-5"], "not in transformers"),
         (["--model", "gradient-boosting", "--level", "physiology"], "writes no text"),
+        (["--model", "gradient-boosting", "--endpoint", "http://localhost:1/v1"], "needs no endpoint"),
+        (["--model", "m", "--endpoint", "https://example.org/v1"], "MIMIC's data may go there only if"),
+        (["--model", "m", "--endpoint", "example.org"], "must look like https"),
+        (["--model", "m", "--acknowledge-data-use", "yes"], "belong to --endpoint"),
     ],
 )
 def test_refusals(data, tmp_path, arguments, message):
@@ -127,3 +141,87 @@ def test_refusals(data, tmp_path, arguments, message):
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match="does not open as an image-text-to-text model"):
         load_answerer(str(tmp_path), text_only=False, device="cpu")
+
+
+class Questions(dict):
+    """Answers whatever is asked, and keeps the questions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Any] = []
+
+    def __getitem__(self, content: Any) -> str:
+        self.asked.append(content)
+        return "<think>It shows atrial fibrillation.</think><answer>Atrial Fibrillation</answer>"
+
+
+@pytest.mark.parametrize("text_only", [False, True])
+def test_a_server_that_is_slow_fails_and_cuts_connections(data, rows, tmp_path, text_only, monkeypatch):
+    patient = OpenAITeacher.__init__
+    monkeypatch.setattr(OpenAITeacher, "__init__", lambda *a, **k: patient(*a, **k, backoff=0.01, max_retries=20))
+    questions = Questions()
+    with misbehaving_server(questions, fault_share=0.5, seed=1) as server:
+        run = functools.partial(
+            run_baseline,
+            "molmo",
+            Records(data),
+            tmp_path,
+            Scoring(resamples=0),
+            batch_size=3,
+            text_only=text_only,
+            endpoint=server.url,
+        )
+        results = run()
+        assert sum(count for fault, count in server.faults.items() if fault) > 0
+        asked = len(questions.asked)
+        assert run()["strict"] == results["strict"] and len(questions.asked) == asked  # nothing is asked twice
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == len(rows) and results["strict"]["parse_rate"] == 1
+    assert all(line["evidence"]["statements"][0]["finding"] == "ecg: fibrillation" for line in lines)
+    if text_only:
+        assert all(isinstance(question, str) for question in questions.asked)
+        return
+    both = next(question for question in questions.asked if len(question) == 3)
+    for part in both[:2]:
+        head, content = part["image_url"]["url"].split(",")
+        assert head == "data:image/png;base64"
+        assert Image.open(io.BytesIO(base64.b64decode(content))).size[0] >= 40
+    assert "You see a 12-lead ECG" in both[2]["text"]
+
+
+def test_a_server_that_stays_silent_loses_nothing(data, rows, tmp_path):
+    """Half of the answers fail for good; the next run asks for these alone."""
+
+    class Client:
+        def __init__(self, failing: int) -> None:
+            self.failing, self.asked = failing, 0
+
+        def answer(self, question: Any, key: str) -> str:
+            self.asked += 1
+            if self.asked <= self.failing:
+                raise TeacherError("localhost gave no answer to a request (status 500).")
+            return "<answer></answer>"
+
+    first, second = Client(3), Client(0)
+    about = {"model": "m", "settings": {}}
+    client: Any = first
+    assert len(predict(rows, EndpointAnswerer(client, False), tmp_path, about, 1)) == 3
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    assert len(reasons) == 3 and "status 500" in reasons[0]
+    client = second
+    assert len(predict(rows, EndpointAnswerer(client, False), tmp_path, about, 1)) == len(rows)
+    assert second.asked == 3 and not (tmp_path / "rejects.jsonl").exists()
+
+
+def test_a_server_that_refuses_ends_the_run(data, rows, tmp_path):
+    class Refusing:
+        asked = 0
+
+        def answer(self, question: Any, key: str) -> str:
+            self.asked += 1
+            raise EndpointRefusedError("localhost refuses requests with status 401.")
+
+    client: Any = Refusing()
+    with pytest.raises(EndpointRefusedError, match="status 401"):
+        predict(rows, EndpointAnswerer(client, False), tmp_path, {"model": "m"}, 2)
+    assert client.asked == 2

@@ -13,16 +13,13 @@ from sacrebleu.metrics import BLEU
 from sklearn import metrics as sk
 
 from medtvt_training import cli
-from medtvt_training.evaluation.metrics import (
-    as_label_array,
-    evaluate_metrics,
-    label_metrics,
-    patient_weights,
-    probability_metrics,
-)
+from medtvt_training.data.labels import as_label_array
+from medtvt_training.evaluation.bootstrap import evaluate_metrics, patient_weights
+from medtvt_training.evaluation.metrics import label_metrics, probability_metrics
 from medtvt_training.evaluation.paper_tables import render_table
-from medtvt_training.evaluation.score import TextResources, compare_records, score_records
-from medtvt_training.evaluation.text_metrics import bleu_statistics, corpus_bleu
+from medtvt_training.evaluation.score import compare_records, score_records
+from medtvt_training.evaluation.text_metrics import bleu_statistics, corpus_bleu, rouge_l_scores
+from medtvt_training.evaluation.text_scores import TextResources, TextScorer
 from modeling_medtvt import DISEASES
 
 from tests.toy import toy_tokenizer
@@ -197,6 +194,47 @@ def test_corpus_bleu_is_that_of_sacrebleu(records):
     assert score_records(records, resamples=0)["strict"]["bleu"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("stem", [False, True])
+def test_rouge_l_is_that_of_rouge_score(records, stem):
+    references, completions = ([record[key] for record in records] for key in ("reference", "completion"))
+    references, completions = [*references, "a b a c a b", ""], [*completions, "b a a b c", "x"]
+    scorer = RougeScorer(["rougeL"], use_stemmer=stem)
+    expected = [scorer.score(*pair)["rougeL"] for pair in zip(references, completions)]
+    found = rouge_l_scores(references, completions, stem)
+    assert found == pytest.approx(np.array([[score.recall, score.fmeasure] for score in expected]))
+
+
+def test_texts_are_scored_once(records, tmp_path, monkeypatch):
+    from medtvt_training.evaluation import text_scores
+
+    scored: list[int] = []
+    real = text_scores.bleu_statistics
+
+    def counting(references: Any, completions: Any) -> Any:
+        scored.append(len(references))
+        return real(references, completions)
+
+    monkeypatch.setattr(text_scores, "bleu_statistics", counting)
+    store = tmp_path / "text_scores.json"
+    scorer = TextScorer(store=store)
+    first = score_records(records, scorer, resamples=0)
+    comparison = compare_records(records, records, scorer, resamples=0)
+    assert scored == [len({(record["reference"], record["completion"]) for record in records})]
+    assert comparison["strict/bleu"]["difference"] == 0
+    assert score_records(records, TextScorer(store=store), resamples=0) == first  # a later run
+    longer = [*records, {**records[0], "id": "new", "completion": "another"}]
+    score_records(longer, TextScorer(store=store), resamples=0)
+    assert scored[1:] == [1]
+    made_by = json.loads(store.read_text())
+    made_by["made_by"]["bleu_statistics"] = "sacrebleu 0"
+    store.write_text(json.dumps(made_by))
+    score_records(longer[:2], TextScorer(store=store), resamples=0)
+    assert scored[2:] == [2]  # what another version made is made anew
+    store.write_text("[]")
+    with pytest.raises(ValueError, match="holds no scores of texts"):
+        TextScorer(store=store)
+
+
 def test_unparsed_answers_are_empty_answers(records):
     strict = score_records(records, resamples=0)["strict"]
     assert strict["parse_rate"] == pytest.approx(17 / 20)
@@ -274,6 +312,9 @@ def test_paired_differences(records):
         ({"id": "1"}, "'1' more than once"),
         ({"diseases": ["Gout"]}, "1 labels are none of the seven"),
         ({"completion": 3}, "must be a string"),
+        ({"age": "old"}, "`age` must be a number of years in 0 to 130"),
+        ({"sex": "X"}, '`sex` must be "F", "M" or null'),
+        ({"evidence": {"statements": [{"status": "true"}]}}, "`evidence` must be an object with statements"),
     ],
 )
 def test_bad_lines_are_named(records, tmp_path, change, message):
@@ -340,6 +381,32 @@ def test_evidence_is_judged_by_the_findings(records):
     assert "evidence" not in score_records(records, resamples=0)
 
 
+def test_the_check_counts_without_known_causes(records):
+    def statement(finding: str, status: str, negated: bool = False) -> dict[str, Any]:
+        return {"modality": finding[:3], "finding": finding, "negated": negated, "status": status}
+
+    for record in records:
+        listed = [
+            statement("ecg: sinus tachycardia", "supported"),
+            statement("lab: high Creatinine", "contradicted"),
+            statement("lab: high Lactate", "not measured"),
+            statement("cxr: enlarged heart", "not checkable"),
+        ]
+        record["evidence"] = {"statements": listed, "unmentioned": ["lab: low Sodium"], "abnormal": 4}
+    evidence = score_records(records, resamples=20)["evidence"]
+    shares = {name: evidence[name] for name in ("supported", "contradicted", "not_measured", "not_checkable")}
+    assert shares == dict.fromkeys(shares, 0.25)
+    assert evidence["unmentioned"] == 0.25 and evidence["statements"] == 4
+    assert evidence["lab"]["contradicted"] == 0.5 and evidence["ecg"]["supported"] == 1
+    assert "agreement" not in evidence and "cited_true" not in evidence
+    for record in records:  # the verdict on creatinine is not what the causes say
+        record["findings"] = ["ecg: sinus tachycardia", "lab: high Creatinine"]
+    assert score_records(records, resamples=0)["evidence"]["agreement"] == 0.5
+    for record in records:  # the donor's ECG was shown
+        record.update(donor_modality="ecg", donor_findings=["ecg: fibrillation", "lab: high Lactate"])
+    assert score_records(records, resamples=0)["evidence"]["agreement"] == 0
+
+
 def test_swapped_modality(records):
     for i, record in enumerate(records):
         record["donor_diseases"] = [SEPSIS] if i < 2 else []
@@ -371,12 +438,12 @@ def write_wordnet(folder: Any) -> Any:
 def test_meteor_with_a_local_wordnet(tmp_path):
     wordnet = write_wordnet(tmp_path / "wordnet")
     record = {"id": "a", "subject_id": "a", "diseases": [], "reference": "the red car", "completion": "the red auto"}
-    results = score_records([record], TextResources(wordnet=str(wordnet)), resamples=0)
+    results = score_records([record], TextScorer(TextResources(wordnet=str(wordnet))), resamples=0)
     # three matches in one chunk: F = 1, penalty 0.5 (1/3)^3
     assert results["paper"]["meteor"] == pytest.approx(1 - 0.5 / 27)
     assert not any("METEOR" in line for line in results["skipped"])
     with pytest.raises(ValueError, match="no WordNet here"):
-        score_records([record], TextResources(wordnet=str(tmp_path)))
+        score_records([record], TextScorer(TextResources(wordnet=str(tmp_path))))
 
 
 @pytest.fixture(scope="module")
@@ -401,17 +468,17 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_bert_score_with_a_local_encoder(records, encoder):
-    resources = TextResources(encoder=encoder, encoder_layer=2)
+    scorer = TextScorer(TextResources(encoder=encoder, encoder_layer=2))
     same = [{**record, "completion": record["reference"]} for record in records]
-    assert score_records(same, resources, resamples=0)["paper"]["bert_score"] == pytest.approx(1, abs=1e-5)
-    results = score_records(records, resources, resamples=0)
+    assert score_records(same, scorer, resamples=0)["paper"]["bert_score"] == pytest.approx(1, abs=1e-5)
+    results = score_records(records, scorer, resamples=0)
     assert 0 < results["paper"]["bert_score"] < 1 and 0 < results["strict"]["bert_score"] < 1
     # a text alone gets what it gets in a batch
-    alone = [score_records([record], resources, resamples=0)["paper"]["bert_score"] for record in records]
+    alone = [score_records([record], scorer, resamples=0)["paper"]["bert_score"] for record in records]
     assert math.isclose(np.mean(alone), results["paper"]["bert_score"], abs_tol=1e-5)
     assert alone[12] == 0  # an empty completion
     with pytest.raises(ValueError, match="3 layers"):
-        score_records(records, TextResources(encoder=encoder), resamples=0)
+        score_records(records, TextScorer(TextResources(encoder=encoder)), resamples=0)
 
 
 def test_the_metric_folder_of_evaluate(records):
@@ -424,7 +491,8 @@ def test_the_metric_folder_of_evaluate(records):
         references=[record["reference"] for record in records],
     )
     expected = score_records(records, resamples=0)
-    assert found == {"paper": expected["paper"], "strict": expected["strict"]}
+    assert found == {name: expected[name] for name in ("paper", "strict", "undefined")}
+    assert found["undefined"]["strict/meteor"] == "skipped: no WordNet"
 
 
 def test_the_metric_quotes_no_reference():

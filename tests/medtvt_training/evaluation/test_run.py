@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,17 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 from medtvt_training import cli
 from medtvt_training.data.load import load_medtvt_qa
+from medtvt_training.evaluation.agreement import measure_agreement
 from medtvt_training.evaluation.answerer import MedTVTAnswerer, SeededSampling
+from medtvt_training.evaluation.evidence_check import EvidenceChecker
 from medtvt_training.evaluation.predictions import read_predictions
+from medtvt_training.evaluation.ranks import Ranks
 from medtvt_training.evaluation.run import predict
-from medtvt_training.evaluation.variants import swap_between_rows, withhold_from_rows
+from medtvt_training.evaluation.variants import make_variants, swap_between_rows, withhold_from_rows, withhold_labs
 from modeling_medtvt import DISEASES
 from modeling_medtvt.answer_probability_medtvt import answer_probabilities, label_order
+
+from tests.toy import SUBSETS
 
 
 ABOUT = {"model": "tiny", "settings": {}}
@@ -118,6 +125,104 @@ def test_withholding(rows):
         withhold_from_rows([row for row in rows if "ecg" not in row["modalities"]], "ecg")
 
 
+def test_subsets_and_single_labs_withheld(rows):
+    variants = make_variants(rows, subsets=True, labs_withheld=[0, 0.5, 0.75])
+    assert {name for name in variants if name.startswith("subset-")} == {
+        f"subset-{'+'.join(subset)}" for subset in SUBSETS if subset
+    }
+    for name, kept in variants.items():
+        if name.startswith("subset-"):
+            subset = name.removeprefix("subset-").split("+")
+            assert all(row["modalities"] == subset for row in kept)
+            assert {row["id"] for row in kept} == {row["id"] for row in rows if set(subset) <= set(row["modalities"])}
+    by_share = [variants[f"labs-withheld-{share}"] for share in (0, 50, 75)]
+    for none, half, most in zip(*by_share):
+        measured = [{name for name, value in row["lab"].items() if value is not None} for row in (none, half, most)]
+        assert measured[0] > measured[1] > measured[2]
+        number = len(measured[0])
+        assert [len(names) for names in measured] == [number, number - number // 2, number - number * 3 // 4]
+    with pytest.raises(ValueError, match="at least 0 and below 1, got 1"):
+        make_variants(rows, labs_withheld=[1.0])
+    with pytest.raises(ValueError, match="none can be withheld"):
+        withhold_labs([row for row in rows if "lab" not in row["modalities"]], 0.5)
+
+
+def test_agreement_by_hand():
+    def run(*named: str) -> list[Any]:
+        return [
+            {"id": str(i), "subject_id": str(i), "completion": f"<answer>{text}</answer>"}
+            for i, text in enumerate(named)
+        ]
+
+    runs = {"ecg": run("Sepsis", "", "Sepsis; Pneumonia"), "lab": run("Sepsis", "", "Pneumonia", "Sepsis")}
+    (pair,) = measure_agreement(runs, resamples=20, seed=0)
+    assert (pair["first"], pair["second"], pair["records"]) == ("ecg", "lab", 3)
+    assert pair["jaccard"]["value"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert pair["same"]["value"] == pytest.approx(2 / 3)
+
+
+def run_ranks(rows: Any, folder: Path, count: int, answerers: Any, batch_size: int = 2) -> Any:
+    """As many processes as there are answerers, one after the other; the first is last, as it merges."""
+
+    class Alone(Ranks):
+        def wait(self) -> None:
+            pass
+
+    for rank in reversed(range(len(answerers))):
+        found = predict(rows, answerers[rank], folder, ABOUT, batch_size, ranks=Alone(rank, count))
+    return found
+
+
+def test_processes_share_a_run(rows, tmp_path):
+    one = predict(rows, Parrot(), tmp_path / "one", ABOUT, batch_size=2)
+    parrots = [Parrot(), Parrot()]
+    two = run_ranks(rows, tmp_path / "two", 2, parrots)
+    assert [record["id"] for record in two] == [record["id"] for record in one]
+    assert set(parrots[0].seen) | set(parrots[1].seen) == {row["id"] for row in rows}
+    assert not set(parrots[0].seen) & set(parrots[1].seen) and len(parrots[0].seen) == 4
+
+    def written(folder: str) -> list[str]:
+        return [json.loads(line)["id"] for line in (tmp_path / folder / "predictions.jsonl").read_text().splitlines()]
+
+    assert written("two") == written("one")
+    assert not list((tmp_path / "two").glob("predictions-*")) and not list((tmp_path / "two").glob("rejects*"))
+
+
+def test_the_share_of_a_process_that_died_is_resumed(rows, tmp_path):
+    killed = Parrot(killed_at=rows[5]["id"])
+    with pytest.raises(KeyboardInterrupt):
+        run_ranks(rows, tmp_path, 3, [Parrot(), Parrot(), killed], batch_size=1)
+    others = [Parrot(killed_at=rows[3]["id"]), Parrot(unreadable=[rows[1]["id"]])]
+    with pytest.raises(KeyboardInterrupt):
+        run_ranks(rows, tmp_path, 3, others, batch_size=1)
+    lying = {json.loads(line)["id"] for file in tmp_path.glob("predictions-*") for line in file.open()}
+    assert len(list(tmp_path.glob("predictions-*.jsonl"))) == 3 and lying == {rows[i]["id"] for i in (0, 2, 4)}
+    last = Parrot()
+    records = predict(rows, last, tmp_path, ABOUT, batch_size=2)  # by one process
+    assert [record["id"] for record in records] == [row["id"] for row in rows]
+    assert set(last.seen) == {row["id"] for row in rows} - lying
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["predictions.jsonl", "run.json"]
+    with pytest.raises(ValueError, match=r"another run \(model"):
+        predict(rows, Parrot(), tmp_path, {**ABOUT, "model": "other"}, 2, ranks=Ranks(1, 2))
+
+
+def test_two_processes_of_torchrun_answer_as_one(checkpoint, data, tmp_path):
+    words = ["evaluate", "--model", checkpoint, "--data", data, "--max-new-tokens", 6, "--batch-size", 2]
+    words += ["--resamples", 0, "--withhold", "ecg", "--out"]
+    cli.run([*map(str, words), str(tmp_path / "one")])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "medtvt_training.cli", *map(str, words), str(tmp_path / "two")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("Research use only") == 1  # the first process alone prints
+    for variant in ("", "withhold-ecg"):
+        runs = [read_predictions(tmp_path / name / variant / "predictions.jsonl") for name in ("one", "two")]
+        assert [record["id"] for record in runs[0]] == [record["id"] for record in runs[1]]
+        same = [a["completion"] == b["completion"] for a, b in zip(*runs)]
+        assert sum(same) >= len(same) - 1  # two logits of random weights may tie but for rounding
+        assert not list((tmp_path / "two" / variant).glob("*-[01].jsonl"))
+
+
 def test_a_batch_answers_as_its_rows_alone(rows, model_and_processor):
     answerer = MedTVTAnswerer(*model_and_processor, max_new_tokens=6)
     together = answerer.answer(answerer.prepare(rows))
@@ -202,6 +307,24 @@ def test_without_intervals_and_with_a_film_that_cannot_be_read(checkpoint, data,
         assert "strict/f1_samples" in json.loads((tmp_path / name / "withhold-ecg" / "comparison.json").read_text())
 
 
+def test_reasoning_is_held_against_the_row(rows):
+    row = next(row for row in rows if set(row["modalities"]) >= {"ecg", "lab"})
+    row["lab"] |= {"Creatinine": 4.2, "Potassium": 4.1, "Lactate": None}
+    text = "<think>Labs: high creatinine, high potassium, high lactate.\nCXR: enlarged heart.</think><answer></answer>"
+    checker = EvidenceChecker()
+    found = checker.check(text, checker.measure(row))
+    assert {s["finding"]: s["status"] for s in found["statements"]} == {
+        "lab: high Creatinine": "supported",
+        "lab: high Potassium": "contradicted",
+        "lab: high Lactate": "not measured",
+        "cxr: enlarged heart": "not checkable" if "cxr" in row["modalities"] else "not measured",
+    }
+    assert found["abnormal"] >= 1 + len(found["unmentioned"])
+    without = checker.check(text, checker.measure({**row, "modalities": ["cxr"]}))
+    assert {s["status"] for s in without["statements"] if s["modality"] == "lab"} == {"not measured"}
+    assert without["abnormal"] == 0
+
+
 def test_two_runs_in_one_folder_are_refused(rows, tmp_path):
     class Impatient(Parrot):
         def answer(self, prepared: Any) -> Any:
@@ -215,7 +338,7 @@ def test_two_runs_in_one_folder_are_refused(rows, tmp_path):
 
 def test_the_command(checkpoint, data, tmp_path, capsys):
     arguments = ["--model", checkpoint, "--data", data, "--out", tmp_path, "--max-new-tokens", 4, "--num-samples", 2]
-    arguments += ["--resamples", 20, "--swap", "ecg", "--limit", 5]
+    arguments += ["--resamples", 20, "--swap", "ecg", "--limit", 5, "--subsets", "--withhold-labs", 0, 0.5]
     run_command(*arguments)
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 5 and all(len(line["samples"]) == 2 for line in lines)
@@ -226,6 +349,13 @@ def test_the_command(checkpoint, data, tmp_path, capsys):
         assert results["about"]["run"]["seconds_per_record"] > 0
     assert (tmp_path / "variants.png").is_file() and (tmp_path / "swap-ecg" / "swap.png").is_file()
     assert json.loads((tmp_path / "swap-ecg" / "comparison.json").read_text())["strict/parse_rate"]["difference"] == 0
+    whole = json.loads((tmp_path / "metrics.json").read_text())
+    assert [entry["withheld"] for entry in whole["labs_withheld"]] == [0, 0.5]
+    assert {(pair["first"], pair["second"]) for pair in whole["agreement"]} >= {("ecg", "lab"), ("lab", "ecg+cxr+lab")}
+    report = (tmp_path / "report.md").read_text()
+    assert "## Agreement between subsets of the modalities" in report and "| 50% | " in report
+    printed = capsys.readouterr().out
+    assert "5 records of 5 patients" in printed and "swap-ecg: F1" in printed
     with pytest.raises(ValueError, match=r"another run \(settings"):
         run_command(*arguments, "--seed", 1)
 

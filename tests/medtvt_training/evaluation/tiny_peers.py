@@ -24,7 +24,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from medtvt_training.evaluation.baseline import ChatAnswerer
+from medtvt_training.evaluation.chat import ChatAnswerer
 
 from tests.toy import toy_tokenizer
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xmlschema
 from huggingface_hub import DatasetCard, ModelCard
 
 from medtvt_training.cli import main
@@ -13,6 +14,9 @@ from medtvt_training.evaluation.score import score_records
 from medtvt_training.files import hash_folder
 from medtvt_training.sharing import cards
 from medtvt_training.synthetic.cohort import write_cohort
+
+from tests.medtvt_training.evaluation.test_patients import draw_records
+from tests.toy import FIXTURES
 
 
 @pytest.fixture
@@ -147,3 +151,91 @@ def test_dataset_of_patients_is_credentialed(cohort, tmp_path):
     assert cards.training_data_entry("pt", folder)["access"] == "credentialed"
     with pytest.raises(ValueError, match="holds no MedTVT-QA"):
         cards.dataset_card(tmp_path)
+
+
+def patient_metrics(folder: Path, model: Path) -> Path:
+    """Metrics with subgroups, probabilities, a check of the reasoning and variants."""
+    results = score_records(draw_records(120), resamples=20)
+    pair = {"value": 0.5, "interval": [0.4, 0.6]}
+    results["agreement"] = [{"first": "ecg", "second": "lab", "records": 80, "jaccard": pair, "same": pair}]
+    entry = {"withheld": 0.25, "records": 120, "f1_samples": pair, "auroc_macro": pair, "parse_rate": pair}
+    results["labs_withheld"] = [entry]
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(results))
+    header = {"model": hash_folder(model), "level": "diagnosis", "split": "test", "settings": {"seed": 0}, "ids": []}
+    (folder / "run.json").write_text(json.dumps(header))
+    return folder / "metrics.json"
+
+
+HEADINGS = (
+    *("Purpose", "Structure", "Data", "Benchmark against a simpler model", "Confidence", "Error handling", "Workflow"),
+    *("Fairness audit", "Updates"),
+)
+
+
+def test_the_nine_headings(folder, tmp_path):
+    bare = cards.model_card(folder).text
+    full = cards.model_card(folder, patient_metrics(tmp_path / "run", folder)).text
+    for heading in HEADINGS:
+        assert f"\n## {heading}\n" in bare and f"\n## {heading}\n" in full
+    assert bare.count("Not done.") == 3
+    for said in (
+        "| 40 to 64 |",
+        "the model, equal prior",
+        "error, surest 80%",
+        "| 25% | 120 | 0.500 [0.400, 0.600] |",
+    ):
+        assert said in full and said not in bare
+    assert "| ecg | lab | 80 | 0.500 [0.400, 0.600] |" in full and "hospital diagnoses" in full
+
+
+@pytest.mark.parametrize("with_metrics", [False, True])
+def test_the_chai_card_follows_its_schema(folder, tmp_path, with_metrics):
+    schema = xmlschema.XMLSchema(str(FIXTURES / "chai" / "schema-v0.2.xsd"), allow="local")
+    words = ["card", "--model", str(folder), "--chai", str(tmp_path / "card.xml")]
+    if with_metrics:
+        words += ["--metrics", str(patient_metrics(tmp_path / "run", folder))]
+    (tmp_path / "stated.json").write_text(json.dumps({"ModelDeveloper": "A <lab> & another"}))
+    assert main([*words, "--stated", str(tmp_path / "stated.json")]) == 0
+    text = (tmp_path / "card.xml").read_text()
+    schema.validate(text)
+    found: Any = schema.to_dict(text)
+    assert found["BasicInfo"]["ModelDeveloper"] == "A <lab> & another"
+    assert found["BasicInfo"]["DeveloperContact"] == "Not stated."
+    labels = {
+        name: [entry["Label"] for entry in metric["Results"]["MetricResult"]]
+        for name, metric in found["KeyMetrics"].items()
+    }
+    if with_metrics:
+        assert "AUROC, mean over the diseases" in labels["UsefulnessUsabilityEfficacy"]
+        assert "sex: F" in labels["FairnessEquity"] and "Answers that parse" in labels["SafetyReliability"]
+        assert found["KeyMetrics"]["SafetyReliability"]["TestingDataDescription"].startswith(
+            "120 records of 120 patients"
+        )
+    else:
+        assert set(map(tuple, labels.values())) == {("Not done",)}
+
+
+def test_what_a_chai_card_cannot_be_told(folder, tmp_path, capsys):
+    (tmp_path / "stated.json").write_text(json.dumps({"ClinicalRiskLevel": "low"}))
+    words = ["card", "--model", str(folder), "--chai", str(tmp_path / "card.xml"), "--stated"]
+    assert main([*words, str(tmp_path / "stated.json")]) == 2
+    assert "cannot be given ClinicalRiskLevel" in capsys.readouterr().err
+    assert not (tmp_path / "card.xml").exists()
+    (tmp_path / "card.xml").write_text("mine")
+    (tmp_path / "stated.json").write_text("{}")
+    assert main([*words, str(tmp_path / "stated.json")]) == 2 and (tmp_path / "card.xml").read_text() == "mine"
+
+
+def test_the_checklist_says_what_was_not_done(folder, tmp_path):
+    bare, full = tmp_path / "bare.md", tmp_path / "full.md"
+    assert main(["card", "--model", str(folder), "--tripod", str(bare)]) == 0
+    metrics = str(patient_metrics(tmp_path / "run", folder))
+    assert main(["card", "--model", str(folder), "--metrics", metrics, "--tripod", str(full)]) == 0
+    assert "| Results | performance | not done |" in bare.read_text()
+    text = full.read_text()
+    assert "| Results | performance | F1 0." in text and "| Results | performance in subgroups | by age, sex |" in text
+    assert "| Results | external validation | not done |" in text
+    assert text.count("| not done |") < bare.read_text().count("| not done |")
+    number = int(re.search(r"of which (\d+) are not done", text)[1])
+    assert text.count("| not done |") == number

@@ -2,6 +2,7 @@
 import argparse
 from collections import OrderedDict
 
+import gguf
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -224,3 +225,84 @@ def test_other_vits_are_measured_and_no_image_backbone_is_refused(parts, tmp_pat
 def test_tiny_takes_no_parts(tmp_path, capsys):
     assert main(["init", "--tiny", str(tmp_path / "out"), "--text", "x"]) == 2
     assert "--text" in capsys.readouterr().err
+
+
+def write_gguf(path, model, vocabulary):
+    """A Llama as llama.cpp's converter writes it: rotary halves interleaved, tokens of a byte-level BPE."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(len(vocabulary))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(vocabulary)
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL if "|" in token[1:] else gguf.TokenType.NORMAL for token in vocabulary]
+    )
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(vocabulary.index("<|s|>"))
+    writer.add_eos_token_id(vocabulary.index("<|e|>"))
+    names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
+    names |= {"self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up"}
+    names |= {"mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+    names |= {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    names |= {"model.layers.": "blk."}
+    for name, tensor in model.state_dict().items():
+        values = tensor.numpy()
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        for kind, heads in (("attn_q.", config.num_attention_heads), ("attn_k.", config.num_key_value_heads)):
+            if kind in name:
+                halves = values.reshape(heads, 2, -1, values.shape[1])
+                values = halves.swapaxes(1, 2).reshape(values.shape)
+        writer.add_tensor(name, values.copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def gguf_folder(tmp_path_factory):
+    """A folder with one small GGUF file, and the model that it was made from."""
+    torch.manual_seed(0)
+    vocabulary = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "<|s|>", "<|e|>"]
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=len(vocabulary), num_key_value_heads=2, max_position_embeddings=256, **sizes)
+    folder, model = tmp_path_factory.mktemp("gguf"), LlamaForCausalLM(config)
+    write_gguf(folder / "small.F32.gguf", model, vocabulary)
+    return folder, model
+
+
+@torch.no_grad()
+def test_a_gguf_folder_becomes_the_language_model(gguf_folder, parts, tmp_path):
+    folder, model = gguf_folder
+    others = parts[0]
+    init_from_parts(tmp_path / "model", str(folder), others / "cxr", others / "ked.pt", others / "symile.ckpt")
+    ours = MedTVTForCausalLM.from_pretrained(tmp_path / "model")
+    ids = torch.arange(20, 40)[None]
+    assert_close(ours(input_ids=ids).logits[..., : model.config.vocab_size], model(ids).logits)
+    tokenizer = AutoProcessor.from_pretrained(tmp_path / "model").tokenizer
+    assert tokenizer.decode(tokenizer("xab <ecg>", add_special_tokens=False)["input_ids"]) == "xab <ecg>"
+
+
+def test_a_gguf_folder_needs_its_extra_and_one_file(gguf_folder, tmp_path, monkeypatch, capsys):
+    folder, _ = gguf_folder
+    monkeypatch.setattr("medtvt_training.extras.missing_packages", lambda extra: ["gguf"])
+    assert main(["init", "--text", str(folder), "--out", str(tmp_path / "model")]) == 2
+    error = capsys.readouterr().err
+    assert "needs the extra `gguf` (gguf not installed)" in error and error.count("\n") == 1
+    (tmp_path / "two").mkdir()
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / "two" / name).write_bytes(b"")
+    assert main(["init", "--text", str(tmp_path / "two"), "--out", str(tmp_path / "model")]) == 2
+    assert "several .gguf files (a.gguf, b.gguf)" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()

@@ -145,8 +145,8 @@ def test_realistic_setting_is_as_hard_as_published():
     found = probe_auroc(signs, truth, truth.any(1))
     for disease in diseases:
         # 0.05 holds for many patients; these are few
-        assert found[disease]["ecg"] == pytest.approx(PUBLISHED_AUROC[disease][0], abs=0.09)
-        assert found[disease]["lab"] == pytest.approx(PUBLISHED_AUROC[disease][2], abs=0.09)
+        assert found[disease]["ecg"]["value"] == pytest.approx(PUBLISHED_AUROC[disease][0], abs=0.09)
+        assert found[disease]["lab"]["value"] == pytest.approx(PUBLISHED_AUROC[disease][2], abs=0.09)
 
 
 def test_clear_setting_shows_more():
@@ -244,7 +244,11 @@ def test_report_and_preview_of_a_small_cohort(tmp_path, capsys):
     report = measure_fairness(folder, num_workers=2, progress=False)
     assert report["shared_signals"] == 0
     f1 = report["sample_f1"]
-    assert f1["all signs"] > f1["question alone"] and f1["all signs"] > f1["prior: always Hypertension"]
+    for name in ("question alone", "prior: always Hypertension"):
+        assert f1["all signs"]["value"] > f1[name]["value"]
+        low, high = f1[name]["share_interval"]
+        assert low < f1[name]["share_of_ceiling"] < high
+    assert f1["all signs"]["share_interval"] == [1, 1]
     assert "| all signs |" in format_fairness(report)
     assert main(["synthesize", "--out", str(folder), "--preview"]) == 0
     assert len(list((folder / "preview").glob("*.png"))) == 8
@@ -290,5 +294,11 @@ def test_failed_run_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_report_of_too_small_a_cohort_is_refused(cohort):
-    with pytest.raises(ValueError, match="too few patients"):
+    with pytest.raises(ValueError, match="too few for a report"):
         measure_fairness(cohort, num_workers=1, progress=False)
+
+
+def test_too_few_patients_for_a_report_are_not_drawn(tmp_path, capsys):
+    folder = tmp_path / "cohort"
+    assert main(["synthesize", "--patients", "199", "--out", str(folder), "--report"]) == 2
+    assert "200 or more are needed" in capsys.readouterr().err and not folder.exists()

@@ -27,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-steps", type=int, help="maximum training steps of each stage; validation is skipped")
     parser.add_argument("--limit", type=int, help="evaluate only the first LIMIT test records")
     parser.add_argument("--batch-size", type=int, default=32, help="records per batch (default: 32)")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        help="train each variant so often, with different seeds: a difference is called one only where it exceeds what "
+        "differs between trainings too (default: 1)",
+    )
     parser.add_argument("--feature-cache", help="folder for cached encoder outputs (default: OUT/features)")
 
 

@@ -9,6 +9,10 @@ from ..data.rows import SPLITS
 from .evaluation_options import add_record_options, add_scoring_options, check_required, records_of, scoring_of
 
 
+# Of the labs withheld where none are named
+LAB_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `medtvt evaluate`."""
     parser.add_argument("--model", help="checkpoint folder")
@@ -44,16 +48,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="test",
         help="with --open-data: split; all is for weights that learned from none of it (default: test)",
     )
+    parser.add_argument(
+        "--subsets",
+        action="store_true",
+        help="evaluate again with each subset of the modalities, and report how far the answers agree",
+    )
+    parser.add_argument(
+        "--withhold-labs",
+        nargs="*",
+        type=float,
+        metavar="SHARE",
+        help="evaluate again without these shares of each patient's labs (without a SHARE: 0 0.1 0.25 0.5 0.75)",
+    )
     parser.add_argument("--table", type=int, choices=[1, 2, 3], help="print a table of the paper instead")
     parser.add_argument(
         "--metrics", nargs="+", metavar="NAME=FILE", help="with --table: name and metrics.json of each row"
     )
     add_scoring_options(parser)
+    parser.epilog = "On several devices: torchrun --nproc-per-node 8 -m medtvt_training.cli evaluate ..."
 
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt evaluate`."""
     from ..evaluation.paper_tables import render_table
+    from ..evaluation.report import render_headlines
     from ..evaluation.run import evaluate_model
 
     if args.table:
@@ -63,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
         _run_open_data(args)
         return
     check_required(args, "model", "data", "out")
-    evaluate_model(
+    results = evaluate_model(
         args.model,
         records_of(args),
         args.out,
@@ -75,8 +93,12 @@ def run(args: argparse.Namespace) -> None:
         feature_cache=args.feature_cache,
         withheld=args.withhold,
         swapped=args.swap,
+        subsets=args.subsets,
+        labs_withheld=LAB_SHARES if args.withhold_labs == [] else args.withhold_labs or (),
         device=args.device,
     )
+    if results:  # of several processes the first has them
+        print(render_headlines(results))
 
 
 def _run_open_data(args: argparse.Namespace) -> None:

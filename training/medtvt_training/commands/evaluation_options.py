@@ -34,6 +34,12 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wordnet", help="nltk_data folder that contains WordNet, for METEOR")
     parser.add_argument("--bert-score-encoder", help="folder of the encoder (roberta-large) for BERTScore")
     parser.add_argument("--bert-score-layer", type=int, help="layer of that encoder (default: 17, for roberta-large)")
+    parser.add_argument(
+        "--by",
+        nargs="+",
+        metavar="COLUMN",
+        help="report subgroups by these columns of the predictions (default: age and sex, where they are recorded)",
+    )
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling and bootstrap (default: 0)")
 
@@ -48,10 +54,10 @@ def records_of(args: argparse.Namespace) -> "Records":
 def scoring_of(args: argparse.Namespace) -> "Scoring":
     """The settings of the metrics that the options give."""
     from ..evaluation.run import Scoring
-    from ..evaluation.score import TextResources
+    from ..evaluation.text_scores import TextResources
 
     resources = TextResources(args.wordnet, args.bert_score_encoder, args.bert_score_layer)
-    return Scoring(resources, args.resamples, args.seed)
+    return Scoring(resources, args.resamples, args.seed, args.by)
 
 
 def check_required(args: argparse.Namespace, *names: str) -> None:

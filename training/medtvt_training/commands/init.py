@@ -9,7 +9,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--tiny", metavar="OUT", help="write a tiny model (8 MB) with random weights")
     target.add_argument("--out", help="write a model from the parts below; other parts get random weights")
-    parser.add_argument("--text", help="decoder LM: Hub id, folder, or folder with one .gguf file")
+    parser.add_argument("--text", help="decoder LM: Hub id, folder, or folder with one .gguf file (extra gguf)")
     parser.add_argument("--cxr", help="X-ray encoder: a Hub id or folder of a ViT or of a timm backbone")
     parser.add_argument("--ecg", help="ECG encoder: checkpoint of ECGFM-KED (`ecg_model`)")
     parser.add_argument("--lab", help="laboratory encoder: checkpoint of Symile (`labs_encoder.*`)")

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Entry point of `medtvt metrics`."""
     from ..evaluation.predictions import read_authors_predictions, read_predictions
-    from ..evaluation.report import render_comparison
+    from ..evaluation.report import render_comparison, render_headlines
     from ..evaluation.score import compare_records, score_records, write_results
 
     def read(path: str) -> list[dict]:
@@ -30,10 +30,11 @@ def run(args: argparse.Namespace) -> None:
 
     scoring, records = scoring_of(args), read(args.predictions)
     others = read(args.versus) if args.versus else None
-    write_results(score_records(records, scoring.resources, scoring.resamples, scoring.seed), args.out)
+    scorer = scoring.scorer(args.out)
+    results = score_records(records, scorer, scoring.resamples, scoring.seed, scoring.by)
+    write_results(results, args.out)
+    print(render_headlines({"": results}))
     if others is not None:
-        comparison = compare_records(
-            records, others, scoring.resources, scoring.resamples, scoring.seed, where=args.versus
-        )
+        comparison = compare_records(records, others, scorer, scoring.resamples, scoring.seed, where=args.versus)
         write_json(comparison, Path(args.out, "comparison.json"))
         write_text(render_comparison(comparison, args.predictions, args.versus), Path(args.out, "comparison.md"))

@@ -34,6 +34,10 @@ def run(args: argparse.Namespace) -> None:
     from ..synthetic.cohort import write_cohort
 
     folder = Path(args.out)
+    if args.report and not (folder / "cohort.json").exists():
+        from ..evaluation.fairness import check_size
+
+        check_size(args.patients)  # before it draws them
     if (folder / "cohort.json").exists() and (args.report or args.preview):
         print(f"{folder} is there already and stays as it is.")
     else:

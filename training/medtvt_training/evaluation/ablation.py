@@ -8,12 +8,14 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
+from scipy.stats import t as student_t
 from transformers import AutoProcessor
 
 from modeling_medtvt import MedTVTConfig, MedTVTForCausalLM
@@ -26,11 +28,13 @@ from ..stages.checkpoints import list_checkpoints
 from ..stages.model import load_model
 from ..stages.recipes import RECIPE_NAMES, read_recipe
 from ..stages.run import run_stage
+from .bootstrap import interval
 from .paper_tables import render_table
 from .predictions import PREDICTIONS_FILE, read_predictions
-from .report import RESEARCH_USE, format_value, read_metrics
+from .report import read_metrics
 from .run import Records, evaluate_model
-from .score import compare_records
+from .score import paired_differences
+from .values import RESEARCH_USE, format_value
 
 
 logger = logging.getLogger(__name__)
@@ -100,6 +104,8 @@ class Ablation:
         limit (`int`, *optional*): Only the first so many test records.
         batch_size (`int`): Records to answer at a time.
         feature_cache (`str` or `os.PathLike`, *optional*): Folder for the encoders' outputs; `out`/features by default.
+        seeds (`int`): How often each variant is trained, each time with another seed. The first training is in `out`, the
+            others in `out`/seed-1, `out`/seed-2, ...
     """
 
     model: str | os.PathLike
@@ -113,8 +119,11 @@ class Ablation:
     limit: int | None = None
     batch_size: int = 32
     feature_cache: str | os.PathLike | None = None
+    seeds: int = 1
 
     def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"`seeds` must be at least 1, got {self.seeds}.")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"`max_steps` must be at least 1, got {self.max_steps}.")
 
@@ -122,6 +131,14 @@ class Ablation:
     def features(self) -> str:
         """Folder for the encoders' outputs."""
         return os.fspath(self.feature_cache or Path(self.out, "features"))
+
+    def trainings(self) -> "list[tuple[int | None, Ablation]]":
+        """For each training its seed, None for that of the recipe, and the ablation with a folder of its own."""
+        others = range(1, self.seeds)
+        return [
+            (None, self),
+            *((k, replace(self, out=Path(self.out, f"seed-{k}"), feature_cache=self.features)) for k in others),
+        ]
 
 
 def run_ablation(ablation: Ablation, variants: Sequence[str] = tuple(VARIANTS)) -> str:
@@ -143,11 +160,12 @@ def run_ablation(ablation: Ablation, variants: Sequence[str] = tuple(VARIANTS)) 
         raise ValueError(f"unknown variant {', '.join(unknown)}; there are {', '.join(VARIANTS)}.")
     config = load_model(None, ModelArguments(model=os.fspath(ablation.model)))[0].config
     names = choose_variants(variants, config, ablation.without_rft)
-    keep_settings(ablation)
     out = Path(ablation.out)
-    for name in names:
-        evaluate_variant(train_variant(name, ablation), out / name, ablation)
-    summary = compare_variants(names, out)
+    for seed, training in ablation.trainings():
+        keep_settings(training, seed)
+        for name in names:
+            evaluate_variant(train_variant(name, training, seed), Path(training.out, name), training)
+    summary = compare_variants(names, [Path(training.out) for _, training in ablation.trainings()])
     write_json(summary, out / "ablation.json")
     text = render_ablation(summary)
     write_text(text + "\n" + "\n".join(paper_tables(names, out)), out / "ablation.md")
@@ -170,7 +188,7 @@ def choose_variants(wanted: Sequence[str], config: MedTVTConfig, without_rft: bo
     return [name for name in names if name not in same]
 
 
-def keep_settings(ablation: Ablation) -> None:
+def keep_settings(ablation: Ablation, seed: int | None = None) -> None:
     """Writes down what the stages in `out` are made from; raises ValueError if they are made from something else."""
     files = sorted(Path(ablation.data).glob("*/*.parquet"))
     if not files:
@@ -183,6 +201,7 @@ def keep_settings(ablation: Ablation) -> None:
         "recipe": {stage: read_recipe(stage, ablation.recipe)[1] for stage in RECIPE_NAMES if stage != "encoders"},
         "max_steps": ablation.max_steps,
         "without_rft": ablation.without_rft,
+        **({} if seed is None else {"seed": seed}),
     }
     path = Path(ablation.out, SETTINGS_FILE)
     before = read_json(path) if path.exists() else settings
@@ -196,8 +215,11 @@ def keep_settings(ablation: Ablation) -> None:
 # Training
 
 
-def train_variant(name: str, ablation: Ablation) -> Path:
-    """Runs the stages of a variant that no variant has finished yet; returns the last one's model folder."""
+def train_variant(name: str, ablation: Ablation, seed: int | None = None) -> Path:
+    """
+    Runs the stages of a variant that no variant has finished yet, with the recipe's seed or another; returns the last
+    one's model folder.
+    """
     variant, source, differs = VARIANTS[name], Path(ablation.model), False
     for stage in variant.stages:
         if stage == "rft" and ablation.without_rft:
@@ -212,15 +234,17 @@ def train_variant(name: str, ablation: Ablation) -> Path:
             if begins and variant.withheld:
                 data = withhold_from_dataset(ablation.data, Path(ablation.out, "data", name), variant.withheld)
             logger.info("%s: %s from %s", folder, stage.upper(), source)
-            run_stage(stage, ablation.recipe, stage_overrides(stage, source, data, folder, ablation))
+            run_stage(stage, ablation.recipe, stage_overrides(stage, source, data, folder, ablation, seed))
         source = folder / "final"
         for checkpoint in list_checkpoints(folder):  # needed no more
             shutil.rmtree(checkpoint)
     return source
 
 
-def stage_overrides(stage: str, model: Path, data: str | os.PathLike, folder: Path, ablation: Ablation) -> list[str]:
-    """What overrides a stage's recipe: its folders, that it goes on where it was killed, and the reduced form."""
+def stage_overrides(
+    stage: str, model: Path, data: str | os.PathLike, folder: Path, ablation: Ablation, seed: int | None = None
+) -> list[str]:
+    """What overrides a stage's recipe: its folders, that it goes on where it was killed, the seed, and the reduced form."""
     values: dict[str, Any] = {
         "model": model,
         "data": data,
@@ -229,6 +253,8 @@ def stage_overrides(stage: str, model: Path, data: str | os.PathLike, folder: Pa
         "feature-cache": ablation.features,
     }
     values |= {"ecg-root": ablation.ecg_root or ablation.data, "cxr-root": ablation.cxr_root or ablation.data}
+    if seed is not None:
+        values["seed"] = seed
     if ablation.max_steps:
         longest = read_recipe(stage, ablation.recipe)[1].get("max_steps", -1)
         steps = min(ablation.max_steps, longest) if longest > 0 else ablation.max_steps
@@ -277,28 +303,72 @@ def evaluate_variant(model: Path, folder: Path, ablation: Ablation) -> None:
     evaluate_model(model, records, folder, batch_size=ablation.batch_size, feature_cache=ablation.features)
 
 
-def compare_variants(names: Sequence[str], out: Path) -> dict[str, dict]:
+def compare_variants(names: Sequence[str], folders: Sequence[Path]) -> dict[str, dict]:
     """
-    By variant: `row`, `table` and `metrics`, each with `value`, `interval` and, but for `full`, `difference` to it with
-    its paired `difference_interval`; None where undefined.
+    By variant: `row`, `table`, `records` and `metrics`, each with `value` (the mean over trainings), `interval` over
+    patients and, but for `full`, the paired `difference` to it with its `difference_interval` over patients; None where
+    undefined. With several trainings also `spread`, the standard deviation between them, and but for `full`
+    `training_interval`, Student's 95 % interval of the difference over trainings, and `differs`: whether both intervals
+    exclude 0.
+
+    Args:
+        folders (`Sequence[Path]`): One a training.
     """
-    records = {name: read_predictions(out / name / PREDICTIONS_FILE) for name in names}
+    records = [{name: read_predictions(folder / name / PREDICTIONS_FILE) for name in names} for folder in folders]
+    results = [{name: read_metrics(folder / name / "metrics.json") for name in names} for folder in folders]
     summary = {}
     for name in names:
-        results = read_metrics(out / name / "metrics.json")
-        metrics = {
-            metric: {"value": _look_up(results, metric), "interval": _look_up(results["intervals"], metric)}
-            for metric in METRICS.values()
-        }
+        metrics: dict[str, dict[str, Any]] = {}
+        for metric in METRICS.values():
+            values = [_look_up(found[name], metric) for found in results]
+            metrics[metric] = {"value": _mean(values), "interval": _look_up(results[0][name]["intervals"], metric)}
+            if len(folders) > 1:
+                metrics[metric] |= {"interval": None, "spread": _spread(values)}
         if name != "full":
-            comparison = compare_records(records[name], records["full"], where=str(out / "full"))
-            write_json(comparison, out / name / "comparison.json")
-            for metric, found in metrics.items():
-                pair = comparison.get(metric, {})
-                found |= {"difference": pair.get("difference"), "difference_interval": pair.get("interval")}
-        about = {"row": VARIANTS[name].row, "table": VARIANTS[name].table, "records": len(records[name])}
-        summary[name] = {**about, "metrics": metrics}
+            pairs = [
+                paired_differences(found[name], found["full"], where=str(folders[0] / "full")) for found in records
+            ]
+            for folder, (values, draws) in zip(folders, pairs):
+                comparison = {
+                    metric: {"a": a, "b": b, "difference": a - b, "interval": interval(draws[metric])}
+                    for metric, (a, b) in values.items()
+                }
+                write_json(comparison, folder / name / "comparison.json")
+            for metric, cell in metrics.items():
+                cell |= _difference(metric, pairs)
+        about = {"row": VARIANTS[name].row, "table": VARIANTS[name].table, "records": len(records[0][name])}
+        summary[name] = {**about, "trainings": len(folders), "metrics": metrics}
     return summary
+
+
+def _difference(metric: str, pairs: Sequence[tuple[dict, dict]]) -> dict[str, Any]:
+    """The difference of a metric over all trainings, None where one of them does not define it."""
+    if any(metric not in values for values, _ in pairs):
+        found: dict[str, Any] = {"difference": None, "difference_interval": None}
+        return found | ({"training_interval": None, "differs": False} if len(pairs) > 1 else {})
+    differences = np.array([values[metric][0] - values[metric][1] for values, _ in pairs])
+    limits = interval(np.mean([draws[metric] for _, draws in pairs], axis=0))
+    found = {"difference": float(differences.mean()), "difference_interval": limits}
+    if len(pairs) > 1:
+        half = student_t.ppf(0.975, len(pairs) - 1) * differences.std(ddof=1) / len(pairs) ** 0.5
+        between = [float(differences.mean() - half), float(differences.mean() + half)]
+        found |= {"training_interval": between, "differs": _excludes_0(limits) and _excludes_0(between)}
+    return found
+
+
+def _excludes_0(limits: Sequence[float] | None) -> bool:
+    return limits is not None and not limits[0] <= 0 <= limits[1]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one is undefined."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def _spread(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.std(known, ddof=1)) if len(known) == len(values) else None
 
 
 def _look_up(nested: Mapping, name: str) -> Any:
@@ -309,28 +379,49 @@ def _look_up(nested: Mapping, name: str) -> Any:
 def render_ablation(summary: Mapping[str, Mapping]) -> str:
     """The variants side by side, and how each differs from `full`, in Markdown."""
     values, differences = [], []
+    trainings = summary["full"]["trainings"]
     for name, found in summary.items():
         table = f"Table {found['table']}: " if found["table"] else ""
         label = [name, table + found["row"]]
         cells = found["metrics"].values()
-        values.append([*label, *(format_value(cell["value"], cell["interval"]) for cell in cells)])
+        values.append([*label, *map(_value_cell, cells)])
         if name != "full":
-            differences.append(
-                [*label, *(format_value(cell["difference"], cell["difference_interval"]) for cell in cells)]
-            )
+            differences.append([*label, *map(_difference_cell, cells)])
     header = ["variant", "", *METRICS]
+    if trainings == 1:
+        note = (
+            "In brackets: 95 % intervals over patients. Each variant was trained once, so they leave out how much one "
+            "training differs from the next."
+        )
+    else:
+        note = f"Means of {trainings} trainings with different seeds; after ± the standard deviation between them."
     parts = [
         f"# Ablation\n\n{RESEARCH_USE}\n",
-        f"{summary['full']['records']} records, the same for all; strict metrics. In brackets: 95 % intervals over "
-        "patients. Each variant was trained once, so they leave out how much one training differs from the next.\n",
+        f"{summary['full']['records']} records, the same for all; strict metrics. {note}\n",
         markdown_table(header, values),
     ]
     if differences:
-        parts.append(
-            "Difference to `full` (variant - full), the same patients drawn for both\n\n"
-            + markdown_table(header, differences)
-        )
+        title = "Difference to `full` (variant - full), the same patients drawn for both"
+        if trainings > 1:
+            title += (
+                ". In brackets: 95 % intervals over patients, then over trainings. Bold: both exclude 0, which alone is "
+                "called a difference"
+            )
+        parts.append(f"{title}\n\n{markdown_table(header, differences)}")
     return "\n".join(parts)
+
+
+def _value_cell(cell: Mapping) -> str:
+    text = format_value(cell["value"], cell["interval"])
+    return text if cell.get("spread") is None else f"{text} ± {cell['spread']:.3f}"
+
+
+def _difference_cell(cell: Mapping) -> str:
+    text = format_value(cell["difference"], cell["difference_interval"])
+    if cell.get("training_interval") is not None:
+        low, high = cell["training_interval"]
+        text += f" [{low:.3f}, {high:.3f}]"
+    return f"**{text}**" if cell.get("differs") else text
 
 
 def paper_tables(names: Sequence[str], out: Path) -> list[str]:

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -29,7 +28,10 @@ from ..data.load import load_medtvt_qa
 from ..data.measures import measure_row
 from ..data.schema import LAB_NAMES, SPLITS
 from ..synthetic.patient import draw_patient
+from .bootstrap import RESAMPLES, Metric, mean_metric, measure_all, nest, ratio_metric
 from .gradient_boosting import DiseaseClassifiers
+from .metrics import auroc_of
+from .values import format_value
 
 
 # Linear probes on drawn signs, AUROC of ECG, CXR, LAB and all (the project's table of physiology, section 3)
@@ -42,6 +44,7 @@ PUBLISHED_AUROC = {
     "Diabetes Mellitus": (0.66, 0.62, 0.76, 0.80),
     "Sepsis": (0.70, 0.67, 0.85, 0.88),
 }
+CEILING = "all signs"
 LOGARITHMIC = (
     *("Creatinine", "Urea Nitrogen", "Glucose", "White Blood Cells", "Lactate", "Platelet Count", "INR(PT)"),
     *("Creatine Kinase (CK)", "Bilirubin, Total", "Phosphate"),
@@ -50,6 +53,8 @@ NO_SIGNS = {  # fields that are no sign of the patient but faults of acquisition
     *("male", "wander_mv", "mains_mv", "emg_mv", "f_wave_mv", "limb_swap", "misplaced", "dead_lead", "gap"),
     *("rotation", "gamma", "variety"),
 }
+# Fewer, and the test split has so few that an interval spans everything
+MIN_PATIENTS = 200
 # What is measured on the files of patients without a sign that moves it, and the range of normal adults
 NORMAL_RANGES = {
     "heart_rate": (60, 100, "ecg: sinus rhythm"),
@@ -59,6 +64,18 @@ NORMAL_RANGES = {
 }
 
 
+def check_size(patients: int) -> None:
+    """
+    Raises:
+        ValueError: if a cohort of so many patients is too small for a report.
+    """
+    if patients < MIN_PATIENTS:
+        raise ValueError(
+            f"{patients} patients are too few for a report, whose test split is a tenth of them; {MIN_PATIENTS} or more "
+            "are needed."
+        )
+
+
 def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, progress: bool = True) -> dict:
     """
     Args:
@@ -66,21 +83,21 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
 
     Returns:
         `dict`: `sample_f1` of test patients for the prior, the question alone, raw labs with simple statistics of ECG
-        and film, the drawn signs of each modality, and of all (the ceiling); `auroc` of linear probes on the drawn signs
-        of labeled patients, five-fold; `shared_signals` between splits; `measured`, what simple programs measure on
-        ECGs without a sign.
+        and film, the drawn signs of each modality, and of all (the ceiling), each with `value`, `interval`,
+        `share_of_ceiling` and `share_interval`; `auroc` of linear probes on the drawn signs of labeled patients,
+        five-fold, each with `value` and `interval`; `shared_signals` between splits; `measured`, what simple programs
+        measure on ECGs without a sign. Intervals are 95 % over resampled patients; the classifiers are trained once.
 
     Raises:
         ValueError: if a split is too small to learn from.
     """
     folder = Path(folder)
     made_by = json.loads((folder / "cohort.json").read_text())
+    check_size(made_by["patients"])
     rows = {
         split: [row for row in load_medtvt_qa(folder, "diagnosis", split) if row["id"].endswith("-diagnosis")]
         for split in SPLITS
     }
-    if min(len(rows[split]) for split in SPLITS) < 20:
-        raise ValueError(f"{folder} has too few patients for a report; 200 or more are needed.")
     everyone = [row for split in SPLITS for row in rows[split]]
     patients = [
         draw_patient(made_by["seed"], int(row["subject_id"].split("-")[1]), made_by["setting"]) for row in everyone
@@ -101,10 +118,8 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
     prior = np.array(Counter(map(tuple, truth[parts[0]])).most_common(1)[0][0])
     always = np.tile([disease == "Hypertension" for disease in DISEASES], (sizes[2] - sizes[1], 1))
     scores = {
-        "prior: the most frequent set": float(
-            sample_f1(truth[parts[2]], np.tile(prior, (sizes[2] - sizes[1], 1))).mean()
-        ),
-        "prior: always Hypertension": float(sample_f1(truth[parts[2]], always).mean()),
+        "prior: the most frequent set": sample_f1(truth[parts[2]], np.tile(prior, (sizes[2] - sizes[1], 1))),
+        "prior: always Hypertension": sample_f1(truth[parts[2]], always),
         **{name: _fit_and_score(table, truth, parts) for name, table in inputs.items()},
     }
     labeled = np.any(truth, axis=1)
@@ -113,7 +128,7 @@ def measure_fairness(folder: str | os.PathLike, num_workers: int | None = None, 
         "share_without_label": float(1 - labeled.mean()),
         "prevalence": dict(zip(DISEASES, truth.mean(0).round(4).tolist())),
         "labels_a_patient": float(truth[labeled].sum(1).mean()),
-        "sample_f1": scores,
+        "sample_f1": _against_ceiling(scores),
         "auroc": probe_auroc(signs, truth, labeled),
         "shared_signals": _shared_signals(rows),
         "measured": _measured_intervals(measured, everyone),
@@ -143,21 +158,39 @@ def _measure(rows: list[dict], num_workers: int | None, progress: bool) -> pd.Da
         return pd.DataFrame(list(tqdm(found, total=len(rows), unit="patient", desc="measuring", disable=not progress)))
 
 
-def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) -> float:
-    """Gradient boosting; one threshold for all diseases, the best on validation patients."""
+def _against_ceiling(scores: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    """(test patients,) scores by name, as means and as shares of the ceiling's, with intervals."""
+    metrics = {}
+    for name, values in scores.items():
+        metrics[f"value/{name}"] = mean_metric(values)
+        metrics[f"share/{name}"] = ratio_metric(values, scores[CEILING])
+    found = measure_all(metrics, _one_each(len(scores[CEILING])), RESAMPLES, seed=0)
+    return {
+        name: {
+            **found[f"value/{name}"],
+            **dict(zip(("share_of_ceiling", "share_interval"), found[f"share/{name}"].values())),
+        }
+        for name in scores
+    }
+
+
+def _one_each(patients: int) -> list[str]:
+    return [str(i) for i in range(patients)]
+
+
+def _fit_and_score(inputs: np.ndarray, truth: np.ndarray, parts: list[slice]) -> np.ndarray:
+    """Gradient boosting; one threshold for all diseases, the best on validation patients. (test patients,) F1."""
     train, validation, test = parts
     classifiers = DiseaseClassifiers(inputs[train], truth[train], max_iter=120, learning_rate=0.06, max_leaf_nodes=15)
     scores = classifiers.probabilities(inputs)
     thresholds = np.arange(0.2, 0.65, 0.025)
     best = max(thresholds, key=lambda value: sample_f1(truth[validation], scores[validation] > value).mean())
-    return float(sample_f1(truth[test], scores[test] > best).mean())
+    return sample_f1(truth[test], scores[test] > best)
 
 
-def probe_auroc(
-    signs: Mapping[str, np.ndarray], truth: np.ndarray, labeled: np.ndarray
-) -> dict[str, dict[str, float]]:
+def probe_auroc(signs: Mapping[str, np.ndarray], truth: np.ndarray, labeled: np.ndarray) -> dict[str, dict[str, dict]]:
     """
-    AUROC of linear probes, by disease and table, five-fold over the labeled patients.
+    AUROC of linear probes with its interval, by disease and table, five-fold over the labeled patients.
 
     Args:
         signs (`dict[str, np.ndarray]`): From [`sign_tables`].
@@ -165,13 +198,13 @@ def probe_auroc(
         labeled (`np.ndarray`): (patients,) of bool: who has any of the seven diseases.
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
-    found: dict[str, Any] = {}
+    metrics = {}
     for k, disease in enumerate(DISEASES):
-        found[disease] = {}
+        column = truth[labeled, k]
         for modality, table in signs.items():
-            scores = cross_val_predict(probe, table[labeled], truth[labeled, k], cv=5, method="predict_proba")
-            found[disease][modality] = float(roc_auc_score(truth[labeled, k], scores[:, 1]))
-    return found
+            scores = cross_val_predict(probe, table[labeled], column, cv=5, method="predict_proba")[:, 1]
+            metrics[f"{disease}/{modality}"] = Metric(auroc_of(column, scores))
+    return nest(measure_all(metrics, _one_each(int(labeled.sum())), RESAMPLES, seed=0))
 
 
 def _shared_signals(rows: dict[str, list[dict]]) -> int:
@@ -201,7 +234,6 @@ def _measured_intervals(measured: pd.DataFrame, rows: list[dict]) -> dict[str, d
 
 def format_fairness(report: dict) -> str:
     """The report as Markdown."""
-    f1, ceiling = report["sample_f1"], report["sample_f1"]["all signs"]
     lines = [
         f"# Synthetic cohort: {report['patients']} patients, seed {report['seed']}, setting `{report['setting']}`",
         "",
@@ -213,24 +245,32 @@ def format_fairness(report: dict) -> str:
         "",
         "| known to the classifier | F1 averaged over test patients | share of the ceiling |",
         "|---|---|---|",
-        *(f"| {name} | {value:.3f} | {value / ceiling:.2f} |" for name, value in f1.items()),
+        *(
+            f"| {name} | {format_value(found['value'], found['interval'])} | "
+            f"{format_value(found['share_of_ceiling'], found['share_interval'])} |"
+            for name, found in report["sample_f1"].items()
+        ),
         "",
-        "`all signs` is the ceiling: what was drawn, and the labs as measured.",
+        f"`{CEILING}` is the ceiling: what was drawn, and the labs as measured. In brackets: 95 % intervals over resampled "
+        "test patients; each classifier is trained once.",
         "",
-        "AUROC of linear probes on the drawn signs, patients with a label (in brackets: the published figures of the "
-        "realistic setting)",
+        "AUROC of linear probes on the drawn signs, patients with a label (in square brackets 95 % "
+        "intervals, in round ones the published figures of the realistic setting)",
         "",
         "| disease | share | ECG | CXR | LAB | all |",
         "|---|---|---|---|---|---|",
     ]
     for disease, aurocs in report["auroc"].items():
-        cells = (f"{value:.2f} ({known:.2f})" for value, known in zip(aurocs.values(), PUBLISHED_AUROC[disease]))
+        cells = (
+            f"{found['value']:.2f} [{found['interval'][0]:.2f}, {found['interval'][1]:.2f}] ({known:.2f})"
+            for found, known in zip(aurocs.values(), PUBLISHED_AUROC[disease])
+        )
         lines.append(f"| {disease} | {report['prevalence'][disease]:.1%} | {' | '.join(cells)} |")
     if report["setting"] == "realistic":
         gap = max(
-            abs(value - known)
+            abs(found["value"] - known)
             for disease, aurocs in report["auroc"].items()
-            for value, known in zip(aurocs.values(), PUBLISHED_AUROC[disease])
+            for found, known in zip(aurocs.values(), PUBLISHED_AUROC[disease])
         )
         lines += ["", f"Largest difference: {gap:.3f}."]
     lines += [

@@ -1,73 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 The metrics of MedTVT-R1, in two modes: `paper` follows the authors' script, `strict` uses standard definitions that count
-every record. A metric is a function of the records' weights, so that a bootstrap is one call with many rows of weights.
+every record.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from modeling_medtvt import DISEASES, parse_answer
 
 from ..data.labels import as_label_array, sample_f1
+from .bootstrap import Metric, mean_metric, nanmean, ratio
 
 
-RESAMPLES = 1000
-CONFIDENCE = 0.95
 ECE_BINS = 10
-# Resamples at a time: bounds the memory of a bootstrap
-_CHUNK = 2_000_000
-
-
-@dataclass(frozen=True)
-class Metric:
-    """
-    Args:
-        compute: Weights of the records, (resamples, records), to values, (resamples,), NaN where undefined.
-        undefined (`str`): Why there is no value, where there is none.
-    """
-
-    compute: Callable[[np.ndarray], np.ndarray]
-    undefined: str = "no record"
-
-
-def mean_metric(values: ArrayLike, defined: ArrayLike | None = None, undefined: str = "no record") -> Metric:
-    """The mean of (records,) values over those that are defined."""
-    values = np.asarray(values, dtype=float)
-    defined = np.ones(len(values), dtype=bool) if defined is None else np.asarray(defined)
-    return ratio_metric(np.where(defined, values, 0), defined, undefined)
-
-
-def ratio_metric(numerators: ArrayLike, denominators: ArrayLike, undefined: str = "no record") -> Metric:
-    """The sum of (records,) numerators over that of (records,) denominators."""
-    numerators, denominators = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
-    return Metric(lambda weights: _ratio(weights @ numerators, weights @ denominators), undefined)
-
-
-def undefined_metric(reason: str) -> Metric:
-    """One without a value."""
-    return Metric(lambda weights: np.full(len(weights), np.nan), reason)
-
-
-def restrict(metric: Metric, rows: np.ndarray) -> Metric:
-    """The metric of some of its records, (records,) of bool: the others have no weight."""
-    return Metric(lambda weights: metric.compute(weights * rows), metric.undefined)
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """NaN where the denominator is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(denominator > 0, numerator / denominator, np.nan)
-
-
-def _nanmean(columns: np.ndarray) -> np.ndarray:
-    """Over the first axis; NaN where nothing is defined."""
-    defined = ~np.isnan(columns)
-    return _ratio(np.where(defined, columns, 0).sum(0), defined.sum(0))
 
 
 # --- paper mode ---
@@ -107,7 +55,7 @@ def _hard_auc(truth: np.ndarray, named: np.ndarray, kept: np.ndarray) -> dict[st
 
     def area(weights: np.ndarray, column: slice) -> np.ndarray:
         parts = [(weights @ part)[:, column].sum(1) for part in (hit, positive, spared, negative)]
-        return (_ratio(parts[0], parts[1]) + _ratio(parts[2], parts[3])) / 2
+        return (ratio(parts[0], parts[1]) + ratio(parts[2], parts[3])) / 2
 
     metrics = {"auc": Metric(lambda weights: area(weights, slice(None)), "one of the two classes is absent")}
     for i, disease in enumerate(DISEASES):
@@ -130,7 +78,7 @@ def label_metrics(truth: np.ndarray, named: np.ndarray) -> dict[str, Metric]:
     agree_on_none = (sums[0] + sums[1] + sums[2]) == 0
 
     def macro(weights: np.ndarray, formula: _Formula) -> np.ndarray:
-        return _nanmean(_per_disease(weights, formula, hit, false, missed).T)
+        return nanmean(_per_disease(weights, formula, hit, false, missed).T)
 
     def micro(weights: np.ndarray, formula: _Formula) -> np.ndarray:
         return formula(*((weights @ part).sum(1) for part in (hit, false, missed)))
@@ -159,10 +107,10 @@ def label_metrics(truth: np.ndarray, named: np.ndarray) -> dict[str, Metric]:
 # Counts of hits, of falsely named and of missed labels, to a score
 _Formula = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _SET_FORMULAS: dict[str, _Formula] = {
-    "precision": lambda hit, false, missed: _ratio(hit, hit + false),
-    "recall": lambda hit, false, missed: _ratio(hit, hit + missed),
-    "f1": lambda hit, false, missed: _ratio(2 * hit, 2 * hit + false + missed),
-    "jaccard": lambda hit, false, missed: _ratio(hit, hit + false + missed),
+    "precision": lambda hit, false, missed: ratio(hit, hit + false),
+    "recall": lambda hit, false, missed: ratio(hit, hit + missed),
+    "f1": lambda hit, false, missed: ratio(2 * hit, 2 * hit + false + missed),
+    "jaccard": lambda hit, false, missed: ratio(hit, hit + false + missed),
 }
 
 
@@ -179,11 +127,11 @@ def probability_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[st
     AUROC, AUPRC (average precision), Brier score and expected calibration error (ten bins of equal width) of (records, 7)
     probabilities, each disease and their mean over the diseases for which it is defined.
     """
-    functions = {"auroc": _auroc, "auprc": _auprc, "brier": _brier, "ece": _ece}
+    functions = {"auroc": auroc_of, "auprc": auprc_of, "brier": _brier, "ece": _ece}
     reasons = {"auroc": "no record has the disease, or all have it", "auprc": "no record has the disease"}
 
     def macro(weights: np.ndarray, columns: Sequence[Callable[[np.ndarray], np.ndarray]]) -> np.ndarray:
-        return _nanmean(np.stack([column(weights) for column in columns]))
+        return nanmean(np.stack([column(weights) for column in columns]))
 
     metrics = {}
     for name, function in functions.items():
@@ -207,25 +155,32 @@ def _by_level(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], t
     return sums
 
 
-def _auroc(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def pairs_of(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Function from weights to how many pairs of an ill and another record are ranked rightly (ties half), of how many."""
     sums = _by_level(truth, scores)
 
-    def area(weights: np.ndarray) -> np.ndarray:
+    def count(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         positive, negative = sums(weights)
         below = negative.sum(1, keepdims=True) - negative.cumsum(1)
-        return _ratio((positive * (below + negative / 2)).sum(1), positive.sum(1) * negative.sum(1))
+        return (positive * (below + negative / 2)).sum(1), positive.sum(1) * negative.sum(1)
 
-    return area
+    return count
 
 
-def _auprc(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def auroc_of(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Function from weights to the area under the ROC curve."""
+    count = pairs_of(truth, scores)
+    return lambda weights: ratio(*count(weights))
+
+
+def auprc_of(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     sums = _by_level(truth, scores)
 
     def area(weights: np.ndarray) -> np.ndarray:
         positive, negative = sums(weights)
         named = (positive + negative).cumsum(1)
         precision = np.divide(positive.cumsum(1), named, out=np.zeros_like(named), where=named > 0)
-        return _ratio((positive * precision).sum(1), positive.sum(1))
+        return ratio((positive * precision).sum(1), positive.sum(1))
 
     return area
 
@@ -237,70 +192,4 @@ def _brier(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.n
 def _ece(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     bins = np.minimum((scores * ECE_BINS).astype(int), ECE_BINS - 1)
     gaps = (scores - truth)[:, None] * (bins[:, None] == np.arange(ECE_BINS))
-    return lambda weights: _ratio(np.abs(weights @ gaps).sum(1), weights.sum(1))
-
-
-# --- weights and intervals ---
-
-
-def patient_weights(subject_ids: Sequence[str], resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """
-    Bootstrap weights, some (rows, records) at a time: each row draws as many patients as there are, with replacement,
-    and a record counts as often as its patient was drawn. The same patients and seed give the same draws.
-    """
-    _, patient = np.unique(np.asarray(subject_ids, dtype=str), return_inverse=True)
-    count = patient.max() + 1
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // max(len(patient), count))
-    for start in range(0, resamples, rows):
-        draws = rng.multinomial(count, np.full(count, 1 / count), size=min(rows, resamples - start))
-        yield draws[:, patient].astype(float)
-
-
-def evaluate_metrics(
-    metrics: Mapping[str, Metric], subject_ids: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[dict[str, float | None], dict[str, list[float] | None], dict[str, str]]:
-    """
-    Values, 95 % intervals (percentiles over resampled patients) and, for the undefined ones, reasons, each by metric
-    name. An undefined metric is None, in values and intervals. Without `resamples` there are no intervals.
-    """
-    ones = np.ones((1, len(subject_ids)))
-    values = {name: _number(metric.compute(ones)[0]) for name, metric in metrics.items()}
-    reasons = {name: metrics[name].undefined for name, value in values.items() if value is None}
-    drawn = resample(metrics, subject_ids, resamples, seed) if resamples else {}
-    intervals = {name: None if values[name] is None else interval(draws) for name, draws in drawn.items()}
-    return values, intervals, reasons
-
-
-def resample(
-    metrics: Mapping[str, Metric], subject_ids: Sequence[str], resamples: int, seed: int
-) -> dict[str, np.ndarray]:
-    """Values of each metric over resampled patients, (resamples,)."""
-    chunks: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
-    for weights in patient_weights(subject_ids, resamples, seed):
-        for name, metric in metrics.items():
-            chunks[name].append(metric.compute(weights))
-    return {name: np.concatenate(parts) for name, parts in chunks.items()}
-
-
-def interval(draws: np.ndarray) -> list[float] | None:
-    """The central 95 % of the draws in which the metric is defined."""
-    defined = draws[~np.isnan(draws)]
-    tail = 50 * (1 - CONFIDENCE)
-    return [float(limit) for limit in np.percentile(defined, [tail, 100 - tail])] if len(defined) else None
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def nest(flat: Mapping) -> dict:
-    """`{"a/b": 1}` as `{"a": {"b": 1}}`."""
-    nested: dict = {}
-    for name, value in flat.items():
-        *parents, last = name.split("/")
-        level = nested
-        for parent in parents:
-            level = level.setdefault(parent, {})
-        level[last] = value
-    return nested
+    return lambda weights: ratio(np.abs(weights @ gaps).sum(1), weights.sum(1))

@@ -18,7 +18,7 @@ from processing_medtvt.claims_medtvt import read_claims
 from ..data.rows import QARow
 from ..files import markdown_table
 from ..open_data.scp_codes import ABNORMAL
-from .metrics import RESAMPLES, Metric, evaluate_metrics, mean_metric
+from .bootstrap import RESAMPLES, Metric, evaluate_metrics, mean_metric
 
 
 AF, PNEUMONIA = DISEASES[DISEASES.index("Atrial Fibrillation")], DISEASES[DISEASES.index("Pneumonia")]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from ..data.conversation import MODALITIES, MODALITY_NAMES
 from ..data.rows import Modality
 from ..files import markdown_table
-from .report import format_value, read_metrics
+from .report import read_metrics
+from .values import format_value
 
 
 _Columns = Sequence[tuple[str, str]]

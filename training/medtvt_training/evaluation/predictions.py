@@ -4,13 +4,16 @@
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from modeling_medtvt import DISEASES, parse_answer
+from processing_medtvt.patient_medtvt import MAX_AGE
 
 from ..data.conversation import MODALITIES, message_text
-from ..files import JsonlLog, keep_header, read_json, read_jsonl
+from ..files import JsonlLog, keep_header, read_json, read_jsonl, write_jsonl
+from .evidence_metrics import STATUSES
 
 
 PREDICTIONS_FILE, HEADER_FILE, REJECTS_FILE = "predictions.jsonl", "run.json", "rejects.jsonl"
@@ -87,10 +90,16 @@ def _check_record(record: Any, where: str) -> None:
         if not isinstance(record[key], str):
             raise ValueError(f"{where}: `{key}` must be a string, got {type(record[key]).__name__}.")
     check_labels(record["diseases"], where)
-    for key in ("modalities", "findings", "samples", "donor_diseases", "donor_findings"):
+    if (age := record.get("age")) is not None and not (_is_number(age) and 0 <= age <= MAX_AGE):
+        raise ValueError(f"{where}: `age` must be a number of years in 0 to {MAX_AGE}, or null.")
+    if record.get("sex") is not None and record["sex"] not in ("F", "M"):
+        raise ValueError(f'{where}: `sex` must be "F", "M" or null.')
+    for key in ("modalities", "labs_measured", "findings", "samples", "donor_diseases", "donor_findings"):
         values = record.get(key)
         if values is not None and not (isinstance(values, list) and all(isinstance(value, str) for value in values)):
             raise ValueError(f"{where}: `{key}` must be a list of strings.")
+    if record.get("evidence") is not None:
+        _check_evidence(record["evidence"], where)
     if record.get("donor_diseases") is not None:
         check_labels(record["donor_diseases"], where)
     for key, names, absent in (
@@ -101,6 +110,32 @@ def _check_record(record: Any, where: str) -> None:
         _check_numbers(record.get(key), names, absent, f"{where}: `{key}`")
 
 
+def _check_evidence(found: Any, where: str) -> None:
+    """Raises ValueError unless it has the form of [`EvidenceChecker`]."""
+    is_one = isinstance(found, dict) and isinstance(found.get("statements"), list)
+    is_one = is_one and all(map(_is_statement, found["statements"]))
+    is_one = is_one and isinstance(found.get("unmentioned"), list) and _is_number(found.get("abnormal"))
+    if not is_one or not len(found["unmentioned"]) <= found["abnormal"] < float("inf"):
+        raise ValueError(
+            f"{where}: `evidence` must be an object with statements (modality, finding, negated, status), unmentioned and "
+            "abnormal, as `medtvt evaluate` writes it."
+        )
+
+
+def _is_statement(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("status"), str)
+        and found["status"] in STATUSES.values()
+        and isinstance(found.get("negated"), bool)
+        and all(found.get(key) is None or isinstance(found[key], str) for key in ("modality", "finding"))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _check_numbers(values: Any, names: Sequence[str], may_be_absent: bool, where: str) -> None:
     """Raises ValueError unless `values` is None or says a number from 0 to 1 for each of the names."""
     if values is None:
@@ -108,8 +143,7 @@ def _check_numbers(values: Any, names: Sequence[str], may_be_absent: bool, where
     if not isinstance(values, dict) or set(values) != set(names):
         raise ValueError(f"{where} must be an object with {', '.join(names)}.")
     for name, value in values.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (is_number and 0 <= value <= 1) and not (value is None and may_be_absent):
+        if not (_is_number(value) and 0 <= value <= 1) and not (value is None and may_be_absent):
             raise ValueError(f"{where}: the value of {name} must be a number from 0 to 1.")
 
 
@@ -159,8 +193,11 @@ def describe_row(row: Mapping) -> dict:
     return {
         "id": row["id"],
         "subject_id": patient_of(row),
+        "age": row.get("age"),
+        "sex": row.get("sex"),
         "diseases": list(row["diseases"] or []),
         "modalities": list(row["modalities"]),
+        "labs_measured": [name for name, value in row["lab"].items() if value is not None and value == value],
         "reference": message_text(row["completion"]).strip(),
         **{key: row[key] for key in known if row.get(key) is not None},
     }
@@ -168,30 +205,48 @@ def describe_row(row: Mapping) -> dict:
 
 class PredictionWriter:
     """
-    The predictions file of a run, for one that starts or goes on.
+    The predictions file of a run, for one that starts or goes on. Of several processes each writes a file of its own,
+    predictions-{rank}.jsonl, which the first merges into predictions.jsonl in the end, or the next run where one died.
 
     Args:
         folder (`str` or `os.PathLike`): Made if missing.
         header (`dict`): What the predictions are of: `ids`, and whatever else must be the same for a run to go on.
+        rank, count (`int`): Number of this process, and how many share the run.
+
+    Attributes:
+        done (`set[str]`): Ids of the records that have a prediction.
 
     Raises:
         ValueError: if the folder holds predictions of another dataset, model or setting.
+        OSError: if another run has the folder open.
     """
 
-    def __init__(self, folder: str | os.PathLike, header: dict) -> None:
+    def __init__(self, folder: str | os.PathLike, header: dict, rank: int = 0, count: int = 1) -> None:
         self.folder = Path(folder)
         _check_ids(header["ids"], "The dataset")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path, header_file = self.folder / PREDICTIONS_FILE, self.folder / HEADER_FILE
-        if self.path.exists() and not header_file.exists():
+        if (self.path.exists() or self._shares()) and not header_file.exists():
             raise ValueError(f"{self.path} exists without {HEADER_FILE}, so nobody knows of what; remove or move it.")
         keep_header(header, header_file)
-        self._log = JsonlLog(self.path)
-        self.done = {record["id"] for record in self._log.records}
-        self._rejects = open(self.folder / REJECTS_FILE, "w", encoding="utf-8")
+        with ExitStack() as stack:
+            # the first process holds the merged file too, which keeps a second run out
+            self._merged = stack.enter_context(JsonlLog(self.path)) if rank == 0 else None
+            own = self.folder / f"{self.path.stem}-{rank}.jsonl"
+            self._log = stack.enter_context(JsonlLog(own)) if count > 1 else self._merged
+            rejects = REJECTS_FILE if count == 1 else f"{Path(REJECTS_FILE).stem}-{rank}.jsonl"
+            self._rejects = stack.enter_context(open(self.folder / rejects, "w", encoding="utf-8"))
+            files = [self.path, *self._shares()]
+            self.done = {record["id"] for file in files if file.exists() for record in read_jsonl(file)}
+            self._stack = stack.pop_all()
+
+    def _shares(self, name: str = PREDICTIONS_FILE) -> list[Path]:
+        """Files that single processes wrote."""
+        return sorted(self.folder.glob(f"{Path(name).stem}-*.jsonl"))
 
     def write(self, records: Iterable[dict]) -> None:
         """Appends records, with the system when this returns."""
+        assert self._log is not None  # only a single first process has none of its own
         self._log.append(records)
 
     def reject(self, name: str, reason: str) -> None:
@@ -199,12 +254,29 @@ class PredictionWriter:
         self._rejects.write(json.dumps({"id": name, "reason": reason}) + "\n")
         self._rejects.flush()
 
+    def merge(self, order: Sequence[str]) -> list[str]:
+        """
+        Moves what single processes wrote into predictions.jsonl and rejects.jsonl, in the given order of ids; for the
+        first process, when all are done. Returns the reasons of rejected records.
+        """
+        assert self._merged is not None
+        files = self._shares()
+        present = {record["id"] for record in read_jsonl(self.path)}
+        new = {record["id"]: record for file in files for record in read_jsonl(file) if record["id"] not in present}
+        self._merged.append(new[name] for name in order if name in new)
+        rejects = [*self._shares(REJECTS_FILE), *self.folder.glob(REJECTS_FILE)]
+        listed = {entry["id"]: entry for file in rejects for entry in read_jsonl(file)}
+        answered = present | new.keys()  # a file that could not be read may have been repaired since
+        entries = [listed[name] for name in order if name in listed and name not in answered]
+        self._stack.close()
+        for file in (*files, *rejects):
+            file.unlink()
+        if entries:
+            write_jsonl(entries, self.folder / REJECTS_FILE)
+        return [entry["reason"] for entry in entries]
+
     def __enter__(self) -> "PredictionWriter":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._log.close()
-        self._rejects.close()
-        rejects = self.folder / REJECTS_FILE
-        if not rejects.stat().st_size:
-            rejects.unlink()
+        self._stack.close()

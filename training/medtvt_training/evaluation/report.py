@@ -3,15 +3,22 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from modeling_medtvt import DISEASES
 
 from ..files import markdown_table
+from .agreement import render_agreement, render_curve
+from .matched_prior import render_matched_prior
+from .published import render_published
+from .selective import render_selective
+from .subgroups import render_subgroups
+from .values import RESEARCH_USE, format_value
 
 
-RESEARCH_USE = "Research use only: not a medical device, not for the care of patients."
 # Sections of a report: key in metrics.json, title, what the reader should know
 _SECTIONS = (
     (
@@ -21,17 +28,38 @@ _SECTIONS = (
     ),
     ("strict", "Strict", "An answer that does not parse is an empty one. Two empty sets of diseases agree fully."),
     ("by_modality", "Physiology level", "Each modality by itself."),
-    ("evidence", "Cited findings", "Shares of the findings that the reasoning cites and that are true."),
+    (
+        "evidence",
+        "Evidence",
+        "Statements of the reasoning held against labs and ECG as they were measured (a film is not measured): shares that "
+        "are supported, contradicted, about something not measured, or not checkable; `unmentioned` is the share of "
+        "abnormal measurements that it leaves out. Where findings are known: `cited_true`, the share of cited findings "
+        "that the patient has, and `agreement`, how often they confirm the verdict.",
+    ),
     ("swap", "Swapped modality", "Agreement of the answers with the patient, and with the donor of the modality."),
 )
 _DISEASE_TABLES = (("strict/per_disease", "Diseases (strict)"), ("gates", "Gates"), ("swap", "Swapped, by disease"))
 
 
-def format_value(value: float | None, limits: Sequence[float] | None = None) -> str:
-    """A value with its interval, for a table."""
-    if value is None:
-        return "undefined"
-    return f"{value:.3f}" + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
+# What is told first, on the console and in a model's card: mode and name of a metric, and its title
+HEADLINES = (
+    ("strict", "f1_samples", "F1 of the label set, mean over the records"),
+    ("strict", "f1_macro", "F1, mean over the diseases"),
+    ("strict", "f1_micro", "F1, pooled"),
+    ("strict", "jaccard_samples", "Jaccard index of the label sets"),
+    ("strict", "exact_match", "Exact match of the label sets"),
+    ("strict", "parse_rate", "Answers that parse"),
+    ("strict", "auroc_macro", "AUROC, mean over the diseases"),
+    ("strict", "auprc_macro", "AUPRC, mean over the diseases"),
+    ("paper", "f1", "F1 as the paper computes it"),
+    ("paper", "auc", "AUC as the paper computes it (0/1 predictions)"),
+    ("paper", "bleu", "BLEU as the paper computes it"),
+    ("paper", "rouge", "ROUGE as the paper computes it"),
+    ("evidence", "supported", "Share of statements that measurements support"),
+    ("evidence", "contradicted", "Share of statements that measurements contradict"),
+    ("evidence", "unmentioned", "Share of abnormal measurements left unmentioned"),
+    ("evidence", "cited_true", "Share of the cited findings that the patient has"),
+)
 
 
 def read_metrics(path: str | os.PathLike) -> dict:
@@ -50,8 +78,38 @@ def read_metrics(path: str | os.PathLike) -> dict:
     return results
 
 
+def headline_rows(results: Mapping) -> list[list[str]]:
+    """Title and value of the headline metrics that are defined."""
+    return [
+        [title, format_value(value, (results["intervals"].get(mode) or {}).get(name))]
+        for mode, name, title in HEADLINES
+        if (value := results.get(mode, {}).get(name)) is not None
+    ]
+
+
+def render_headlines(results: Mapping[str, Mapping]) -> str:
+    """
+    What a run found, for a terminal.
+
+    Args:
+        results: By name of the variant, the content of its metrics.json; "" is the plain run.
+    """
+    plain = results[""]
+    rows = headline_rows(plain)
+    width = max((len(title) for title, _ in rows), default=0)
+    lines = [
+        f"{plain['about']['records']} records of {plain['about']['patients']} patients; 95 % intervals in brackets",
+        *(f"  {title:<{width}}  {value}" for title, value in rows),
+    ]
+    for name, found in results.items():
+        if name and found["strict"].get("f1_samples") is not None:
+            value = format_value(found["strict"]["f1_samples"], found["intervals"].get("strict", {}).get("f1_samples"))
+            lines.append(f"  {f'{name}: {HEADLINES[0][2]}':<{width}}  {value}")
+    return "\n".join([*lines, RESEARCH_USE])
+
+
 def render_report(results: Mapping, figures: Sequence[str] = ()) -> str:
-    """report.md: both modes, what else there is, diseases, what is undefined and why, and what the numbers rest on."""
+    """report.md: both modes, what else there is, diseases, how much is undefined, and what the numbers rest on."""
     about, intervals = results["about"], results["intervals"]
     bootstrap = about["bootstrap"]
     parts = [
@@ -65,7 +123,9 @@ def render_report(results: Mapping, figures: Sequence[str] = ()) -> str:
     for section, title in _DISEASE_TABLES:
         if table := _disease_table(results, section):
             parts.append(f"## {title}\n\n{table}")
-    notes = [*results["skipped"], *(f"`{name}` is undefined: {why}." for name, why in results["undefined"].items())]
+    for title, text in _tables(results):
+        parts.append(f"## {title}\n\n{text}")
+    notes = [*results["skipped"], *undefined_note(results["undefined"])]
     notes += [f"Probabilities: {source}." for source in about["probabilities"]]
     notes.append(f"Corpus BLEU: {about['bleu_signature']}.")
     notes += [f"{name.replace('_', ' ').capitalize()}: {value:.3g}." for name, value in about.get("run", {}).items()]
@@ -74,11 +134,38 @@ def render_report(results: Mapping, figures: Sequence[str] = ()) -> str:
     return "\n".join(parts)
 
 
+def _tables(results: Mapping) -> Iterator[tuple[str, str]]:
+    """Title and text of the sections that have tables of their own."""
+    if text := render_published(results):
+        yield "Beside published numbers", text
+    for key, (title, render) in TABLES.items():
+        if key in results:
+            yield title, render(results[key])
+
+
+TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "subgroups": ("Subgroups", render_subgroups),
+    "matched_prior": ("Matched prior", render_matched_prior),
+    "selective": ("Calibration and selective prediction", render_selective),
+    "agreement": ("Agreement between subsets of the modalities", render_agreement),
+    "labs_withheld": ("Single labs withheld", render_curve),
+}
+
+
+def undefined_note(undefined: Mapping[str, str]) -> list[str]:
+    """One line for all that has no value."""
+    if not undefined:
+        return []
+    reasons = "; ".join(f"{reason} ({number})" for reason, number in Counter(undefined.values()).most_common())
+    return [f"{len(undefined)} values are undefined and not shown: {reasons}. metrics.json names each."]
+
+
 def _rows(values: Mapping, limits: Mapping, prefix: str = "") -> Iterator[list[str]]:
-    """Name and value of each metric, those of single diseases left out."""
+    """Name and value of each metric that is defined, those of single diseases left out."""
     for name, value in values.items():
         if not isinstance(value, dict):
-            yield [prefix + name, format_value(value, limits.get(name))]
+            if value is not None:
+                yield [prefix + name, format_value(value, limits.get(name))]
         elif name != "per_disease" and name not in DISEASES:
             yield from _rows(value, limits.get(name, {}), f"{prefix}{name} ")
 
@@ -88,11 +175,11 @@ def _disease_table(results: Mapping, section: str) -> str | None:
     for key in section.split("/"):
         values, limits = values.get(key, {}), limits.get(key, {})
     rows = {disease: values[disease] for disease in DISEASES if disease in values}
-    if not rows:
+    names = [name for name in next(iter(rows.values()), {}) if any(row[name] is not None for row in rows.values())]
+    if not names:
         return None
-    names = list(next(iter(rows.values())))
     cells = [
-        [disease, *(format_value(row.get(name), limits.get(disease, {}).get(name)) for name in names)]
+        [disease, *(format_value(row[name], limits.get(disease, {}).get(name)) for name in names)]
         for disease, row in rows.items()
     ]
     return markdown_table(["disease", *names], cells)

@@ -27,12 +27,16 @@ from ..data.load import load_medtvt_qa
 from ..data.rows import Modality, QARow
 from ..files import fingerprint, hash_folder, write_json, write_text
 from ..inference.load import load_pipeline
+from .agreement import measure_agreement, measure_curve
 from .answerer import MedTVTAnswerer
+from .bootstrap import RESAMPLES
+from .evidence_check import EvidenceChecker
 from .figures import plot_variants
-from .metrics import RESAMPLES
 from .predictions import PredictionWriter, describe_row, read_predictions
+from .ranks import Ranks, choose_device
 from .report import render_comparison
-from .score import TextResources, compare_records, score_records, write_results
+from .score import compare_records, score_records, write_results
+from .text_scores import SCORES_FILE, TextResources, TextScorer
 from .variants import make_variants
 
 
@@ -88,15 +92,21 @@ class Scoring:
         resources ([`TextResources`]): Of the text metrics.
         resamples (`int`): Of the bootstrap over patients; 0 for no intervals.
         seed (`int`): Of the bootstrap, and of all that is drawn.
+        by (`Sequence[str]`, *optional*): What records are grouped by, see [`score_records`].
     """
 
     resources: TextResources = field(default_factory=TextResources)
     resamples: int = RESAMPLES
     seed: int = 0
+    by: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.resamples < 0:
             raise ValueError(f"`resamples` must not be negative, got {self.resamples}.")
+
+    def scorer(self, folder: str | os.PathLike, device: str | None = None) -> TextScorer:
+        """Scores the texts of a run, and keeps the scores in its folder."""
+        return TextScorer(self.resources, Path(folder, SCORES_FILE), choose_device(device))
 
 
 class Answerer(Protocol):
@@ -113,8 +123,11 @@ class Answerer(Protocol):
             ValueError, OSError: if one of them cannot be used.
         """
 
-    def answer(self, prepared: Any) -> list[dict]:
-        """A dict with `completion` for each row, and whatever else [`read_predictions`] knows."""
+    def answer(self, prepared: Any) -> Sequence[dict | OSError]:
+        """
+        For each row a dict with `completion`, and whatever else [`read_predictions`] knows; or the error that kept its
+        answer away, which the next run may get.
+        """
 
 
 def evaluate_model(
@@ -130,10 +143,13 @@ def evaluate_model(
     feature_cache: str | os.PathLike | None = None,
     withheld: Sequence[Modality] = (),
     swapped: Sequence[Modality] = (),
+    subsets: bool = False,
+    labs_withheld: Sequence[float] = (),
     device: str | None = None,
 ) -> dict[str, dict]:
     """
-    Answers the questions of a dataset and computes the metrics. A run that was stopped continues where it stopped.
+    Answers the questions of a dataset and computes the metrics. A run that was stopped continues where it stopped. Of
+    processes that torchrun started each answers its share, and the first one computes the metrics.
 
     Args:
         model_dir (`str` or `os.PathLike`): Checkpoint folder.
@@ -144,20 +160,26 @@ def evaluate_model(
         feature_cache (`str` or `os.PathLike`, *optional*): Folder of the encoders' outputs; made if missing.
         withheld (`Sequence[str]`): Evaluate again without each of these modalities.
         swapped (`Sequence[str]`): Evaluate again with each of these modalities taken from another patient.
+        subsets (`bool`): Evaluate again with each subset of the modalities, and how far the answers agree.
+        labs_withheld (`Sequence[float]`): Evaluate again without these shares of each patient's labs.
         device (`str`, *optional*): A CUDA device where there is one, else the CPU.
 
     Returns:
-        `dict`: content of metrics.json by variant: `""`, `"withhold-ecg"`, `"swap-ecg"`, ...
+        `dict`: content of metrics.json by variant, see [`make_variants`]; empty in all processes but the first.
 
     Raises:
         ValueError: if the model or the data do not open, or `out` holds another run.
     """
-    scoring = scoring or Scoring()
+    scoring, ranks = scoring or Scoring(), Ranks.join()
     model, processor = open_model(model_dir, device)
     dataset, features = records.load(), None
     if feature_cache:
         features = FeatureCache(feature_cache, model, processor)
-        features.build(dataset, max_rejected=1.0)  # `predict` lists what cannot be read
+        # `predict` lists what cannot be read
+        features.build(dataset, max_rejected=1.0, part=(ranks.rank, ranks.count))
+        ranks.wait()
+        if ranks.count > 1:
+            features.build(dataset, max_rejected=1.0, trust_built=True)
     rows = dataset.to_list()
     order = label_order([message_text(row["completion"]) for row in rows])
     calibration_file = Path(model_dir, CALIBRATION_FILE)
@@ -171,19 +193,36 @@ def evaluate_model(
         "split": records.split,
         "settings": {**settings, "seed": scoring.seed},
     }
+    scorer, checker = scoring.scorer(out, device), EvidenceChecker()
+    variants = make_variants(rows, withheld, swapped, subsets, labs_withheld, scoring.seed)
     results: dict[str, dict] = {}
-    plain: dict[str, dict] = {}
-    for name, variant_rows in make_variants(rows, withheld, swapped, scoring.seed).items():
+    answers: dict[str, list[dict]] = {}
+    for name, variant_rows in variants.items():
         folder = Path(out, name)
-        answers = predict(variant_rows, answerer, folder, {**about, "variant": name}, batch_size)
-        results[name] = score_run(answers, folder, scoring)
-        if not name:
-            plain = {record["id"]: record for record in answers}
-        else:
-            _compare_with_plain(name, answers, plain, folder, scoring)
+        answers[name] = predict(variant_rows, answerer, folder, {**about, "variant": name}, batch_size, checker, ranks)
+        if ranks.rank == 0:
+            # what subsets and shares of labs say stands in the figures of the whole run
+            with_figures = not name.startswith(("subset-", "labs-withheld-"))
+            results[name] = score_run(answers[name], folder, scoring, scorer, with_figures)
+            if name:
+                _compare_with_plain(name, answers[name], answers[""], folder, scoring, scorer)
     if len(results) > 1:
+        results[""] |= _measure_variants(answers, results, scoring)
+        write_results(results[""], out)
         plot_variants(results, Path(out))
     return results
+
+
+def _measure_variants(answers: Mapping[str, list[dict]], results: Mapping[str, dict], scoring: Scoring) -> dict:
+    """What only the variants together say: sections of metrics.json."""
+    found: dict[str, Any] = {}
+    runs = {name.removeprefix("subset-"): run for name, run in answers.items() if name.startswith("subset-")}
+    if runs:
+        found["agreement"] = measure_agreement(runs, scoring.resamples, scoring.seed)
+    shares = {name: name.removeprefix("labs-withheld-") for name in results if name.startswith("labs-withheld-")}
+    if shares:
+        found["labs_withheld"] = measure_curve({float(share) / 100: results[name] for name, share in shares.items()})
+    return found
 
 
 def open_model(folder: str | os.PathLike, device: str | None = None) -> tuple[MedTVTForCausalLM, MedTVTProcessor]:
@@ -198,29 +237,31 @@ def open_model(folder: str | os.PathLike, device: str | None = None) -> tuple[Me
     return model.to(choose_device(device)), cast(MedTVTProcessor, diagnose.processor)
 
 
-def score_run(answers: Sequence[Mapping], folder: str | os.PathLike, scoring: Scoring) -> dict:
+def score_run(
+    answers: Sequence[Mapping],
+    folder: str | os.PathLike,
+    scoring: Scoring,
+    scorer: TextScorer,
+    with_figures: bool = True,
+) -> dict:
     """Measures the answers of a run, with what they cost; writes metrics.json, report.md and figures."""
-    results = score_records(answers, scoring.resources, scoring.resamples, scoring.seed)
+    results = score_records(answers, scorer, scoring.resamples, scoring.seed, scoring.by)
     results["about"]["run"] = describe_cost(answers)
-    write_results(results, folder)
+    write_results(results, folder, with_figures)
     return results
 
 
 def _compare_with_plain(
-    name: str, answers: list[dict], plain: Mapping[str, dict], folder: Path, scoring: Scoring
+    name: str, answers: list[dict], plain: list[dict], folder: Path, scoring: Scoring, scorer: TextScorer
 ) -> None:
     """Writes the paired differences between a variant and the unchanged records."""
-    answers = [record for record in answers if record["id"] in plain]
-    same = [plain[record["id"]] for record in answers]
-    comparison = compare_records(answers, same, scoring.resources, scoring.resamples, scoring.seed)
+    by_id = {record["id"]: record for record in plain}
+    answers = [record for record in answers if record["id"] in by_id]
+    same = [by_id[record["id"]] for record in answers]
+    comparison = compare_records(answers, same, scorer, scoring.resamples, scoring.seed)
     write_json(comparison, folder / "comparison.json")
     text = render_comparison(comparison, name, "all modalities, each the patient's own")
     write_text(text, folder / "comparison.md")
-
-
-def choose_device(device: str | None) -> str:
-    """The given device, or by default CUDA where it is available."""
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def describe_cost(records: Sequence[Mapping]) -> dict[str, float]:
@@ -234,18 +275,30 @@ def describe_cost(records: Sequence[Mapping]) -> dict[str, float]:
     return cost
 
 
-def predict(rows: Sequence[QARow], answerer: Answerer, folder: Path, about: dict, batch_size: int) -> list[dict]:
+def predict(
+    rows: Sequence[QARow],
+    answerer: Answerer,
+    folder: Path,
+    about: dict,
+    batch_size: int,
+    checker: EvidenceChecker | None = None,
+    ranks: Ranks | None = None,
+) -> list[dict]:
     """
     Answers of a run, including those of an earlier, stopped run, in the order of the rows. Records whose inputs cannot be
-    used are listed in rejects.jsonl with the reason.
+    used are listed in rejects.jsonl with the reason. Of several processes each answers whole batches, so that no answer
+    depends on how many there are, and only the first returns the answers, of all.
 
     Args:
         answerer ([`Answerer`]): What answers.
         about (`dict`): Model, data and settings, which must be equal for a stopped run to continue.
+        checker ([`EvidenceChecker`], *optional*): Adds `evidence` to each answer.
+        ranks ([`Ranks`], *optional*): The processes that share the work.
 
     Raises:
         ValueError: if the folder holds another run, or no record can be used.
     """
+    ranks = ranks or Ranks()
     if batch_size < 1:
         raise ValueError(f"The batch size must be at least 1, got {batch_size}.")
     contents = [  # by the names of the files, not where they lie
@@ -257,14 +310,20 @@ def predict(rows: Sequence[QARow], answerer: Answerer, folder: Path, about: dict
     header = {**about, "dataset": fingerprint(contents), "ids": [row["id"] for row in rows]}
     by_length = sorted(rows, key=lambda row: (answerer.length(row), row["id"]))
     batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
-    with PredictionWriter(folder, header) as writer:
-        reasons: list[str] = []
-        with tqdm(total=len(rows), initial=len(writer.done), unit="record", desc=folder.name) as bar:
-            for batch in batches:
-                todo = [row for row in batch if row["id"] not in writer.done]
-                if todo:
-                    reasons += _predict_batch(todo, answerer, writer)
-                    bar.update(len(todo))
+    with PredictionWriter(folder, header, ranks.rank, ranks.count) as writer:
+        mine = batches[ranks.rank :: ranks.count]
+        todo = [[row for row in batch if row["id"] not in writer.done] for batch in mine]
+        total = sum(map(len, mine))
+        done = total - sum(map(len, todo))
+        with tqdm(total=total, initial=done, unit="record", desc=folder.name, disable=ranks.rank > 0) as bar:
+            for batch in filter(None, todo):
+                _predict_batch(batch, answerer, writer, checker)
+                bar.update(len(batch))
+        ranks.wait()
+        if ranks.rank == 0:
+            reasons = writer.merge([row["id"] for row in by_length])
+    if ranks.rank:
+        return []
     if len(reasons) == len(rows):
         raise ValueError(f"None of {len(rows)} records can be used; the first: {reasons[0]}")
     if reasons:
@@ -273,17 +332,29 @@ def predict(rows: Sequence[QARow], answerer: Answerer, folder: Path, about: dict
     return [by_id[row["id"]] for row in rows if row["id"] in by_id]
 
 
-def _predict_batch(rows: list[QARow], answerer: Answerer, writer: PredictionWriter) -> list[str]:
-    """Answers some rows and writes the answers; returns the reasons of rejected rows."""
+def _predict_batch(
+    rows: list[QARow], answerer: Answerer, writer: PredictionWriter, checker: EvidenceChecker | None
+) -> None:
+    """Answers some rows and writes the answers, or why there is none."""
     start = time.perf_counter()
     try:
         prepared = answerer.prepare(rows)
+        measured = [checker.measure(row) for row in rows] if checker else []
     except (ValueError, OSError) as error:
         if len(rows) > 1:  # find out which
-            return [reason for row in rows for reason in _predict_batch([row], answerer, writer)]
-        writer.reject(rows[0]["id"], str(error))
-        return [str(error)]
+            for row in rows:
+                _predict_batch([row], answerer, writer, checker)
+        else:
+            writer.reject(rows[0]["id"], str(error))
+        return
     answers = answerer.answer(prepared)
     seconds = (time.perf_counter() - start) / len(rows)
-    writer.write([{**describe_row(row), **answer, "seconds": seconds} for row, answer in zip(rows, answers)])
-    return []
+    lines = []
+    for i, (row, answer) in enumerate(zip(rows, answers)):
+        if isinstance(answer, OSError):
+            writer.reject(row["id"], str(answer))
+            continue
+        if checker:
+            answer["evidence"] = checker.check(answer["completion"], measured[i])
+        lines.append({**describe_row(row), **answer, "seconds": seconds})
+    writer.write(lines)

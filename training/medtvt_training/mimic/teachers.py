@@ -35,6 +35,13 @@ class EndpointRefusedError(TeacherError):
     """The endpoint refuses us, so it will refuse the other requests too."""
 
 
+class HasMessages(Protocol):
+    """A [`Request`], or anything else with the messages of a chat."""
+
+    @property
+    def messages(self) -> Any: ...
+
+
 class Teacher(Protocol):
     """
     Who writes answers.
@@ -129,6 +136,7 @@ class OpenAITeacher:
             response, after a wait that doubles from one second, or as the server says (`Retry-After`).
         timeout (`float`): Seconds of silence after which a connection counts as broken.
         backoff (`float`): First wait in seconds.
+        allow_empty (`bool`): Whether an empty text is an answer; else it is asked for again.
 
     Raises:
         ValueError: if the endpoint is no such URL, or the acknowledgment is missing.
@@ -148,6 +156,7 @@ class OpenAITeacher:
         max_retries: int = 6,
         timeout: float = 120.0,
         backoff: float = 1.0,
+        allow_empty: bool = False,
     ) -> None:
         self.secure, self.host, self.port, self.path = parse_endpoint(endpoint)
         if not is_loopback(self.host) and acknowledgment != ACKNOWLEDGMENT:
@@ -159,6 +168,7 @@ class OpenAITeacher:
             logger.warning("The connection to %s is not encrypted.", self.host)
         self.concurrency, self.attempts, self.max_tokens = concurrency, attempts, max_tokens
         self.max_retries, self.timeout, self.backoff = max_retries, timeout, backoff
+        self.allow_empty = allow_empty
         self.identity = {"teacher": "openai", "model": model, "max_tokens": max_tokens}
         self._model = model
         self._api_key = api_key
@@ -171,7 +181,7 @@ class OpenAITeacher:
         """Ends the waiting of requests that are to be repeated; they raise TeacherError."""
         self._stopped.set()
 
-    def answer(self, request: Request, attempt: int = 0, key: str | None = None) -> str:
+    def answer(self, request: HasMessages, attempt: int = 0, key: str | None = None) -> str:
         """
         The text of an answer.
 
@@ -222,7 +232,9 @@ class OpenAITeacher:
             text = json.loads(content)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError):
             return None, "malformed response", None
-        return (text.strip(), None, None) if isinstance(text, str) and text.strip() else (None, "empty answer", None)
+        if isinstance(text, str) and (self.allow_empty or text.strip()):
+            return text.strip(), None, None
+        return None, "empty answer", None
 
     def _wait_for_turn(self) -> None:
         with self._lock:

@@ -6,12 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
+from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
 from modeling_medtvt import DISEASES, MedTVTConfig, Provenance
 
 from ..data.provenance import OPEN_DATA_FILE, read_access, training_data_entry
-from ..files import read_json
+from ..files import hash_folder, read_json
+from .evaluation_sections import (
+    describe_benchmark,
+    describe_confidence,
+    describe_errors,
+    describe_evaluation,
+    describe_fairness,
+    eval_results,
+    read_run,
+)
+from .model_facts import ERROR_HANDLING, LIMITS, OUT_OF_SCOPE, PURPOSE, WORKFLOW
 
 
 TEMPLATES = Path(__file__).parent / "card_templates"
@@ -37,22 +47,6 @@ COLUMN_NOTES = {
     "findings": "what the data show, where it is known",
     "absent_findings": "what they are known not to show; null where that is all else",
 }
-HEADLINES = (
-    ("strict", "f1_samples", "F1 of the label set, mean over the records"),
-    ("strict", "f1_macro", "F1, mean over the diseases"),
-    ("strict", "f1_micro", "F1, pooled"),
-    ("strict", "jaccard_samples", "Jaccard index of the label sets"),
-    ("strict", "exact_match", "Exact match of the label sets"),
-    ("strict", "parse_rate", "Answers that parse"),
-    ("strict", "auroc_macro", "AUROC, mean over the diseases"),
-    ("paper", "f1", "F1 as the paper computes it"),
-    ("paper", "auc", "AUC as the paper computes it (0/1 predictions)"),
-    ("evidence", "cited_true", "Share of the cited findings that the patient has"),
-)
-# What a modality that is withheld or another patient's changes
-VARIANT_METRICS = {"strict/f1_samples": "F1", "evidence/cited_true": "cited findings true"}
-
-
 # Cards
 
 
@@ -81,7 +75,7 @@ def model_card(
     access = read_access(folder)
     provenance = Provenance.from_pretrained(folder)
     repo = repo or folder.resolve().name
-    results = None if metrics is None else _read_metrics(metrics, folder, config)
+    results = None if metrics is None else read_run(metrics, folder)
     data = ModelCardData(
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="image-text-to-text",
@@ -90,15 +84,24 @@ def model_card(
         tags=TAGS,
         datasets=list(dict.fromkeys(entry["name"] for entry in provenance.training_data)) or None,
         model_name=repo.split("/")[-1] if results else None,
-        eval_results=_eval_results(results, provenance) if results else None,
+        eval_results=eval_results(results, provenance) if results else None,
     )
     fields: dict[str, Any] = {
         "name": repo.split("/")[-1],
         "repo": repo,
         "stage": provenance.stage or "none",
-        "training_data": _describe_training_data(provenance, access),
-        "evaluation": _describe_evaluation(results, metrics, peers or {}),
-        "license": _describe_license(access),
+        "training_data": describe_training_data(provenance, access),
+        "evaluation": describe_evaluation(results, metrics),
+        "benchmark": describe_benchmark(results, metrics, peers or {}),
+        "confidence": describe_confidence(results),
+        "errors": describe_errors(results),
+        "fairness": describe_fairness(results),
+        "fingerprint": hash_folder(folder)[:16],
+        "purpose": f"{PURPOSE} Out of scope: {OUT_OF_SCOPE}",
+        "error_handling": ERROR_HANDLING,
+        "workflow": WORKFLOW,
+        "limits": LIMITS,
+        "license": describe_license(access),
     }
     if is_adapter:
         adapter = read_json(folder / "adapter_config.json")
@@ -110,7 +113,7 @@ def model_card(
             data.base_model = base
         return _fill(ModelCard, "adapter.md", data, fields)
     labs = read_json(folder / "processor_config.json").get("lab_feature_extractor", {})
-    fields |= {"diseases": ", ".join(DISEASES), "parts": _describe_parts(folder)}
+    fields |= {"diseases": ", ".join(DISEASES), "parts": describe_parts(folder)}
     fields["table_source"] = labs.get("table_source") or "of a fitted table"
     return _fill(ModelCard, "model.md", data, fields)
 
@@ -164,7 +167,7 @@ def dataset_card(data_dir: str | os.PathLike, repo: str | None = None) -> Datase
         if synthetic
         else "# needs the source data",
         "build": (folder / "build.md").read_text(encoding="utf-8") if (folder / "build.md").is_file() else "",
-        "license": _describe_license(access),
+        "license": describe_license(access),
     }
     return _fill(DatasetCard, "dataset.md", data, fields)
 
@@ -196,7 +199,8 @@ def _describe_type(feature: Any) -> str:
     return "list of messages" if isinstance(inner, Mapping) else f"list of {inner.dtype}"
 
 
-def _describe_parts(folder: Path) -> list[tuple[str, str]]:
+def describe_parts(folder: Path) -> list[tuple[str, str]]:
+    """Each part of the model and what it is."""
     config = MedTVTConfig.from_pretrained(folder)
     text = config.text_config
     return [
@@ -210,7 +214,8 @@ def _describe_parts(folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _describe_training_data(provenance: Provenance, access: str) -> str:
+def describe_training_data(provenance: Provenance, access: str) -> str:
+    """A table of stages and their data, or that there is none."""
     if access == "none":
         return "None: the weights are random. No data of any patient went into them."
     if access == "unknown":
@@ -231,7 +236,8 @@ def _describe_training_data(provenance: Provenance, access: str) -> str:
     return "\n".join(lines)
 
 
-def _describe_license(access: str) -> str:
+def describe_license(access: str) -> str:
+    """Under what terms the weights may be had."""
     code = "The code is Apache-2.0."
     if access in ("none", "synthetic"):
         return f"Apache-2.0, code and {'weights' if access == 'none' else 'what comes of drawn data'} alike."
@@ -241,119 +247,3 @@ def _describe_license(access: str) -> str:
         f"{code} What was made from credentialed data (such as MIMIC's, of PhysioNet) may be shared only under the terms of "
         "their data use agreement."
     )
-
-
-# Evaluation
-
-
-def _read_metrics(path: str | os.PathLike, folder: Path, config: Mapping) -> dict:
-    from ..evaluation.report import read_metrics
-    from ..files import hash_folder
-
-    results = read_metrics(path)
-    header = Path(path).with_name("run.json")
-    if header.is_file() and read_json(header).get("model") not in (None, hash_folder(folder)):
-        raise ValueError(f"{path} holds metrics of another model than {folder}: their fingerprints differ.")
-    if header.is_file():
-        results["run"] = {key: read_json(header).get(key) for key in ("level", "split", "settings")}
-    return results
-
-
-def _eval_results(results: Mapping, provenance: Provenance) -> list[EvalResult]:
-    entries = provenance.training_data or [{"name": "MedTVT-QA"}]
-    found = []
-    for mode, name, title in HEADLINES:
-        value = results.get(mode, {}).get(name)
-        if value is not None:
-            found.append(
-                EvalResult(
-                    task_type="image-text-to-text",
-                    dataset_type="medtvt-qa",
-                    dataset_name=entries[-1]["name"],
-                    dataset_split=results.get("run", {}).get("split"),
-                    metric_type=f"{mode}_{name}",
-                    metric_name=title,
-                    metric_value=value,
-                )
-            )
-    return found
-
-
-def _describe_evaluation(results: Mapping | None, metrics: Any, peers: Mapping[str, str]) -> str:
-    if results is None:
-        return "None was given to this card."
-    from ..evaluation.report import format_value
-    from ..files import markdown_table
-
-    about, intervals = results["about"], results["intervals"]
-    rows = [
-        [title, format_value(results[mode].get(name), (intervals.get(mode) or {}).get(name))]
-        for mode, name, title in HEADLINES
-        if name in results.get(mode, {})
-    ]
-    where = results.get("run", {})
-    split = f", {where['level']} level, split {where['split']}" if where.get("split") else ""
-    parts = [
-        f"{about['records']} records of {about['patients']} patients{split}. In brackets: 95 % intervals over "
-        f"{about['bootstrap']['resamples']} resamples of patients. Unparsed answers count as empty ones.",
-        markdown_table(["metric", "value"], rows),
-    ]
-    diseases = results["strict"].get("per_disease") or {}
-    if diseases:
-        limits = (intervals.get("strict") or {}).get("per_disease") or {}
-        names = ("prevalence", "precision", "recall", "f1")
-        cells = [
-            [disease, *(format_value(values.get(n), limits.get(disease, {}).get(n)) for n in names)]
-            for disease, values in diseases.items()
-        ]
-        parts.append(markdown_table(["disease", *names], cells))
-    parts += _describe_variants(Path(metrics).parent)
-    if peers:
-        parts.append(_describe_peers(results, metrics, peers))
-    parts += [f"`{name}` is undefined: {why}." for name, why in results["undefined"].items() if name.count("/") == 1]
-    return "\n\n".join(parts)
-
-
-def _describe_variants(folder: Path) -> list[str]:
-    """What changes where a modality is withheld, or another patient's: from the comparisons beside a metrics.json."""
-    from ..evaluation.report import format_value
-    from ..files import markdown_table
-
-    rows = []
-    for file in sorted(folder.glob("*/comparison.json")):
-        found = read_json(file)
-        for name, title in VARIANT_METRICS.items():
-            if name in found:
-                row = found[name]
-                rows.append(
-                    [file.parent.name, title, format_value(row["a"]), format_value(row["difference"], row["interval"])]
-                )
-    if not rows:
-        return []
-    about = "With a modality withheld, or swapped for another patient's; differences are paired, on the same records."
-    return [about, markdown_table(["variant", "metric", "value", "difference"], rows)]
-
-
-def _list_records(metrics: str | os.PathLike) -> list[str] | None:
-    """Ids of the records that a metrics.json is of, from the run.json beside it."""
-    header = Path(metrics).with_name("run.json")
-    return read_json(header).get("ids") if header.is_file() else None
-
-
-def _describe_peers(results: Mapping, metrics: str | os.PathLike, peers: Mapping[str, str]) -> str:
-    from ..evaluation.report import format_value, read_metrics
-    from ..files import markdown_table
-
-    records = _list_records(metrics)
-    for name, path in peers.items():
-        if records is None or _list_records(path) != records:
-            raise ValueError(
-                f"{name}: the run.json beside {path} does not list the same records as that of --metrics."
-            )
-
-    names = {"f1_samples": "F1", "f1_macro": "F1, mean over the diseases", "jaccard_samples": "Jaccard"}
-    rows = []
-    for name, found in {"this model": results, **{name: read_metrics(path) for name, path in peers.items()}}.items():
-        limits = found["intervals"].get("strict") or {}
-        rows.append([name, *(format_value(found["strict"].get(key), limits.get(key)) for key in names)])
-    return markdown_table(["on the same records", *names.values()], rows)

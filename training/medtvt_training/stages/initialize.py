@@ -31,6 +31,7 @@ from processing_medtvt import (
     MedTVTProcessor,
 )
 
+from ..extras import require_extra
 from ..synthetic.vocabulary import answer_vocabulary
 
 
@@ -169,7 +170,7 @@ def init_from_parts(
 
     Args:
         output_dir (`str` or `os.PathLike`): Folder to write. It appears only when it is complete.
-        text (`str`, *optional*): Decoder LM of transformers, Hub id or folder; a folder may hold one `.gguf` file.
+        text (`str`, *optional*): Decoder LM of transformers, Hub id or folder; a folder may hold one `.gguf` file (extra `gguf`).
             Its head must be linear, as in Llama, Qwen, Mistral and their like. Without it, a Llama-3.2-1B with random
             weights comes with the tiny tokenizer.
         cxr (`str`, *optional*): ViT, or a timm backbone's folder (extra `timm`), Hub id or folder.
@@ -231,12 +232,26 @@ def _save(model: MedTVTForCausalLM, processor: MedTVTProcessor, output_dir: str 
     return Path(output_dir)
 
 
-def _load_text(text: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Tokenizer with the placeholders, and the decoder with rows for them; ties are kept."""
+def gguf_arguments(text: str | os.PathLike) -> dict[str, str]:
+    """
+    What `from_pretrained` needs beside the folder: the name of its .gguf file, if it holds one.
+
+    Raises:
+        ValueError: if the folder holds several.
+        ImportError: if the extra that reads them is missing.
+    """
     files = sorted(file.name for file in Path(text).glob("*.gguf"))
+    if not files:
+        return {}
     if len(files) > 1:
         raise ValueError(f"{text} holds several .gguf files ({', '.join(files)}); leave the one to use.")
-    kwargs = {"gguf_file": files[0]} if files else {}
+    require_extra("gguf", f"{files[0]} in {text}")
+    return {"gguf_file": files[0]}
+
+
+def _load_text(text: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer with the placeholders, and the decoder with rows for them; ties are kept."""
+    kwargs = gguf_arguments(text)
     tokenizer = AutoTokenizer.from_pretrained(text, **kwargs)
     model = AutoModelForCausalLM.from_pretrained(text, dtype=torch.float32, **kwargs)
     tokenizer.add_special_tokens({"additional_special_tokens": list(PLACEHOLDERS)})
