@@ -54,6 +54,6 @@ def write_films(folder: Path, rows: Sequence[tuple[str, str, str]]) -> Path:
     for file, *_ in rows:
         if file:
             shutil.copy(FIXTURES / "cxr" / "covid" / "5f619d7e.jpg", folder / file)
-    with open(folder / "labels.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("file", "patient", "label"), *rows])
+    with open(folder / "labels.csv", "w", newline="") as table:
+        csv.writer(table).writerows([("file", "patient", "label"), *rows])
     return folder / "labels.csv"

@@ -218,7 +218,8 @@ def _qrs(signs: EcgSigns, rng: np.random.Generator, person: Person) -> np.ndarra
         if signs.infarct is None and signs.conduction is None:
             windows = windows + person.delays[:, None, None]
     times = np.arange(0, signs.qrs_ms + STEP, STEP)
-    shapes = _bumps(times, *np.split(windows * signs.qrs_ms, 2, axis=-1), person.sharpness)
+    start, end = np.split(windows * signs.qrs_ms, 2, axis=-1)
+    shapes = _bumps(times, start, end, person.sharpness)
     qrs = (heights[..., None] * shapes).sum(axis=1)
     for place, sizes in zip(person.notch_places, person.notches.T):
         notch = _bumps(times, place * signs.qrs_ms - 13, place * signs.qrs_ms + 3)
@@ -401,7 +402,7 @@ def _complex(
     if signs and signs.tented_t:
         start, peak = qt - 150, qt - 68
     else:
-        if person and not signs.strain:
+        if person and signs and not signs.strain:
             peak += person.t_delay
         start = min(qrs_ms + 40, peak - 90)
     end = peak + (qt - peak) / 0.818  # where the tangent to the falling limb meets the baseline is the end of T

@@ -2,6 +2,7 @@
 """How one heart's waves differ from the mean heart's, within normal limits."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Person:
 def draw_person(variety: float, rng: np.random.Generator) -> Person:
     """Draws the shape of one person's waves."""
 
-    def near(spread: float, size: int | None = None) -> np.ndarray | float:
+    def near(spread: float, size: int | tuple[int, ...] | None = None) -> Any:
         return variety * np.clip(rng.normal(0, spread, size), -2.2 * spread, 2.2 * spread)
 
     early = rng.lognormal(0, 0.4)  # repolarization, the same in all leads

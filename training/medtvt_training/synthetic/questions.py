@@ -76,7 +76,8 @@ def ask_about_finding(
     """
     shown = [name for name in findings if name.startswith(modality)]
     present = [name for name in shown if name not in asked]
-    absent, unknown = [], []
+    absent: list[str] = []
+    unknown: list[str] = []
     for name in FINDINGS:
         if name.startswith(modality) and name not in shown and name not in asked:
             labs = LAB_RULES[name].labs if modality == "lab" else ()
