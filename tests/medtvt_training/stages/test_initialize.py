@@ -224,3 +224,9 @@ def test_other_vits_are_measured_and_no_image_backbone_is_refused(parts, tmp_pat
 def test_tiny_takes_no_parts(tmp_path, capsys):
     assert main(["init", "--tiny", str(tmp_path / "out"), "--text", "x"]) == 2
     assert "--text" in capsys.readouterr().err
+
+
+def test_the_gate_has_the_form_that_was_asked_for(tmp_path):
+    main(["init", "--tiny", str(tmp_path / "model"), "--gate-form", "absent", "--num-modality-tokens", "2"])
+    gate = MedTVTForCausalLM.from_pretrained(tmp_path / "model").model.perception
+    assert gate.gate_form == "absent" and gate.absent_embeds.shape[:2] == (3, 2)
