@@ -306,3 +306,9 @@ def test_a_gguf_folder_needs_its_extra_and_one_file(gguf_folder, tmp_path, monke
     assert main(["init", "--text", str(tmp_path / "two"), "--out", str(tmp_path / "model")]) == 2
     assert "several .gguf files (a.gguf, b.gguf)" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+def test_the_gate_has_the_form_that_was_asked_for(tmp_path):
+    main(["init", "--tiny", str(tmp_path / "model"), "--gate-form", "absent", "--num-modality-tokens", "2"])
+    gate = MedTVTForCausalLM.from_pretrained(tmp_path / "model").model.perception
+    assert gate.gate_form == "absent" and gate.absent_embeds.shape[:2] == (3, 2)

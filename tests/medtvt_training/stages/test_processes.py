@@ -130,7 +130,8 @@ def test_two_processes_end_as_one_does(stage, kind, runs, alone):
     theirs = load_file(alone / stage / "final" / "model.safetensors")
     assert set(ours) == set(theirs)  # a tied head is there once
     for key, value in theirs.items():
-        torch.testing.assert_close(ours[key], value, atol=1e-4, rtol=1e-3, msg=key)
+        # half a step of Adam, which makes a step of rounding where a gradient is near zero
+        torch.testing.assert_close(ours[key], value, atol=5e-4, rtol=1e-3, msg=key)
 
 
 def test_processes_share_the_work_of_a_cache(runs, model):

@@ -14,6 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ecg", help="ECG encoder: checkpoint of ECGFM-KED (`ecg_model`)")
     parser.add_argument("--lab", help="laboratory encoder: checkpoint of Symile (`labs_encoder.*`)")
     parser.add_argument("--num-modality-tokens", type=int, default=1, help="tokens per modality (default: 1)")
+    parser.add_argument(
+        "--gate-form",
+        choices=["scale", "absent"],
+        default="scale",
+        help="scale: the paper's gate; absent: one that a decoder whose first norm cancels scale sees too (default: scale)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
 
 
@@ -25,10 +31,12 @@ def run(args: argparse.Namespace) -> None:
     if args.tiny:
         if given := [f"--{name}" for name, part in parts.items() if part]:
             raise ValueError(f"--tiny draws every part at random; leave out {', '.join(given)}, or use --out.")
-        init_tiny(args.tiny, seed=args.seed, num_modality_tokens=args.num_modality_tokens)
+        init_tiny(args.tiny, seed=args.seed, num_modality_tokens=args.num_modality_tokens, gate_form=args.gate_form)
         print(f"{args.tiny}: a tiny MedTVT-R1 with random weights. Its answers mean nothing until it is trained.")
         return
-    init_from_parts(args.out, **parts, num_modality_tokens=args.num_modality_tokens, seed=args.seed)
+    init_from_parts(
+        args.out, **parts, num_modality_tokens=args.num_modality_tokens, gate_form=args.gate_form, seed=args.seed
+    )
     for name, part in parts.items():
         print(f"{name:<5}{part or 'random weights'}")
     print(

@@ -328,10 +328,10 @@ def compare_variants(names: Sequence[str], folders: Sequence[Path]) -> dict[str,
             pairs = [
                 paired_differences(found[name], found["full"], where=str(folders[0] / "full")) for found in records
             ]
-            for folder, (values, draws) in zip(folders, pairs):
+            for folder, (means, draws) in zip(folders, pairs):
                 comparison = {
                     metric: {"a": a, "b": b, "difference": a - b, "interval": interval(draws[metric])}
-                    for metric, (a, b) in values.items()
+                    for metric, (a, b) in means.items()
                 }
                 write_json(comparison, folder / name / "comparison.json")
             for metric, cell in metrics.items():

@@ -214,7 +214,8 @@ def _key_metrics(results: Mapping | None, data: str) -> dict[str, Any]:
 
 def _value(results: Mapping, *path: str) -> dict[str, Any] | None:
     """A value of metrics.json with its interval; None where undefined or absent."""
-    value, limits = results, results.get("intervals", {})
+    value: Any = results
+    limits: Any = results.get("intervals", {})
     for key in path:
         value, limits = (value or {}).get(key), (limits or {}).get(key)
     return None if value is None else {"value": value, "interval": limits}

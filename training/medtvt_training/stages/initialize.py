@@ -161,6 +161,7 @@ def init_from_parts(
     ecg: str | os.PathLike | None = None,
     lab: str | os.PathLike | None = None,
     num_modality_tokens: int = 1,
+    gate_form: str = "scale",
     seed: int = 0,
 ) -> Path:
     """
@@ -177,6 +178,7 @@ def init_from_parts(
         ecg (`str` or `os.PathLike`, *optional*): File of ECGFM-KED.
         lab (`str` or `os.PathLike`, *optional*): Lightning checkpoint of Symile.
         num_modality_tokens (`int`): Embeddings (k) that a modality takes in the prompt.
+        gate_form (`str`): See [`MedTVTConfig`].
         seed (`int`): Seed of what is random.
 
     Raises:
@@ -195,6 +197,7 @@ def init_from_parts(
     config = MedTVTConfig(
         text_config=language_model.config if language_model else _random_text_config(tokenizer),
         num_modality_tokens=num_modality_tokens,
+        gate_form=gate_form,
         **{f"{name}_config": encoder.config for name, encoder in encoders.items()},
         **_placeholder_ids(tokenizer),
     )
