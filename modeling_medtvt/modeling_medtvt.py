@@ -4,7 +4,7 @@
 import copy
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -22,10 +22,15 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, is_timm_available
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_medtvt import MedTVTConfig
 from .modeling_medtvt_encoders import (
@@ -39,7 +44,7 @@ from .modeling_medtvt_encoders import (
     cxr_input_size,
     measure_cxr_features,
 )
-from .modeling_medtvt_perception import MedTVTPerceptionLayer
+from .modeling_medtvt_perception import MedTVTCyclicAttention, MedTVTPerceptionLayer
 from .provenance_medtvt import Provenance
 
 
@@ -59,6 +64,8 @@ Tensors = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 GATE_BIAS_AT_START = {"scale": 4.0, "absent": 2.0}
 # tokens whose logits `MedTVTForCausalLM.chunked_loss` holds at once
 LOSS_CHUNK = 512
+# the cache among them is named as the release of transformers names it
+DECODER_OUTPUTS = tuple(field.name for field in fields(BaseModelOutputWithPast))
 
 
 @dataclass
@@ -79,16 +86,25 @@ class MedTVTModalityOutput(ModelOutput):
 
 @dataclass
 class MedTVTModelOutputWithPast(BaseModelOutputWithPast):
-    """`BaseModelOutputWithPast` and `gates` (batch, k, 3; order ECG, CXR, LAB), None where no gate ran."""
+    """
+    `BaseModelOutputWithPast` and
+
+    Args:
+        gates (`torch.Tensor`, *optional*): (batch, k, 3), order ECG, CXR, LAB; None where no gate ran.
+        cross_attentions (`tuple(torch.Tensor)`, *optional*): With `output_attentions`, the weights of the perception layer's
+            cyclic attention, (batch, 3 rounds, heads, k, k).
+    """
 
     gates: torch.Tensor | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
 class MedTVTCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """`CausalLMOutputWithPast` and `gates` (batch, k, 3; order ECG, CXR, LAB), None where no gate ran."""
+    """`CausalLMOutputWithPast`, and `gates` and `cross_attentions` of [`MedTVTModelOutputWithPast`]."""
 
     gates: torch.Tensor | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class PlaceholderLogitsProcessor(LogitsProcessor):
@@ -305,6 +321,9 @@ def _runs_without_rows(module: nn.Module | None) -> bool:
 class MedTVTModel(MedTVTPreTrainedModel):
     """Encoders, projectors, perception layer and language model, without a head."""
 
+    # asked for by `output_attentions`
+    _can_record_outputs = {"cross_attentions": OutputRecorder(MedTVTCyclicAttention, index=1)}
+
     def __init__(self, config: MedTVTConfig):
         super().__init__(config)
         config = self.config
@@ -395,14 +414,33 @@ class MedTVTModel(MedTVTPreTrainedModel):
                 f"`ecg_values` must be (batch, {self.config.ecg_config.num_leads} leads, samples), "
                 f"got {tuple(ecg_values.shape)}."
             )
-        return self.ecg_encoder(ecg_values.to(self.ecg_encoder.dtype))
+        return self.ecg_encoder(ecg_values.to(self.ecg_encoder.dtype)).last_hidden_state
 
     def get_cxr_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(batch, 3, height, width) -> (batch, image tokens, cxr hidden size), here (batch, 197, 768)."""
+        return as_sequence(self._encode_cxr(pixel_values).last_hidden_state, self.config.cxr_hidden_size)
+
+    def _encode_cxr(self, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
         if pixel_values.ndim != 4:
             raise ValueError(f"`pixel_values` must be (batch, 3, height, width), got {tuple(pixel_values.shape)}.")
-        features = self.cxr_encoder(pixel_values=pixel_values.to(self.cxr_encoder.dtype)).last_hidden_state
-        return as_sequence(features, self.config.cxr_hidden_size)
+        return self.cxr_encoder(pixel_values=pixel_values.to(self.cxr_encoder.dtype), **kwargs)
+
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """
+        As in transformers: the X-ray encoder's output and, as `pooler_output`, what its projector makes of it, (batch, k, d),
+        before the perception layer.
+        """
+        outputs = self._encode_cxr(pixel_values, **kwargs)
+        features = as_sequence(outputs.last_hidden_state, self.config.cxr_hidden_size)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=features,
+            pooler_output=self.cxr_projector(features.to(self.cxr_projector.linear.weight.dtype)),
+            hidden_states=outputs.get("hidden_states"),  # a convolutional backbone has no attentions
+            attentions=outputs.get("attentions"),
+        )
 
     def get_lab_features(self, lab_values: torch.Tensor) -> torch.Tensor:
         """(batch, 2 * labs), percentiles then present-flags -> (batch, 1, lab hidden size), here (batch, 1, 1024)."""
@@ -411,7 +449,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
                 f"`lab_values` must be (batch, {2 * self.config.lab_config.num_labs}), {self.config.lab_config.num_labs} "
                 f"percentiles and then as many present-flags, got {tuple(lab_values.shape)}."
             )
-        return self.lab_encoder(lab_values.to(self.lab_encoder.dtype))
+        return self.lab_encoder(lab_values.to(self.lab_encoder.dtype)).last_hidden_state
 
     def get_modality_embeds(
         self,
@@ -692,7 +730,7 @@ class MedTVTModel(MedTVTPreTrainedModel):
         tokens = modality_embeds.flatten(1, 2).gather(1, slots)
         return torch.where(masks.any(0).unsqueeze(-1), tokens, inputs_embeds)
 
-    @can_return_tuple
+    @capture_outputs
     def forward(  # type: ignore[misc]  # `TransformersKwargs` has `position_ids` too
         self,
         input_ids: torch.LongTensor | None = None,
@@ -729,22 +767,19 @@ class MedTVTModel(MedTVTPreTrainedModel):
             values=(ecg_values, pixel_values, lab_values),
             features=(ecg_features, cxr_features, lab_features),
         )
+        if past_key_values is not None:  # `cache` in releases from 5.24 on, which is among the keywords
+            kwargs["past_key_values"] = past_key_values  # type: ignore[typeddict-unknown-key]
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             # the Trainer switches it off in this config, not in the decoder's
             use_cache=self.config.use_cache if use_cache is None else use_cache,
             **kwargs,
         )
-        return MedTVTModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            gates=gates,
-        )
+        # a decoder may put out more
+        common = {name: outputs.get(name) for name in DECODER_OUTPUTS}
+        return MedTVTModelOutputWithPast(**common, gates=gates)
 
 
 def _keep_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
@@ -807,6 +842,10 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
         """See [`~MedTVTModel.get_lab_features`]."""
         return self.model.get_lab_features(lab_values)
 
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """See [`~MedTVTModel.get_image_features`]."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
     def get_modality_embeds(self, *args: Any, **kwargs: Any) -> MedTVTModalityOutput:
         """See [`~MedTVTModel.get_modality_embeds`]."""
         return self.model.get_modality_embeds(*args, **kwargs)
@@ -863,14 +902,8 @@ class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         logits, loss = self._score(outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
-        return MedTVTCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            gates=outputs.gates,
-        )
+        others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        return MedTVTCausalLMOutputWithPast(loss=loss, logits=logits, **others)
 
     def _score(
         self,

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The encoders that no library has (xresnet1d for ECGs, Symile's MLP for labs) and the three projectors."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_medtvt import MedTVTConfig, MedTVTEcgConfig, MedTVTLabConfig
 
@@ -66,14 +71,16 @@ class MedTVTEcgEncoder(MedTVTEncoderPreTrainedModel):
     """
     xresnet1d without its head (ECGFM-KED's encoder, xresnet1d-101 by default).
 
-    `forward(ecg_values)`: (batch, leads, samples) in mV at 100 Hz -> (batch, time steps, hidden_size); 1000 samples
-    give 32 time steps of 768 channels.
+    `forward(ecg_values)`: (batch, leads, samples) in mV at 100 Hz -> `last_hidden_state` (batch, time steps, hidden_size);
+    1000 samples give 32 time steps of 768 channels. With `output_hidden_states`, what goes into the first block and comes
+    out of each, (batch, channels, time steps).
     """
 
     config: MedTVTEcgConfig
     config_class = MedTVTEcgConfig
     main_input_name = "ecg_values"
     _no_split_modules = ["MedTVTEcgBlock"]
+    _can_record_outputs = {"hidden_states": MedTVTEcgBlock}
 
     def __init__(self, config: MedTVTEcgConfig):
         super().__init__(config)
@@ -102,15 +109,17 @@ class MedTVTEcgEncoder(MedTVTEncoderPreTrainedModel):
             # He's rule keeps the signal's scale through a hundred layers of ReLU; a fixed std would not
             init.kaiming_normal_(module.weight)
 
-    def forward(self, ecg_values: torch.Tensor) -> torch.Tensor:
-        return self.stages(self.stem(ecg_values)).transpose(1, 2)
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, ecg_values: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=self.stages(self.stem(ecg_values)).transpose(1, 2))
 
 
 class MedTVTLabEncoder(MedTVTEncoderPreTrainedModel):
     """
     Symile's laboratory MLP.
 
-    `forward(lab_values)`: (batch, 2 * num_labs), percentiles in 0..1 and then present-flags -> (batch, 1, hidden_size).
+    `forward(lab_values)`: (batch, 2 * num_labs), percentiles in 0..1 and then present-flags -> `last_hidden_state`
+    (batch, 1, hidden_size).
     """
 
     config: MedTVTLabConfig
@@ -127,10 +136,11 @@ class MedTVTLabEncoder(MedTVTEncoderPreTrainedModel):
         self.activation = ACT2FN[config.hidden_act]
         self.post_init()
 
-    def forward(self, lab_values: torch.Tensor) -> torch.Tensor:
+    @can_return_tuple
+    def forward(self, lab_values: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
         hidden_states = self.activation(self.fc1(lab_values))
         hidden_states = self.activation(self.fc2(hidden_states))
-        return self.layer_norm(self.fc3(hidden_states)).unsqueeze(1)
+        return BaseModelOutput(last_hidden_state=self.layer_norm(self.fc3(hidden_states)).unsqueeze(1))
 
 
 def cxr_input_size(config: PreTrainedConfig) -> tuple[int, int, int]:

@@ -27,13 +27,16 @@ class MedTVTCyclicAttention(nn.Module):
         self.v_proj = nn.Linear(size, size)
         self.o_proj = nn.Linear(size, size)
 
-    def forward(self, embeds: torch.Tensor) -> torch.Tensor:
-        """(batch, 3, k, d) in the order ECG, CXR, LAB -> (batch, k, d)."""
+    def forward(self, embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        (batch, 3, k, d) in the order ECG, CXR, LAB -> (batch, k, d) and the weights (batch, 3 rounds, heads, k, k).
+        """
         # rounds: (Q, K, V) = (E, C, L), (C, L, E), (L, E, C), stacked on dim 1
         query, key, value = self.q_proj(embeds), self.k_proj(embeds).roll(-1, 1), self.v_proj(embeds).roll(-2, 1)
         query, key, value = (x.unflatten(-1, (self.num_heads, -1)).transpose(2, 3) for x in (query, key, value))
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(2, 3).flatten(-2)
-        return self.o_proj(attended).mean(dim=1)
+        # in full: a kernel has nothing to gain from k tokens, and its backward pass gives one lone key rounding for a gradient
+        weights = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
+        return self.o_proj((weights @ value).transpose(2, 3).flatten(-2)).mean(dim=1), weights
 
 
 class MedTVTPerceptionLayer(nn.Module):
@@ -77,7 +80,8 @@ class MedTVTPerceptionLayer(nn.Module):
         """
         present = presence[:, :, None, None]
         if self.attention is not None:
-            fusion = self.attention(embeds) * presence.all(dim=1)[:, None, None]
+            fusion, _ = self.attention(embeds)
+            fusion = fusion * presence.all(dim=1)[:, None, None]
             embeds = self.layer_norm(embeds + self.fusion_scale * fusion.unsqueeze(1))
         gates = None
         if self.gate is not None:

@@ -52,8 +52,8 @@ def test_default_config_is_the_papers_model():
 
 def test_full_size_encoders_have_the_shapes_of_the_design():
     with torch.no_grad():
-        assert MedTVTEcgEncoder(MedTVTEcgConfig()).eval()(torch.randn(2, 12, 1000)).shape == (2, 32, 768)
-        assert MedTVTLabEncoder(MedTVTLabConfig())(torch.rand(2, 100)).shape == (2, 1, 1024)
+        assert MedTVTEcgEncoder(MedTVTEcgConfig()).eval()(torch.randn(2, 12, 1000))[0].shape == (2, 32, 768)
+        assert MedTVTLabEncoder(MedTVTLabConfig())(torch.rand(2, 100))[0].shape == (2, 1, 1024)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,27 @@ def test_towers_return_features(model):
         config.cxr_hidden_size,
     )
     assert model.get_lab_features(inputs["lab_values"]).shape == (2, 1, config.lab_config.hidden_size)
+
+
+@torch.no_grad()
+def test_image_features_are_an_output_of_transformers(either_model):
+    pixel_values = build_inputs(either_model, [ALL, ALL])["pixel_values"]
+    features = either_model.get_cxr_features(pixel_values)
+    outputs = either_model.get_image_features(pixel_values, output_hidden_states=True)
+    assert_close(outputs.last_hidden_state, features)
+    assert_close(outputs.pooler_output, either_model.model.cxr_projector(features))
+    assert len(outputs.hidden_states) > 1
+    assert_close(either_model.get_image_features(pixel_values, return_dict=False)[0], features)
+
+
+@torch.no_grad()
+def test_ecg_encoder_records_its_blocks(model):
+    encoder, values = model.model.ecg_encoder, build_inputs(model, [ALL, ALL])["ecg_values"]
+    outputs = encoder(values, output_hidden_states=True)
+    assert len(outputs.hidden_states) == sum(encoder.config.depths) + 1
+    assert_close(outputs.hidden_states[-1].transpose(1, 2), outputs.last_hidden_state)
+    assert encoder(values).hidden_states is None
+    assert_close(encoder(values, return_dict=False)[0], outputs.last_hidden_state)
 
 
 # Modalities
@@ -281,7 +302,7 @@ def test_cyclic_attention_rounds(model_k3):
         heads = [x.view(2, 3, 4, 32).transpose(1, 2) for x in (query, key, value)]
         weights = (heads[0] @ heads[1].transpose(-1, -2) / 32**0.5).softmax(-1)
         rounds.append(attention.o_proj((weights @ heads[2]).transpose(1, 2).reshape(2, 3, 128)))
-    assert_close(attention(embeds), torch.stack(rounds).mean(0))
+    assert_close(attention(embeds)[0], torch.stack(rounds).mean(0))
 
 
 @pytest.fixture(params=[1, 3], ids=["k=1", "k=3"])
@@ -544,7 +565,8 @@ def test_tied_and_untied_heads_and_resizing(tokenizer, tmp_path, tied):
 
 
 @torch.no_grad()
-def test_eager_equals_sdpa_and_attentions_are_returned(model, tmp_path):
+def test_eager_equals_sdpa_and_attentions_are_returned(either_model, tmp_path):
+    model = either_model
     model.save_pretrained(tmp_path)
     inputs = build_inputs(model, SUBSETS)
     eager = MedTVTForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
@@ -554,6 +576,14 @@ def test_eager_equals_sdpa_and_attentions_are_returned(model, tmp_path):
     batch, length = inputs["input_ids"].shape
     assert len(outputs.attentions) == 4 and outputs.attentions[0].shape == (batch, 4, length, length)
     assert len(outputs.hidden_states) == 5 and outputs.hidden_states[0].shape == (batch, length, 128)
+    [weights] = outputs.cross_attentions
+    k = model.config.num_modality_tokens
+    assert weights.shape == (batch, 3, 4, k, k)
+    assert_close(weights.sum(-1), torch.ones(batch, 3, 4, k))
+    outputs = eager(**inputs)
+    assert outputs.attentions is None and outputs.hidden_states is None and outputs.cross_attentions is None
+    eager.set_attn_implementation({"text_config": "sdpa"})  # the ResNet of this model has none
+    assert_close(eager(**inputs).logits[real], model(**inputs).logits[real])
 
 
 @torch.no_grad()
