@@ -3,6 +3,7 @@
 
 import copy
 import logging
+import os
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
@@ -74,9 +75,9 @@ class PipelineAnswers:
         Raises:
             ValueError: if an input cannot be used.
         """
-        preprocess, forward, postprocess = self._reader._sanitize_parameters(**settings)
         with tempfile.TemporaryDirectory() as folder:
             try:
+                preprocess, forward, postprocess = self._reader._sanitize_parameters(**settings)
                 item: dict[str, Any] = {"patient": patient, "question": question}
                 for modality, value in inputs.items():
                     place = Path(folder, modality)
@@ -84,8 +85,8 @@ class PipelineAnswers:
                     item[modality] = read_input(modality, value, place)
                 features = self._reader.preprocess({"index": None, "item": item}, **preprocess)
             except INPUT_ERRORS as error:
-                raise ValueError(_without_folder(str(error), folder)) from error
-            features["warnings"] = [_without_folder(warning, folder) for warning in features["warnings"]]
+                raise ValueError(self._without_places(str(error), folder)) from error
+            features["warnings"] = [self._without_places(warning, folder) for warning in features["warnings"]]
         prompt_tokens = int(features["attention_mask"].sum())
         return Job(
             _Prepared(features, prompt_tokens),
@@ -93,6 +94,13 @@ class PipelineAnswers:
             # without each modality, a patient is a batch already; and what is drawn depends on the whole batch
             alone=bool(features["withheld_ids"]) or seed is not None,
         )
+
+    def _without_places(self, text: str, folder: str) -> str:
+        """A message without the places of files on the server, which tell the client nothing."""
+        for modality in ("ecg", "cxr", "lab"):
+            text = text.replace(f"{Path(folder, modality)}{os.sep}", "")
+        model = self.diagnose.model.config.name_or_path
+        return text.replace(model, Path(model).name) if model else text
 
     def answer(self, jobs: list[Job]) -> None:
         """Settles the futures of a batch. Where a batch fails, each of its jobs is answered by itself."""
@@ -176,9 +184,3 @@ def _settle(error: Exception) -> Exception:
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("an answer failed: %s\n%s", type(error).__name__, where)
     return AnswerError(f"answer: it failed with {type(error).__name__}, which is no fault of the request.")
-
-
-def _without_folder(text: str, folder: str) -> str:
-    for modality in ("ecg", "cxr", "lab"):
-        text = text.replace(f"{folder}/{modality}/", "")
-    return text.replace(folder, "")

@@ -303,9 +303,13 @@ async def _on_http_error(request: Request, error: Any) -> JSONResponse:
 
 async def _on_invalid(request: Request, error: Any) -> JSONResponse:
     """The first thing that is wrong with a body, without what stands there."""
-    first = error.errors()[0]
-    place = ".".join(str(step) for step in first["loc"][1:] if isinstance(step, (int, str))) or "body"
-    if first["type"] == "json_invalid":
+    # of the forms that an entry may have, the one that came furthest is meant
+    first = max(error.errors(), key=lambda found: len(found["loc"]))
+    steps = [str(step) for step in first["loc"][1:]]
+    place = ".".join(step for step in steps if step != "str" and "[" not in step)
+    if not place:
+        message = "body: it is no JSON object; accepted is one, with the header content-type: application/json."
+    elif first["type"] == "json_invalid":
         message = (
             f"body: it is no JSON at character {first['loc'][-1]} ({first['ctx']['error']}); accepted is one object."
         )
