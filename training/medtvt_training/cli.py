@@ -50,6 +50,12 @@ GROUPS = {
             "run a model on one patient's files, or on a table of patients",
             "medtvt diagnose --ecg record.hea --cxr chest.png --lab labs.csv --report report.html",
         ),
+        "serve": Command(
+            "serve",
+            "answer over HTTP, several patients at a time",
+            "medtvt serve --model medtvt-r1 --port 8000",
+            extra="serve",
+        ),
         "labs": Command(
             "labs", "print the labs that the model knows: units, names, codes, reference ranges", "medtvt labs --json"
         ),
