@@ -263,7 +263,8 @@ class MedicalDiagnosisPipeline(Pipeline):
             - `warnings`: the limits of the weights first, then what was altered, imputed or could not be read.
             - `diseases`: all seven, the named ones first. `named`: with several samples, what more than half of them name.
               `score`: the share of samples that name it, None with one. `probability`: calibrated, None without a
-              calibration. `evidence`: how many supported statements the reasoning cites for it. With `abstain`, `undecided`.
+              calibration. `evidence`: how many supported statements the reasoning cites for it. With `abstain`, `undecided` and
+              `undecided_zone`, the probabilities from and to which it is so.
             - `reasoning`, `answer` (None where no answer block parses), `generated_text`; `text_source` says whether that is
               the greedy answer or a drawn one. With several samples it is one that names what `diseases` names, or else
               the greedy one.
@@ -610,7 +611,10 @@ class MedicalDiagnosisPipeline(Pipeline):
                 "evidence": len(supporting),
             }
             if abstain is not None and self.calibration is not None:
-                row["undecided"] = self.calibration.is_undecided(disease, probabilities[disease], abstain)
+                probability = probabilities[disease]
+                row["undecided"] = self.calibration.is_undecided(disease, probability, abstain)
+                zone = None if probability is None else self.calibration.undecided_zone(disease, abstain)
+                row["undecided_zone"] = None if zone is None or zone[0] > zone[1] else list(zone)
             rows.append(row)
         return sorted(
             rows, key=lambda row: (not row["named"], -(row["probability"] or 0), -votes.get(row["label"], 0))

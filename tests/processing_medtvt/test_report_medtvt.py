@@ -12,7 +12,8 @@ from transformers import AutoProcessor
 
 from medtvt_training.synthetic.example_patient import write_example_patient
 from modeling_medtvt import DISEASES
-from processing_medtvt.report_medtvt import RESEARCH_USE, read_inputs, render_figure, render_report
+from processing_medtvt import read_inputs, render_figure, render_report
+from processing_medtvt.report_medtvt import RESEARCH_USE
 
 
 LEADS = ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]
