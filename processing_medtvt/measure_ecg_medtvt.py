@@ -126,7 +126,7 @@ def find_waves(signal: np.ndarray) -> Waves | None:
     spans = {"QRS": (0.0, qrs), "ST": (qrs, st), "P": (-pr, p - pr), "PR": (-pr, 0.0), "QT": (0.0, qt)}
     spans |= {"T": (st, qt), "ST-T": (qrs, qt)}
     onsets = (beats[conducted] + onset - BEFORE) / SAMPLING_RATE
-    known = {name: span for name, span in spans.items() if np.isfinite(span).all() and span[1] > span[0]}
+    known = {name: (float(a), float(b)) for name, (a, b) in spans.items() if b > a}  # NaN is not
     return Waves(onsets.tolist(), known)
 
 
