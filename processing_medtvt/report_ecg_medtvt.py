@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .report_inputs_medtvt import DrawnEcg
-from .report_places_medtvt import CHEST_LEADS, LIMB_LEADS, RHYTHM, EcgPlace
+from .report_places_medtvt import RHYTHM, EcgPlace
 
 
+# Leads that share a sheet of paper
+SHEETS = (("I", "II", "III"), ("aVR", "aVL", "aVF"), ("V1", "V2", "V3"), ("V4", "V5", "V6"))
 SECONDS, MM_PER_SECOND = 10, 25
-# mm/mV; the first with which a page of leads is no higher than a landscape A4 sheet
+# mm/mV; the first with which no sheet is higher than landscape A4
 GAINS = (10.0, 5.0, 2.5, 1.25)
 MAX_HEIGHT = 165  # mm
 LEFT, RIGHT = 20, 4  # mm; name and calibration pulse stand left of the traces
@@ -44,10 +46,9 @@ class Strip(NamedTuple):
 
 
 class EcgPage(NamedTuple):
-    """Leads of one page, mm wide and high; `gain` in mm/mV."""
+    """Leads of one sheet, mm wide and high; `gain` in mm/mV."""
 
     name: str
-    title: str
     width: int
     height: int
     gain: float
@@ -55,24 +56,21 @@ class EcgPage(NamedTuple):
 
 
 def lay_out(ecg: DrawnEcg) -> list[EcgPage]:
-    """A page of limb leads and one of chest leads, at one gain with which every wave stays on its strip."""
-    groups = {"limb": ("Limb leads", LIMB_LEADS), "chest": ("Chest leads", CHEST_LEADS)}
-    chosen = {name: [lead for lead in leads if lead in ecg.leads] for name, (_, leads) in groups.items()}
+    """Sheets of three leads, all at one gain with which every wave stays on its strip."""
+    sheets = [[lead for lead in leads if lead in ecg.leads] for leads in SHEETS]
     for gain in GAINS:
         extents = {lead: _extent(ecg.signal[ecg.leads.index(lead)], gain) for lead in ecg.leads}
-        heights = [sum(sum(extents[lead]) for lead in leads) for leads in chosen.values()]
-        if max(heights) <= MAX_HEIGHT:
+        if max(sum(sum(extents[lead]) for lead in leads) for leads in sheets) <= MAX_HEIGHT:
             break
     pages = []
-    for (name, leads), height in zip(chosen.items(), heights):
+    for number, leads in enumerate(sheets):
         strips, top = [], 0
         for lead in leads:
             up, down = extents[lead]
             path = _trace(ecg.signal[ecg.leads.index(lead)], ecg.rate, gain)
             strips.append(Strip(lead, top, up + down, top + up, path))
             top += up + down
-        width = LEFT + SECONDS * MM_PER_SECOND + RIGHT
-        pages.append(EcgPage(name, groups[name][0], width, height, gain, strips))
+        pages.append(EcgPage(f"ecg-{number}", LEFT + SECONDS * MM_PER_SECOND + RIGHT, top, gain, strips))
     return pages
 
 

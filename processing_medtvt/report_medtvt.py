@@ -127,8 +127,7 @@ def _find_place(
         for page in pages:
             leads = [strip.lead for strip in page.strips if strip.lead in place.leads]
             if leads:
-                named = page.title.lower() if len(leads) == len(page.strips) else ", ".join(leads)
-                links.append({"href": f"#{anchor}-{page.name}", "text": f"{_part(place)} in {named}"})
+                links.append({"href": f"#{anchor}-{page.name}", "text": f"{_part(place)} in {', '.join(leads)}"})
         return links
     names = [row.name for row in labs]
     return [{"href": f"#lab-{names.index(name)}", "text": name} for name in find_labs(entry, names)]

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 from .leads_ecg_medtvt import STANDARD_LEADS
 
 
-LIMB_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF")
-CHEST_LEADS = ("V1", "V2", "V3", "V4", "V5", "V6")
 INFERIOR = ("II", "III", "aVF")
 # Part of the beat that is no part of it: the whole strip
 RHYTHM = "rhythm"
@@ -69,4 +67,4 @@ def find_labs(entry: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [name for name in found if name is not None]
 
 
-__all__ = ["CHEST_LEADS", "ECG_PLACES", "LIMB_LEADS", "RHYTHM", "EcgPlace", "find_ecg_place", "find_labs"]
+__all__ = ["ECG_PLACES", "RHYTHM", "EcgPlace", "find_ecg_place", "find_labs"]
