@@ -9,7 +9,10 @@ from .read_cxr_medtvt import load_cxr
 from .report_figure_medtvt import render_figure
 from .report_inputs_medtvt import read_inputs
 from .report_medtvt import render_report
+from .version_medtvt import find_version
 
+
+__version__ = find_version()
 
 __all__ = [
     "LAB_DEFINITIONS",

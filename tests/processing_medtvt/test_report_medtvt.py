@@ -17,8 +17,8 @@ from processing_medtvt.ecg_findings_medtvt import RULES
 from processing_medtvt.measure_ecg_medtvt import find_waves
 from processing_medtvt.report_ecg_medtvt import lay_out
 from processing_medtvt.report_inputs_medtvt import DrawnEcg
-from processing_medtvt.report_places_medtvt import ECG_PLACES
 from processing_medtvt.report_medtvt import RESEARCH_USE
+from processing_medtvt.report_places_medtvt import ECG_PLACES
 
 
 LEADS = ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]
