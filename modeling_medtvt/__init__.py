@@ -20,6 +20,7 @@ from processing_medtvt import (
     MedTVTImageProcessor,
     MedTVTLabFeatureExtractor,
     MedTVTProcessor,
+    __version__,
 )
 
 from .answers_medtvt import DISEASES, ParsedAnswer, parse_answer
@@ -29,6 +30,7 @@ from .modeling_medtvt import MedTVTForCausalLM, MedTVTModel
 from .modeling_medtvt_encoders import MedTVTEcgEncoder, MedTVTLabEncoder
 from .pipeline_medtvt import MedicalDiagnosisPipeline
 from .provenance_medtvt import Provenance
+from .result_medtvt import DiagnosisBatch, DiagnosisResult
 
 
 for config_class in (MedTVTConfig, MedTVTEcgConfig, MedTVTLabConfig):
@@ -64,6 +66,8 @@ PIPELINE_REGISTRY.register_pipeline(
 __all__ = [
     "DEFAULT_CHECKPOINT",
     "DISEASES",
+    "DiagnosisBatch",
+    "DiagnosisResult",
     "MedTVTConfig",
     "MedTVTEcgConfig",
     "MedTVTEcgEncoder",
@@ -74,6 +78,7 @@ __all__ = [
     "MedicalDiagnosisPipeline",
     "ParsedAnswer",
     "Provenance",
+    "__version__",
     "export_for_hub",
     "parse_answer",
 ]

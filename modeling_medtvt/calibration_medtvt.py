@@ -63,23 +63,29 @@ class Calibration(NamedTuple):
         """Calibrated probabilities; None for a disease without a map."""
         return {disease: calibrate(raw[disease], self.diseases[disease]) for disease in DISEASES}
 
-    def is_undecided(self, disease: str, probability: float | None, alpha: float) -> bool:
+    def undecided_zone(self, disease: str, alpha: float) -> tuple[float, float]:
         """
-        Whether a disease can neither be left out nor named with a risk of at most `alpha`.
+        The probabilities from and to which a disease can neither be left out nor named with a risk of at most `alpha`; where
+        the first is the higher one, there are none.
 
         Raises:
             ValueError: if the fit has no threshold for this alpha.
         """
         of_disease = self.diseases[disease]
-        if probability is None:
-            return True
         if alpha not in of_disease.misses or alpha not in of_disease.false_alarms:
             known = sorted(set(of_disease.misses) & set(of_disease.false_alarms))
             raise ValueError(
                 f"`abstain`: for {disease} the calibration guarantees {', '.join(map(str, known)) or 'nothing'} with its "
                 f"{of_disease.positives} ill of {self.n} patients, not {alpha!r}."
             )
-        return of_disease.misses[alpha] <= probability <= of_disease.false_alarms[alpha]
+        return of_disease.misses[alpha], of_disease.false_alarms[alpha]
+
+    def is_undecided(self, disease: str, probability: float | None, alpha: float) -> bool:
+        """Whether a probability lies in that zone; without a probability nothing is decided."""
+        if probability is None:
+            return True
+        low, high = self.undecided_zone(disease, alpha)
+        return low <= probability <= high
 
 
 def calibrate(raw: float, fitted: DiseaseCalibration) -> float | None:

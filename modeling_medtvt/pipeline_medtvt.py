@@ -21,6 +21,7 @@ from transformers.utils import cached_file
 from .answer_probability_medtvt import answer_probabilities
 from .answers_medtvt import DISEASES, ParsedAnswer, parse_answer
 from .calibration_medtvt import CALIBRATION_FILE, Calibration, read_calibration
+from .result_medtvt import DiagnosisBatch, DiagnosisResult
 
 
 MODALITIES = ("ecg", "cxr", "lab")
@@ -257,13 +258,14 @@ class MedicalDiagnosisPipeline(Pipeline):
             **kwargs: Keywords of `generate`, `streamer` among them.
 
         Returns:
-            `dict`, a list of them for a list, an iterator for a generator or dataset:
+            [`DiagnosisResult`], a `dict`; a list of them for a list, an iterator for a generator or dataset:
 
             - `version`: of this schema, 1.
             - `warnings`: the limits of the weights first, then what was altered, imputed or could not be read.
             - `diseases`: all seven, the named ones first. `named`: with several samples, what more than half of them name.
               `score`: the share of samples that name it, None with one. `probability`: calibrated, None without a
-              calibration. `evidence`: how many supported statements the reasoning cites for it. With `abstain`, `undecided`.
+              calibration. `evidence`: how many supported statements the reasoning cites for it. With `abstain`, `undecided` and
+              `undecided_zone`, the probabilities from and to which it is so.
             - `reasoning`, `answer` (None where no answer block parses), `generated_text`; `text_source` says whether that is
               the greedy answer or a drawn one. With several samples it is one that names what `diseases` names, or else
               the greedy one.
@@ -292,7 +294,8 @@ class MedicalDiagnosisPipeline(Pipeline):
         if isinstance(inputs, (list, tuple)):
             if not inputs:
                 raise ValueError("`inputs` is an empty list; pass at least one patient.")
-            return super().__call__([{"index": i, "item": item} for i, item in enumerate(inputs)], **kwargs)
+            numbered = [{"index": i, "item": item} for i, item in enumerate(inputs)]
+            return DiagnosisBatch(super().__call__(numbered, **kwargs))
         if is_dataset:
             return super().__call__(NumberedPatients(inputs), **kwargs)
         return super().__call__(({"index": i, "item": item} for i, item in enumerate(inputs)), **kwargs)
@@ -546,9 +549,9 @@ class MedicalDiagnosisPipeline(Pipeline):
 
     def postprocess(  # type: ignore[override]  # typed
         self, model_outputs: GeneratedAnswers, abstain: float | None = None
-    ) -> dict[str, Any]:
+    ) -> DiagnosisResult:
         if model_outputs["error"] is not None:
-            return {"error": model_outputs["error"]}
+            return DiagnosisResult(error=model_outputs["error"])
         texts = self.processor.batch_decode(model_outputs["new_tokens"][0], skip_special_tokens=True)
         answers = [parse_answer(text) for text in texts]
         votes = Counter(disease for answer in answers for disease in answer.diseases)
@@ -565,23 +568,23 @@ class MedicalDiagnosisPipeline(Pipeline):
             warnings.append(
                 "answer: no drawn answer names just what most of them name; the text shown is the greedy one"
             )
-        return {
-            "version": SCHEMA_VERSION,
-            "warnings": [*self._limits(), *model_outputs["warnings"], *warnings],
-            "diseases": self._diseases(
+        return DiagnosisResult(
+            version=SCHEMA_VERSION,
+            warnings=[*self._limits(), *model_outputs["warnings"], *warnings],
+            diseases=self._diseases(
                 named, votes, len(texts), model_outputs["probabilities"], checked.statements, abstain
             ),
-            "reasoning": answer.reasoning,
-            "answer": answer.answer,
-            "evidence": checked.statements,
-            "unmentioned": checked.unmentioned,
-            "measurements": self.processor.list_measurements(model_outputs["measured"]),
-            "contributions": {m: None if value != value else value for m, value in zip(MODALITIES, contributions)},
-            "influence": model_outputs["influence"],
-            "patient": model_outputs["patient"],
-            "text_source": source,
-            "generated_text": shown,
-        }
+            reasoning=answer.reasoning,
+            answer=answer.answer,
+            evidence=checked.statements,
+            unmentioned=checked.unmentioned,
+            measurements=self.processor.list_measurements(model_outputs["measured"]),
+            contributions={m: None if value != value else value for m, value in zip(MODALITIES, contributions)},
+            influence=model_outputs["influence"],
+            patient=model_outputs["patient"],
+            text_source=source,
+            generated_text=shown,
+        )
 
     def _diseases(
         self,
@@ -610,7 +613,10 @@ class MedicalDiagnosisPipeline(Pipeline):
                 "evidence": len(supporting),
             }
             if abstain is not None and self.calibration is not None:
-                row["undecided"] = self.calibration.is_undecided(disease, probabilities[disease], abstain)
+                probability = probabilities[disease]
+                row["undecided"] = self.calibration.is_undecided(disease, probability, abstain)
+                zone = None if probability is None else self.calibration.undecided_zone(disease, abstain)
+                row["undecided_zone"] = None if zone is None or zone[0] > zone[1] else list(zone)
             rows.append(row)
         return sorted(
             rows, key=lambda row: (not row["named"], -(row["probability"] or 0), -votes.get(row["label"], 0))

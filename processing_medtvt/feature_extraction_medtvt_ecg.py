@@ -75,6 +75,12 @@ class MedTVTEcgFeatureExtractor(FeatureExtractionMixin):
         self.nan_policy = nan_policy
         self.max_dead_leads = max_dead_leads
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(leads={len(self.leads)}, sampling_rate={self.sampling_rate}, duration={self.duration}, "
+            f"nan_policy={self.nan_policy!r})"
+        )
+
     def __call__(
         self,
         ecg: Any,

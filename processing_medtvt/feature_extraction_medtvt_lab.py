@@ -84,6 +84,9 @@ class MedTVTLabFeatureExtractor(FeatureExtractionMixin):
         self.table_source = table_source
         self._prepare()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(labs={len(self.labs)}, table_source={self.table_source!r})"
+
     @property
     def lab_names(self) -> list[str]:
         """`list[str]`: the labs in tensor order."""

@@ -50,6 +50,9 @@ class MedTVTImageProcessor(PilBackend):
         _check_settings(kwargs)
         super()._validate_preprocess_kwargs(*args, **kwargs)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(size={dict(self.size)}, do_center_crop={self.do_center_crop})"
+
     def convert_to_rgb(self, image: Any, *args: Any, **kwargs: Any) -> Any:
         """Three channels; those of a grey PIL image are views of one."""
         if isinstance(image, Image.Image) and image.mode == "L":

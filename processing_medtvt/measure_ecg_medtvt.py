@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intervals and amplitudes of an ECG, from the signal alone."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.ndimage import median_filter, uniform_filter1d
 from scipy.signal import detrend, find_peaks
@@ -54,14 +56,7 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     Raises:
         ValueError: if `signal` has another shape, or is shorter than two seconds.
     """
-    signal = np.array(signal, np.float32)
-    if signal.ndim != 2 or len(signal) != 12 or signal.shape[1] < 2 * SAMPLING_RATE:
-        raise ValueError(f"signal: shape {signal.shape}; accepted is (12, samples), at least 2 s of 500 Hz.")
-    gaps = np.isnan(signal)
-    filled = np.where(gaps, 0, signal)
-    lost = (gaps.mean(axis=1) > 0.5) | (np.ptp(filled, axis=1) < 0.02)
-    filled = _without_mains(filled)
-    signal = np.where(gaps | lost[:, None], np.nan, filled)
+    signal, filled, lost = _clean(signal)
     beats, conducted = find_beats(filled[~lost])
     names = ["heart_rate", "rr_variation", "p_amplitude", "qrs_ms", "qt_ms", "qtc_ms", "axis", "sv1_rv56", "r_v3"]
     names += ["limb_voltage", "chest_voltage", *(f"{wave}_{group}" for group in LEAD_GROUPS for wave in ("st", "t"))]
@@ -77,8 +72,7 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     early = _early(rr, normal)
     found |= _measure_rhythm(rr, conducted, early)
     found["wide_beats"] = _count_wide(filled[~lost], beats, conducted, rr)
-    inside = beats[conducted]
-    inside = inside[(inside >= BEFORE) & (inside < signal.shape[1] - AFTER)]
+    inside = _whole_beats(beats[conducted], signal.shape[1])
     if not inside.size:
         return {name: float(value) for name, value in found.items()}
     beat, onset, offset = _median_beat(signal, inside, ~lost)
@@ -92,6 +86,64 @@ def measure_ecg(signal: np.ndarray) -> dict[str, float]:
     found |= measure_atria(signal, beat, onset, offset, starts, typical, found["i_v6"] < -0.5)
     found["spike"] = measure_spikes(signal, starts)
     return {name: float(value) for name, value in found.items()}
+
+
+class Waves(NamedTuple):
+    """
+    Where the waves of an ECG lie.
+
+    Args:
+        onsets (`list[float]`): of the QRS complexes of the usual form, in s.
+        spans (`dict[str, tuple[float, float]]`): start and end of P, PR, QRS, ST (to J + 80 ms), T, ST-T and QT in s from
+            the onset of QRS; what could not be measured is left out.
+    """
+
+    onsets: list[float]
+    spans: dict[str, tuple[float, float]]
+
+
+def find_waves(signal: np.ndarray) -> Waves | None:
+    """
+    The intervals that [`measure_ecg`] measures, with their places in the recording; None where it finds no QRS.
+
+    Args:
+        signal (`np.ndarray`): as for [`measure_ecg`].
+
+    Raises:
+        ValueError: as there.
+    """
+    cleaned, filled, lost = _clean(signal)
+    beats, conducted = find_beats(filled[~lost])
+    inside = _whole_beats(beats[conducted], cleaned.shape[1])
+    if beats.size < 3 or not inside.size:
+        return None
+    _, onset, offset = _median_beat(cleaned, inside, ~lost)
+    if offset <= onset + 1:
+        return None
+    measured = measure_ecg(signal)
+    pr, p, qt = (measured[name] / 1000 for name in ("pr_ms", "p_ms", "qt_ms"))
+    qrs, st = (offset - onset) / SAMPLING_RATE, (offset - onset) / SAMPLING_RATE + 0.08
+    spans = {"QRS": (0.0, qrs), "ST": (qrs, st), "P": (-pr, p - pr), "PR": (-pr, 0.0), "QT": (0.0, qt)}
+    spans |= {"T": (st, qt), "ST-T": (qrs, qt)}
+    onsets = (beats[conducted] + onset - BEFORE) / SAMPLING_RATE
+    known = {name: (float(a), float(b)) for name, (a, b) in spans.items() if b > a}  # NaN is not
+    return Waves(onsets.tolist(), known)
+
+
+def _clean(signal: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The leads without mains, NaN where lost; the same with zeros there; and which leads are lost altogether."""
+    signal = np.array(signal, np.float32)
+    if signal.ndim != 2 or len(signal) != 12 or signal.shape[1] < 2 * SAMPLING_RATE:
+        raise ValueError(f"signal: shape {signal.shape}; accepted is (12, samples), at least 2 s of 500 Hz.")
+    gaps = np.isnan(signal)
+    filled = np.where(gaps, 0, signal)
+    lost = (gaps.mean(axis=1) > 0.5) | (np.ptp(filled, axis=1) < 0.02)
+    filled = _without_mains(filled)
+    return np.where(gaps | lost[:, None], np.nan, filled), filled, lost
+
+
+def _whole_beats(beats: np.ndarray, samples: int) -> np.ndarray:
+    return beats[(beats >= BEFORE) & (beats < samples - AFTER)]
 
 
 def _without_mains(leads: np.ndarray) -> np.ndarray:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ECG on standard paper: 25 mm/s, 10 mm/mV."""
+"""An ECG on standard paper: 25 mm/s, 10 mm/mV or less where a wave would leave the paper."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,8 @@ from .leads_ecg_medtvt import LEADS_BY_KEY, STANDARD_LEADS
 
 LAYOUT = [("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6")]
 RHYTHM_LEAD = "II"
-MM_PER_SECOND, MM_PER_MV = 25, 10
+MM_PER_SECOND = 25
+GAINS = (10.0, 5.0, 2.5, 1.25)  # mm/mV
 SECONDS = 10
 # millimetres; the calibration pulse lies left of the traces
 ROW_HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 30, 15, 5, 10, 5
@@ -30,7 +31,8 @@ def plot_ecg(
     Draw the usual page: 2.5 s of each lead in three rows of four, and ten seconds of lead II below.
 
     One unit of the axes is a millimetre of paper. The figure made here has the true size in inches, so at any dpi
-    25 mm are one second and 10 mm one millivolt; save it without `bbox_inches="tight"`, which would change that.
+    25 mm are one second and 10 mm one millivolt; save it without `bbox_inches="tight"`, which would change that. Where a
+    wave would reach beyond the neighboring row or the paper, the gain is halved, and written below.
 
     Args:
         signal (`np.ndarray`): (12, samples) in mV. Only the first ten seconds are drawn; NaN leaves a hole.
@@ -63,17 +65,35 @@ def plot_ecg(
     ax.axis("off")
     _draw_grid(ax, width, height)
 
+    gain = _choose_gain(traces, sampling_rate, height)
     for row, names in enumerate([*LAYOUT, (RHYTHM_LEAD,)]):
-        _draw_row(ax, names, traces, sampling_rate, middle=BOTTOM + (rows - row - 0.5) * ROW_HEIGHT)
+        _draw_row(ax, names, traces, sampling_rate, gain, _middle(row))
     small = BOLD | {"fontsize": 7, "fontweight": "normal"}
-    ax.text(width - LEFT - 2, 1.5, f"{MM_PER_SECOND} mm/s   {MM_PER_MV} mm/mV", ha="right", **small)
+    ax.text(width - LEFT - 2, 1.5, f"{MM_PER_SECOND} mm/s   {gain:g} mm/mV", ha="right", **small)
     if title:
         ax.text(0, height - 3, title, va="top", parse_math=False, **BOLD)
     return ax.figure
 
 
+def _middle(row: int) -> float:
+    """The height of zero of a row, from the top one."""
+    return BOTTOM + (len(LAYOUT) + 0.5 - row) * ROW_HEIGHT
+
+
+def _choose_gain(traces: dict[str, np.ndarray], sampling_rate: float, height: int) -> float:
+    """The first of `GAINS` with which no wave passes the middle of the next row or the edge of the paper."""
+    samples = round(SECONDS * sampling_rate)
+    reach = []
+    for row, names in enumerate([*LAYOUT, (RHYTHM_LEAD,)]):
+        values = np.concatenate([traces[name][:samples] for name in names])
+        up = min(height - _middle(row), ROW_HEIGHT) - 1
+        down = min(_middle(row), ROW_HEIGHT) - 1
+        reach += [np.fmax.reduce(values, initial=0) / up, -np.fmin.reduce(values, initial=0) / down]
+    return next((gain for gain in GAINS if max(reach) * gain <= 1), GAINS[-1])
+
+
 def _draw_row(
-    ax: Any, names: Sequence[str], traces: dict[str, np.ndarray], sampling_rate: float, middle: float
+    ax: Any, names: Sequence[str], traces: dict[str, np.ndarray], sampling_rate: float, gain: float, middle: float
 ) -> None:
     """The leads of one row beside each other, after a calibration pulse; `middle` is the height of zero."""
     seconds = SECONDS / len(names)
@@ -84,14 +104,14 @@ def _draw_row(
         values = traces[name][first:last]
         # NaN lifts the pen between the leads
         x += [(first + np.arange(values.size)) / sampling_rate * MM_PER_SECOND, np.array([np.nan])]
-        y += [middle + MM_PER_MV * values, np.array([np.nan])]
+        y += [middle + gain * values, np.array([np.nan])]
         start = column * seconds * MM_PER_SECOND
         ax.text(start + 1.5, middle + 9, name, va="bottom", **BOLD)
         if column:
             ax.plot([start, start], [middle - 3, middle + 3], color=TRACE, linewidth=0.5)
     ax.plot(np.concatenate(x), np.concatenate(y), color=TRACE, linewidth=0.8, solid_joinstyle="round")
     pulse_x = np.array([-10, -8.5, -8.5, -3.5, -3.5, -2])  # 1 mV for 200 ms
-    ax.plot(pulse_x, middle + MM_PER_MV * np.array([0, 0, 1, 1, 0, 0]), color=TRACE, linewidth=0.8)
+    ax.plot(pulse_x, middle + gain * np.array([0, 0, 1, 1, 0, 0]), color=TRACE, linewidth=0.8)
 
 
 def _by_lead(signal: Any, leads: Sequence[str]) -> dict[str, np.ndarray]:

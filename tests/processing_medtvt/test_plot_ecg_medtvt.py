@@ -69,6 +69,17 @@ def test_true_scale():
         assert np.ptp(pulse[:, 1]) == pytest.approx(10) and pulse[3, 0] - pulse[2, 0] == pytest.approx(5)
 
 
+@pytest.mark.parametrize("millivolts, gain", [(2.0, "10"), (3.0, "5"), (-3.0, "5"), (8.0, "2.5")])
+def test_no_wave_leaves_the_paper(millivolts, gain):
+    signal = np.zeros((12, 5000))
+    signal[STANDARD_LEADS.index("V4"), 4500:4510] = millivolts
+    figure = plot_ecg(signal)
+    top = traces(figure)[0][:, 1]
+    low, high = figure.axes[0].get_ylim()
+    assert low < np.nanmin(top) and np.nanmax(top) < high
+    assert any(f"{gain} mm/mV" in text.get_text() for text in figure.axes[0].texts)
+
+
 def test_order_and_case_of_leads_do_not_matter(ecg_array):
     by_name = dict(zip(STANDARD_LEADS, ecg_array))
     other = np.stack([by_name[name] for name in CLINICAL])

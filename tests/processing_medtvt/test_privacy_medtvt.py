@@ -10,8 +10,14 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from medtvt_training.stages.initialize import default_processor
-from processing_medtvt import MedTVTEcgFeatureExtractor, MedTVTLabFeatureExtractor, load_cxr
-from processing_medtvt.report_medtvt import read_inputs, render_figure, render_report
+from processing_medtvt import (
+    MedTVTEcgFeatureExtractor,
+    MedTVTLabFeatureExtractor,
+    load_cxr,
+    read_inputs,
+    render_figure,
+    render_report,
+)
 
 from .film_files import GREY, write_dicom
 from tests.toy import toy_tokenizer

@@ -12,7 +12,13 @@ from transformers import AutoProcessor
 
 from medtvt_training.synthetic.example_patient import write_example_patient
 from modeling_medtvt import DISEASES
-from processing_medtvt.report_medtvt import RESEARCH_USE, read_inputs, render_figure, render_report
+from processing_medtvt import read_inputs, render_figure, render_report
+from processing_medtvt.ecg_findings_medtvt import RULES
+from processing_medtvt.measure_ecg_medtvt import find_waves
+from processing_medtvt.report_ecg_medtvt import lay_out
+from processing_medtvt.report_inputs_medtvt import DrawnEcg
+from processing_medtvt.report_medtvt import RESEARCH_USE
+from processing_medtvt.report_places_medtvt import ECG_PLACES
 
 
 LEADS = ["I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"]
@@ -64,6 +70,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags, self.text = [], ""
         self.feed(page)
+        self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
@@ -99,8 +106,9 @@ def test_page_says_and_draws_everything(processor, patient):
         "<think>the text</think>",
     ):
         assert said in page.text, said
-    (ecg,) = page.pictures("svg+xml")
-    assert b"<svg" in ecg and b'width="765' in ecg  # 270 mm, in points
+    sheets = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(sheets) == 4 and {sheet["width"] for sheet in sheets} == {"274mm"}
+    assert all(sheet["viewbox"] == f"0 0 274 {sheet['height'].removesuffix('mm')}" for sheet in sheets)  # true size
     original, seen = (Image.open(io.BytesIO(content)) for content in page.pictures("jpeg"))
     assert (original.size, seen.size) == (Image.open(patient["cxr"]).size, (224, 224))
     assert len(source) < 2_000_000
@@ -112,9 +120,12 @@ def test_nothing_is_loaded_from_elsewhere(processor, patient):
     page = Page(source)
     assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
-        assert all(attributes[name].startswith("data:") for name in ("src", "href", "srcset") if name in attributes)
+        assert all(
+            attributes[name].startswith(("data:", "#")) for name in ("src", "href", "srcset") if name in attributes
+        )
     style = re.search("<style>(.*?)</style>", source, re.DOTALL)[1]
     assert "url(" not in style and "@import" not in style
+    assert all(target.startswith("#") for target in re.findall(r"url\((.*?)\)", source))
     assert "default-src 'none'" in source
     for medium in ("prefers-color-scheme: dark", "media print", "max-width"):
         assert medium in style
@@ -168,11 +179,11 @@ def test_without_inputs_nothing_is_drawn(processor):
 def test_ecg_is_drawn_as_recorded(processor, ecg_array):
     ecg_array[3, 1000:1100] = np.nan
     given = {"ecg": ecg_array, "sampling_rate": 500, "leads": LEADS, "unit": "mV"}
-    signal, leads, rate = read_inputs(processor, **given).ecg
+    signal, leads, rate, _ = read_inputs(processor, **given).ecg
     assert (rate, list(leads)) == (500, LEADS)
     np.testing.assert_allclose(signal, ecg_array, atol=1e-6)  # the hole too
     fast = np.repeat(ecg_array, 4, axis=1)
-    signal, _, rate = read_inputs(processor, **{**given, "ecg": fast, "sampling_rate": 2000}).ecg
+    signal, _, rate, _ = read_inputs(processor, **{**given, "ecg": fast, "sampling_rate": 2000}).ecg
     assert rate == 500 and signal.shape == (12, 5000) and np.isnan(signal[3, 1000:1100]).all()
 
 
@@ -216,10 +227,10 @@ def test_each_statement_stands_with_its_verdict(processor):
     )
     text = Page(render_report(result, processor)).text
     for said in (
-        "Labscontradictedraised creatinine, for SepsisCreatinine 0.9 mg/dL",
-        "X-raynot checkablenot: effusion",
-        "not checkablewho knows",
-        "LabsPotassium 6.1 mEq/L, high",
+        "Labs ✗ contradicted raised creatinine, for Sepsis Creatinine 0.9 mg/dL",
+        "X-ray – not checkable no effusion",
+        "Other – not checkable who knows",
+        "Labs Potassium 6.1 mEq/L, high",
     ):
         assert said in text
 
@@ -249,17 +260,87 @@ def test_the_limits_of_the_weights_come_first(processor):
 def test_occlusion_is_drawn_over_the_inputs(processor, patient):
     change = {"ecg": np.zeros((12, 20)), "cxr": np.zeros((8, 8)), "lab": {"Creatinine": 0.7, "pH": -0.2}}
     change["ecg"][1, 3], change["cxr"][2, 5] = 2.0, -3.0
-    plain = Page(render_report(make_result(), processor, **patient))
     page = Page(render_report(make_result(), processor, **patient, occlusion={"disease": "Pneumonia", **change}))
-    svgs, pictures = page.pictures("svg+xml"), page.pictures("jpeg")
-    assert svgs[0] == plain.pictures("svg+xml")[0]
-    # lead II is drawn twice, and a stretch of it shows in its column and in the rhythm strip
-    assert svgs[1].count(b"#d55e00") == 2
+    pictures = page.pictures("jpeg")
+    colored = [attributes for tag, attributes in page.tags if tag == "rect" and attributes.get("class") == "supports"]
+    # the fourth half second of a lead, after 20 mm of margin
+    assert [(float(part["x"]), float(part["width"]), part["fill-opacity"]) for part in colored] == [
+        (57.5, 12.5, "0.6")
+    ]
     before, after = (np.asarray(Image.open(io.BytesIO(content)), dtype=int) for content in pictures[1:])
     changed = np.abs(after - before).max(-1) > 40
     rows, columns = np.nonzero(changed)
     assert 40 < rows.min() and rows.max() < 100 and 125 < columns.min() and columns.max() < 185
     assert "for" in page.text and "+0.700" in page.text and "-0.200" in page.text
+
+
+def test_occlusion_has_one_scale(processor, patient):
+    change = {"ecg": np.full((12, 20), 0.01), "cxr": None, "lab": None}
+    page = Page(render_report(make_result(), processor, **patient, occlusion={"disease": "Pneumonia", **change}))
+    assert not [attributes for tag, attributes in page.tags if attributes.get("class") == "supports" and tag == "rect"]
+    assert "Largest change: 0.01 nats" in page.text
+
+
+@pytest.mark.parametrize("factor, gain", [(1, 10), (4, 5), (12, 1.25)])
+def test_no_wave_leaves_its_strip(processor, ecg_array, factor, gain):
+    ecg = DrawnEcg(ecg_array * factor / np.abs(ecg_array).max() * 2, LEADS, 500, None)
+    pages = lay_out(ecg)
+    assert {page.gain for page in pages} == {gain}
+    for page in pages:
+        assert page.height == sum(strip.height for strip in page.strips) <= 165
+        for strip in page.strips:
+            values = ecg.signal[LEADS.index(strip.lead)] * gain
+            assert strip.middle - values.max() >= strip.top
+            assert strip.middle - values.min() <= strip.top + strip.height
+
+
+def test_statements_link_to_where_they_were_measured(processor, patient):
+    creatinine = {**make_statement("raised creatinine", "lab", "supported"), "finding": "lab: high Creatinine"}
+    axis = {**make_statement("left axis", "ecg", "contradicted"), "finding": "ecg: left axis"}
+    absent = {**make_statement("raised troponin", "lab", "not measured"), "finding": "lab: high Troponin-T"}
+    result = make_result(
+        evidence=[
+            {**creatinine, "measured": "Creatinine 2.3 mg/dL, high (0.5 to 1.2)"},
+            {**axis, "measured": "axis 10 degrees"},
+            {**absent, "measured": "Troponin-T not measured"},
+        ]
+    )
+    source = render_report(result, processor, **patient)
+    page = Page(source)
+    statements = source[source.index('id="evidence"') : source.index('id="left-out"')]
+    targets = re.findall(r'href="#([^"]+)"', statements)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)) and len(targets) == 3 and set(targets) <= set(ids)
+    (lab,) = [target for target in targets if target.startswith("lab-")]
+    row = re.search(rf'<tr id="{lab}">(.*?)</tr>', source, re.DOTALL)
+    assert "Creatinine" in row[1]
+    assert "QRS in I" in page.text and "QRS in aVF" in page.text
+
+
+def test_every_ecg_rule_has_a_place():
+    assert set(RULES) <= set(ECG_PLACES)
+    assert {lead for place in ECG_PLACES.values() for lead in place.leads} <= set(LEADS)
+
+
+def test_waves_lie_where_they_were_drawn(processor, patient):
+    waves = read_inputs(processor, ecg=patient["ecg"]).ecg.waves
+    assert len(waves.onsets) > 5 and waves.spans["QRS"][0] == 0
+    assert waves.spans["QRS"][1] <= waves.spans["ST"][1] <= waves.spans["QT"][1] < 0.7
+    assert find_waves(np.zeros((12, 5000))) is None
+
+
+def test_labs_are_sorted_by_how_far_they_are_out(processor):
+    labs = {"Sodium": 140, "Potassium": 5.4, "Creatinine": 9.0, "pH_percentile": 0.2}
+    source = render_report(make_result(), processor, lab=labs)
+    rows = re.findall(r'<tr id="lab-\d+"><th scope="row">(.*?)</th>', source)
+    assert rows == ["Creatinine", "Potassium", "Sodium", "pH"]
+
+
+def test_the_undecided_zone_is_drawn(processor):
+    diseases = [{**row, "probability": 0.5} for row in make_result()["diseases"]]
+    diseases[0] |= {"undecided": True, "undecided_zone": [0.25, 0.75]}
+    source = render_report(make_result(diseases=diseases), processor)
+    assert 'class="zone" style="left:25.0%;width:50.0%"' in source and source.count('class="zone"') == 1
 
 
 @pytest.mark.parametrize("modalities", [("ecg",), ("cxr",), ("lab",), ("cxr", "lab"), ("ecg", "cxr", "lab"), ()])

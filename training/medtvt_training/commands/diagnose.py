@@ -170,7 +170,8 @@ def _write_figure(
     path: str, diagnose: "MedicalDiagnosisPipeline", inputs: Mapping[str, Any], result: Mapping[str, Any]
 ) -> None:
     """The inputs as a PNG, with what was named above them."""
-    from processing_medtvt.report_medtvt import RESEARCH_USE, read_inputs, render_figure
+    from processing_medtvt import read_inputs, render_figure
+    from processing_medtvt.report_medtvt import RESEARCH_USE
 
     from ..files import write_bytes
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's Python lines, as written, after its commands."""
+"""What README and docs show, as written, and the commands that they name."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,8 +15,10 @@ import pytest
 from medtvt_training.cli import main
 from modeling_medtvt import DISEASES
 
+from .docs_blocks import BLOCK, CHECKPOINT, README, between, excerpt_demo, results_table, run_blocks
 
-README = Path(__file__).parents[1] / "README.md"
+
+TRAINING = Path(__file__).parents[1] / "docs" / "training.md"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Where a reader stands after `make demo`, `cp -r hub_cards/medtvt-r1-tiny medtvt-r1` and a small cohort."""
     folder = tmp_path_factory.mktemp("reader")
     assert "cp -r hub_cards/medtvt-r1-tiny medtvt-r1" in README.read_text()
-    shutil.copytree(README.parent / "hub_cards" / "medtvt-r1-tiny", folder / "medtvt-r1")
+    shutil.copytree(CHECKPOINT, folder / "medtvt-r1")
     for command in (["demo"], ["synthesize", "--patients", "40", "--out", "cohort"]):
         medtvt = Path(sys.executable).with_name("medtvt")
         result = subprocess.run([medtvt, *command], cwd=folder, capture_output=True, text=True)
@@ -47,31 +48,30 @@ def medtvt(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
-def run_python(code: Any, folder: Path) -> Any:
-    environment = {**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+def test_the_readme_is_short():
+    text = README.read_text()
+    assert len(text.split()) <= 1200
+    first = BLOCK.search(text)[1]
+    assert len(re.findall(r"^\S", first, flags=re.MULTILINE)) <= 11
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert link.startswith("https://") or (README.parent / link).exists(), link
 
 
 def test_python_blocks_run_and_print_as_written(folder):
-    text = README.read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) >= 4 and len(re.findall(r"^\S", blocks[0], flags=re.MULTILINE)) <= 11
-    shown = re.findall(r"```python\n.*?```\n\n```text\n(.*?)```", text, flags=re.DOTALL)
-    assert len(shown) == 2
-    printed = run_python("\n".join(blocks), folder)
-    for output in shown:
-        assert output in printed
+    for page, outputs in run_blocks(folder).items():
+        for match, output in zip(BLOCK.finditer(page.read_text()), outputs, strict=True):
+            assert match[2] in (None, output), page.name
 
 
-def test_the_demo_prints_as_written(folder, medtvt):
+def test_the_demo_prints_as_written(medtvt):
     code, printed, _ = medtvt("demo")
-    shown = re.search(r"```text\n(model: .*?)```", README.read_text(), re.DOTALL)[1]
+    shown = between(README.read_text(), "demo")[0]
     assert code == 0 and "The truth" in shown
-    place = 0
-    for part in shown.split("...\n"):
-        place = printed.index(part, place)
+    assert shown == f"```text\n{excerpt_demo(printed)}```"
+
+
+def test_results_are_those_of_the_card():
+    assert between(README.read_text(), "results")[0] == results_table().strip()
 
 
 def test_demo_and_diagnose(folder, medtvt):
@@ -112,7 +112,7 @@ def test_commands_end_in_one_line_on_bad_input(medtvt, arguments, message):
 
 
 def test_training_commands_run_as_written(folder, medtvt):
-    block = next(b for b in README.read_text().split("```")[1::2] if "medtvt pretrain" in b)
+    block = next(b for b in TRAINING.read_text().split("```")[1::2] if "medtvt pretrain" in b)
     few = {"train-encoders": ["--max_steps", "1", "--min-positives", "1"], "evaluate": ["--max-new-tokens", "8"]}
     few |= {stage: ["--max_steps", "1"] for stage in ("pretrain", "finetune", "reinforce")}
     few["reinforce"] += ["--max_completion_length", "8"]
