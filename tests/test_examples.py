@@ -1,51 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The examples run as they are, on tiny data."""
+
+import ast
+import csv
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
-from medtvt_training.inference.patient_table import read_patient_table
-from medtvt_training.synthetic.example_patient import write_example_patient
+from medtvt_training import load_medtvt_qa
+from modeling_medtvt import DiagnosisResult
 
 
-def load_example(name: str) -> ModuleType:
-    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load_example(name: str) -> Callable[[list[str]], None]:
+    spec: Any = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    return module.main
 
 
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("patients")
-    write_example_patient(folder)
-    lines = [
-        "id,ecg,lab,age",
-        "all,ecg.hea,lab.csv,40",
-        "away,,../lab.csv,50",
-        "missing,none.hea,,60",
-        "labs,,lab.csv,70",
-    ]
-    (folder / "patients.csv").write_text("\n".join(lines) + "\n")
-    return folder
+def test_finetune_on_your_data(toy, checkpoint, tmp_path):
+    folder = tmp_path / "patients"
+    folder.mkdir()
+    (folder / "labs.csv").write_text("name,value,unit\nCreatinine,2.3,mg/dL\nPotassium,5.9,mmol/L\n")
+    for row in load_medtvt_qa(toy, "diagnosis", "train"):
+        for file in Path(row["ecg"] or "x").parent.glob(f"{Path(row['ecg'] or 'x').stem}.*"):
+            (folder / file.name).write_bytes(file.read_bytes())
+    ecg = sorted(folder.glob("*.hea"))[0].name
+    with open(folder / "patients.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "ecg", "cxr", "lab", "reasoning", "diseases"])
+        table.writerow(["a", ecg, "", "labs.csv", "Labs: raised creatinine.", "Acute Renal Failure; Sepsis"])
+        table.writerow(["b", "", "", "labs.csv", "Labs: high potassium.", ""])
+    load_example("finetune_on_your_data")(
+        [
+            "--table",
+            str(folder / "patients.csv"),
+            "--model",
+            str(checkpoint),
+            "--out",
+            str(tmp_path / "sft"),
+            "--epochs",
+            "1",
+        ]
+    )
+    assert (tmp_path / "sft" / "final" / "config.json").is_file()
+    rows = load_medtvt_qa(tmp_path / "sft-data", "diagnosis", "train", ecg_root=folder, cxr_root=folder)
+    assert rows["diseases"] == [["Acute Renal Failure", "Sepsis"], []]
+    assert rows[1]["lab"]["Potassium"] == pytest.approx(5.9) and rows[1]["modalities"] == ["lab"]
 
 
-def test_a_ray_worker_answers_a_batch(checkpoint, cohort):
-    example = load_example("ray_batch")
-    rows = [example.as_row(patient) for patient in read_patient_table(cohort / "patients.csv")]
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    answered = example.Diagnose(str(checkpoint), max_new_tokens=3)(columns)
-    results = dict(zip(answered["id"], map(json.loads, answered["result"])))
-    assert list(results) == ["all", "away", "missing", "labs"]
-    assert results["all"]["patient"]["age"] == 40 and results["labs"]["patient"]["age"] == 70
-    assert "leads out of" in results["away"]["error"] and results["missing"]["error"].startswith("ecg")
+def test_rft_with_your_reward(toy, checkpoint, tmp_path):
+    words = ["--data", str(toy), "--model", str(checkpoint), "--out", str(tmp_path / "rft")]
+    load_example("rft_with_your_reward")([*words, "--max-steps", "1", "--max-completion-length", "8"])
+    assert (tmp_path / "rft" / "adapter_config.json").is_file()
 
 
-def test_the_client_sends_all_files_of_a_record(cohort):
-    example = load_example("serve_client")
-    assert set(example.encode_files(str(cohort / "ecg.hea"))["files"]) == {"ecg.hea", "ecg.dat"}
-    assert set(example.encode_files(str(cohort / "lab.csv"))["files"]) == {"lab.csv"}
+def test_evaluate_your_model(toy, tmp_path, capsys):
+    load_example("evaluate_your_model")(["--data", str(toy), "--out", str(tmp_path / "out"), "--resamples", "5"])
+    assert "on 6 records" in capsys.readouterr().out
+    assert 0 <= json.loads((tmp_path / "out" / "metrics.json").read_text())["strict"]["f1_samples"] <= 1
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    """Its code cells, one after the other, as Jupyter runs them; what a cell shows can be shown."""
+    cells = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    shown = []
+    for source in ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"):
+        tree = ast.parse(source)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, "cell", "exec"), names)
+        if isinstance(last, ast.Expr):
+            shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+    assert any(isinstance(value, DiagnosisResult) and "<table>" in value._repr_html_() for value in shown)
+    assert (tmp_path / "report.html").stat().st_size > 100_000

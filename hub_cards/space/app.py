@@ -2,7 +2,9 @@
 """A Gradio app around the pipeline: an example patient or one's own files, the answer as it is written, the report."""
 
 import argparse
+import base64
 import html
+import io
 import os
 import shutil
 import tempfile
@@ -11,21 +13,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from transformers import TextIteratorStreamer
 
 from medtvt_training.inference.load import load_pipeline
 from modeling_medtvt import DEFAULT_CHECKPOINT, MedicalDiagnosisPipeline
-from processing_medtvt.report_medtvt import RESEARCH_USE, render_report
+from processing_medtvt import load_cxr, read_inputs, render_report
+from processing_medtvt.plot_ecg_medtvt import plot_ecg
+from processing_medtvt.report_medtvt import RESEARCH_USE
 
 
 MAX_FILE_MB = 20
 MAX_ECG_FILES = 3
 MAX_LAB_CHARACTERS = 20_000
 MAX_NEW_TOKENS = 512
+MAX_QUESTION_CHARACTERS = 500
+MAX_SAMPLES = 8
+MAX_PICTURE_SIDE = 480
 MAX_WAITING = 100
 OWN_FILES = "Your own files"
 EXAMPLES = ("Atrial Fibrillation", "Pneumonia", "Acute Renal Failure", None)
 INPUT_ERRORS = (ValueError, TypeError, OSError, ImportError)
+NOTHING = "Pick an example, or give at least one of ECG, X-ray and labs."
 LAB_HINT = "name,value,unit\nCreatinine,2.3,mg/dL\nPotassium,5.9,mmol/L"
 
 
@@ -85,48 +94,110 @@ def collect_inputs(
         inputs["lab"] = str(folder / "labs.csv")
         Path(inputs["lab"]).write_text(lab_text, encoding="utf-8")
     if not inputs:
-        raise ValueError("Pick an example, or give at least one of ECG, X-ray and labs.")
+        raise ValueError(NOTHING)
     return inputs
 
 
 def stream_answer(
-    diagnose: MedicalDiagnosisPipeline, inputs: dict[str, str], max_new_tokens: int
+    diagnose: MedicalDiagnosisPipeline, inputs: dict[str, str], max_new_tokens: int, samples: int = 1
 ) -> Iterator[tuple[str, dict | None]]:
-    """The text so far, again and again, and the result of the pipeline with the last."""
+    """The text so far, again and again, and the result of the pipeline with the last. Several answers come at once."""
     tokenizer: Any = diagnose.tokenizer
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    settings: dict[str, Any] = {"num_samples": samples} if samples > 1 else {"streamer": streamer}
     outcome: dict[str, Any] = {}
 
     def work() -> None:
         try:
-            outcome["result"] = diagnose(inputs, streamer=streamer, max_new_tokens=max_new_tokens)
+            outcome["result"] = diagnose(inputs, max_new_tokens=max_new_tokens, **settings)
         except Exception as error:
             outcome["error"] = error
-            streamer.end()  # or the reader would wait for ever
+        streamer.end()  # or the reader would wait for ever
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     text = ""
     for piece in streamer:
         text += piece
-        yield text, None
+        if piece:
+            yield text, None
     thread.join()
     if "error" in outcome:
         raise outcome["error"]
     yield outcome["result"]["generated_text"], outcome["result"]
 
 
-def check_inputs(
+def find_problems(
     diagnose: MedicalDiagnosisPipeline, ecg_files: Sequence[str] | None, cxr_file: str | None, lab_text: str | None
-) -> str | None:
-    """What is wrong with the inputs, for those who should not wait in a queue to learn it."""
+) -> dict[str, str]:
+    """What is wrong with each input, by modality: for those who should not wait in a queue to learn it."""
+    given: dict[str, tuple] = {}
+    if ecg_files:
+        given["ecg"] = (ecg_files, None, None)
+    if cxr_file:
+        given["cxr"] = (None, cxr_file, None)
+    if lab_text and lab_text.strip():
+        given["lab"] = (None, None, lab_text)
+    problems = {}
+    for modality, alone in given.items():
+        with tempfile.TemporaryDirectory() as temporary:
+            try:
+                diagnose.preprocess({"index": None, "item": collect_inputs(*alone, Path(temporary))})
+            except INPUT_ERRORS as error:
+                problems[modality] = describe_error(error, temporary)
+    return problems
+
+
+def check_inputs(
+    diagnose: MedicalDiagnosisPipeline,
+    ecg_files: Sequence[str] | None,
+    cxr_file: str | None,
+    lab_text: str | None,
+    question: str | None = None,
+) -> tuple[str, str, str, str]:
+    """A message, "" where all is well, and what is wrong with ECG, X-ray and labs."""
+    problems = find_problems(diagnose, ecg_files, cxr_file, lab_text)
+    message = next(iter(problems.values()), "")
+    if not (ecg_files or cxr_file or (lab_text and lab_text.strip())):
+        message = f"Not possible: {NOTHING}"
+    elif question and len(question) > MAX_QUESTION_CHARACTERS:
+        message = (
+            f"Not possible: the question has {len(question)} characters; at most {MAX_QUESTION_CHARACTERS} are read."
+        )
+    return message, *(problems.get(modality, "") for modality in ("ecg", "cxr", "lab"))
+
+
+def draw_pictures(
+    diagnose: MedicalDiagnosisPipeline, ecg_files: Sequence[str] | None, cxr_file: str | None
+) -> tuple[str, str]:
+    """The ECG on its paper and the film, as HTML; "" for what is not there or cannot be read."""
+    pictures = ["", ""]
     with tempfile.TemporaryDirectory() as temporary:
-        try:
-            inputs = collect_inputs(ecg_files, cxr_file, lab_text, Path(temporary))
-            diagnose.preprocess({"index": None, "item": inputs})
-        except INPUT_ERRORS as error:
-            return describe_error(error, temporary)
-    return None
+        if ecg_files:
+            try:
+                drawn = read_inputs(diagnose.processor, **collect_inputs(ecg_files, None, None, Path(temporary))).ecg
+                if drawn is not None:
+                    content = io.BytesIO()
+                    plot_ecg(drawn.signal, drawn.leads, drawn.rate).savefig(content, format="png", dpi=90)
+                    pictures[0] = show_picture(content.getvalue(), "png", "The ECG: 12 leads on paper")
+            except INPUT_ERRORS:
+                pass  # said beside the input
+        if cxr_file:
+            try:
+                film: Image.Image = load_cxr(collect_inputs(None, cxr_file, None, Path(temporary))["cxr"])[0]
+                film = film.convert("RGB")
+                film.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE))
+                content = io.BytesIO()
+                film.save(content, "JPEG", quality=88)
+                pictures[1] = show_picture(content.getvalue(), "jpeg", "The chest X-ray")
+            except INPUT_ERRORS:
+                pass
+    return pictures[0], pictures[1]
+
+
+def show_picture(content: bytes, kind: str, alt: str) -> str:
+    source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return f'<img src="{source}" alt="{alt}" style="max-width: 100%; background: #fff">'
 
 
 def run_patient(
@@ -135,20 +206,27 @@ def run_patient(
     ecg_files: Sequence[str] | None,
     cxr_file: str | None,
     lab_text: str | None,
+    question: str | None = None,
+    samples: int = 1,
 ) -> Iterator[tuple[str, str, str]]:
     """Message, answer so far and report (HTML), again and again. What is wrong with the inputs becomes a message."""
     with tempfile.TemporaryDirectory() as temporary:
         try:
             inputs: dict[str, Any] = collect_inputs(ecg_files, cxr_file, lab_text, Path(temporary))
+            asked = {"question": question.strip()} if question and question.strip() else {}
             result: Any = None
-            yield "Reading and writing ...", "", ""
-            for text, result in stream_answer(diagnose, inputs, MAX_NEW_TOKENS):
+            yield f"Drawing {samples} answers ..." if samples > 1 else "Reading and writing ...", "", ""
+            for text, result in stream_answer(diagnose, {**inputs, **asked}, MAX_NEW_TOKENS, samples):
                 if result is None:
                     yield "Writing ...", text, ""
-            report = render_report(result, diagnose.processor, **inputs, about=about)
+            report = render_report(result, diagnose.processor, **inputs, about={**about, **asked_row(asked)})
             yield f"Done. {RESEARCH_USE}", text, frame(report)
         except INPUT_ERRORS as error:
             yield describe_error(error, temporary), "", ""
+
+
+def asked_row(asked: dict[str, str]) -> dict[str, str]:
+    return {"Question": asked["question"]} if asked else {}
 
 
 def describe_error(error: Exception, folder: str) -> str:
@@ -158,9 +236,10 @@ def describe_error(error: Exception, folder: str) -> str:
 
 def frame(page: str) -> str:
     """A page inside a page: no scripts, and none of its styles reach the app."""
+    page = page.replace('<a href="#', '<a href="about:srcdoc#')  # "#" alone would be one of the app's own places
     return (
         f'<iframe title="Report" sandbox="" srcdoc="{html.escape(page, quote=True)}" '
-        'style="width: 100%; height: 80vh; border: 0"></iframe>'
+        'style="width: 100%; height: 85vh; border: 0"></iframe>'
     )
 
 
@@ -171,48 +250,114 @@ def build_app(diagnose: MedicalDiagnosisPipeline, examples: dict[str, dict], abo
     """The `gradio.Blocks`: one patient at a time is answered, others wait in a queue."""
     import gradio as gr
 
+    first = next(iter(examples), OWN_FILES)
+    nothing = {"ecg": None, "cxr": None, "lab": ""}
+    loaded = examples.get(first, nothing)
+    pictures = draw_pictures(diagnose, loaded["ecg"], loaded["cxr"])
+
     def check(
-        ecg_files: Sequence[str] | None, cxr_file: str | None, lab_text: str | None
-    ) -> tuple[str, str, str, bool]:
-        problem = check_inputs(diagnose, ecg_files, cxr_file, lab_text)
-        return problem or "Waiting ...", "", "", problem is None
+        ecg_files: Sequence[str] | None, cxr_file: str | None, lab_text: str | None, question: str | None
+    ) -> tuple:
+        message, *notes = check_inputs(diagnose, ecg_files, cxr_file, lab_text, question)
+        return message or "Waiting ...", "", "", not message, *notes
 
     def run(
-        usable: bool, ecg_files: Sequence[str] | None, cxr_file: str | None, lab_text: str | None
+        usable: bool,
+        ecg_files: Sequence[str] | None,
+        cxr_file: str | None,
+        lab_text: str | None,
+        question: str | None,
+        samples: float,
     ) -> Iterator[tuple]:
         if usable:
-            yield from run_patient(diagnose, about, ecg_files, cxr_file, lab_text)
+            yield from run_patient(diagnose, about, ecg_files, cxr_file, lab_text, question, int(samples))
         else:
             yield gr.skip(), gr.skip(), gr.skip()
 
     def pick(title: str) -> tuple:
-        example = examples.get(title, {"ecg": None, "cxr": None, "lab": ""})
+        example = examples.get(title, nothing)
         return example["ecg"], example["cxr"], example["lab"]
+
+    def look(ecg_files: Sequence[str] | None, cxr_file: str | None, lab_text: str | None) -> tuple:
+        return *draw_pictures(diagnose, ecg_files, cxr_file), *check_inputs(diagnose, ecg_files, cxr_file, lab_text)[
+            1:
+        ]
 
     with gr.Blocks(title="MedTVT-R1") as app:
         gr.Markdown(f"# MedTVT-R1\n**{RESEARCH_USE}** Do not upload data of real patients.")
         if diagnose.model.provenance.stage is None:
             gr.Markdown("The weights of this model are random and untrained: **its answers mean nothing.**")
+        elif patients := diagnose.model.provenance.describe_patients():
+            gr.Markdown(f"The weights were trained on {patients}: what they say of a real patient is not validated.")
         with gr.Row():
-            with gr.Column():
-                example = gr.Dropdown([OWN_FILES, *examples], value=OWN_FILES, label="Patient", elem_id="patient")
-                ecg = gr.File(label="ECG: .hea with .dat or .mat", file_count="multiple", elem_id="ecg")
-                cxr = gr.File(label="Chest X-ray: PNG, JPEG or DICOM", elem_id="cxr")
+            with gr.Column(min_width=360):
+                example = gr.Dropdown([*examples, OWN_FILES], value=first, label="Patient", elem_id="patient")
+                ecg = gr.File(
+                    loaded["ecg"],
+                    label="ECG: .hea with .dat or .mat",
+                    file_count="multiple",
+                    elem_id="ecg",
+                    height=120,
+                )
+                ecg_note = gr.Markdown(elem_id="ecg-note")
+                ecg_picture = gr.HTML(pictures[0], elem_id="ecg-picture")
+                cxr = gr.File(loaded["cxr"], label="Chest X-ray: PNG, JPEG or DICOM", elem_id="cxr", height=120)
+                cxr_note = gr.Markdown(elem_id="cxr-note")
+                cxr_picture = gr.HTML(pictures[1], elem_id="cxr-picture")
                 lab = gr.Textbox(
-                    label="Labs: name,value or name,value,unit", placeholder=LAB_HINT, lines=6, elem_id="lab"
+                    loaded["lab"],
+                    label="Labs: name,value or name,value,unit",
+                    placeholder=LAB_HINT,
+                    lines=6,
+                    max_lines=10,
+                    elem_id="lab",
+                )
+                lab_note = gr.Markdown(elem_id="lab-note")
+            with gr.Column(min_width=360):
+                question = gr.Textbox(
+                    label="Question (optional)", placeholder="What is the rhythm?", lines=1, elem_id="question"
+                )
+                samples = gr.Slider(
+                    1,
+                    MAX_SAMPLES,
+                    value=1,
+                    step=1,
+                    label="Answers to draw; with several, the report shows the share that names each disease",
+                    elem_id="samples",
                 )
                 button = gr.Button("Diagnose", variant="primary", elem_id="run")
-            with gr.Column():
                 message = gr.Textbox(label="Message", interactive=False, elem_id="message")
                 answer = gr.Textbox(label="Answer", interactive=False, lines=10, elem_id="answer")
         report = gr.HTML(elem_id="report")
-        example.change(pick, example, [ecg, cxr, lab], show_progress="hidden")
         usable = gr.State(True)
-        checked = button.click(
-            check, [ecg, cxr, lab], [message, answer, report, usable], queue=False, api_name="check"
+        inputs, notes, shown = [ecg, cxr, lab], [ecg_note, cxr_note, lab_note], [message, answer, report]
+        checked = button.click(check, [*inputs, question], [*shown, usable, *notes], queue=False, api_name="check")
+        answered = checked.success(run, [usable, *inputs, question, samples], shown, api_name="diagnose")
+        example.change(pick, example, inputs, show_progress="hidden", api_visibility="private")
+        # an answer never stands beside another patient than its own
+        changed = [example.change, ecg.change, cxr.change, lab.change, question.change, samples.change]
+        gr.on(
+            changed,
+            lambda: ("", "", ""),
+            None,
+            shown,
+            queue=False,
+            cancels=[answered],
+            show_progress="hidden",
+            api_visibility="private",
         )
-        checked.success(run, [usable, ecg, cxr, lab], [message, answer, report], api_name="diagnose")
-        gr.Markdown(f"**{RESEARCH_USE}**")
+        gr.on(
+            [ecg.change, cxr.change, lab.blur],
+            look,
+            inputs,
+            [ecg_picture, cxr_picture, *notes],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        gr.Markdown(
+            f"**{RESEARCH_USE}** The paper: [arXiv 2506.18512](https://arxiv.org/abs/2506.18512). In the report, a link of the "
+            "evidence leads to where it was measured."
+        )
     return app.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
 

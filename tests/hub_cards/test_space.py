@@ -14,6 +14,7 @@ from medtvt_training.inference.load import load_pipeline
 from medtvt_training.synthetic.example_patient import write_example_patient
 
 
+OWN_FILES_LAST = 4  # after the examples
 SPACE = Path(__file__).resolve().parents[2] / "hub_cards" / "space"
 
 
@@ -38,8 +39,8 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"ecg": [files["ecg"], files["ecg"].replace(".hea", ".dat")], "cxr": files["cxr"], "lab": lab}
 
 
-def answer(space: Any, diagnose: Any, ecg: Any = None, cxr: Any = None, lab: Any = "") -> Any:
-    return list(space.run_patient(diagnose, {"Model": "tiny"}, ecg, cxr, lab))
+def answer(space: Any, diagnose: Any, ecg: Any = None, cxr: Any = None, lab: Any = "", **settings: Any) -> Any:
+    return list(space.run_patient(diagnose, {"Model": "tiny"}, ecg, cxr, lab, **settings))
 
 
 def test_metadata_of_the_space():
@@ -60,6 +61,28 @@ def test_answer_is_streamed_and_reported(space, diagnose, patient):
 @pytest.mark.parametrize("given", [("ecg",), ("cxr",), ("lab",)])
 def test_any_subset(space, diagnose, patient, given):
     assert answer(space, diagnose, **{name: patient[name] for name in given})[-1][0].startswith("Done")
+
+
+def test_own_question_and_several_answers(space, diagnose, patient):
+    steps = answer(space, diagnose, lab=patient["lab"], question=" What about <the> kidneys? ", samples=3)
+    message, _, report = steps[-1]
+    assert steps[0][0] == "Drawing 3 answers ..." and message.startswith("Done")
+    assert "Share of drawn answers" in report and "What about &amp;lt;the&amp;gt; kidneys?" in report
+
+
+def test_links_of_the_report_stay_in_its_frame(space):
+    framed = space.frame('<a href="#lab-1">x</a><use href="#trace-I"/>')
+    assert "about:srcdoc#lab-1" in framed and "about:srcdoc#trace" not in framed
+
+
+def test_pictures_of_what_is_there(space, diagnose, patient, tmp_path):
+    ecg, film = space.draw_pictures(diagnose, patient["ecg"], patient["cxr"])
+    assert ecg.startswith('<img src="data:image/png') and film.startswith('<img src="data:image/jpeg')
+    assert 'alt="The ECG' in ecg and 'alt="The chest X-ray"' in film
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    assert space.draw_pictures(diagnose, patient["ecg"][:1], str(broken)) == ("", "")
+    assert space.draw_pictures(diagnose, None, None) == ("", "")
 
 
 def bad_inputs(folder: Path, patient: Any) -> dict[str, Any]:
@@ -84,10 +107,14 @@ def test_bad_input_is_answered_and_the_app_lives_on(space, diagnose, patient, tm
     for name, (inputs, said) in bad_inputs(tmp_path, patient).items():
         message, text, report = answer(space, diagnose, **inputs)[-1]
         assert message.startswith("Not possible") and said in message, name
-        assert space.check_inputs(diagnose, *map(inputs.get, ("ecg", "cxr", "lab"))) == message
+        first, *notes = space.check_inputs(diagnose, *map(inputs.get, ("ecg", "cxr", "lab")))
+        assert first == message, name
+        # beside its own input, and no other
+        assert notes == [message if modality in inputs else "" for modality in ("ecg", "cxr", "lab")], name
         assert (text, report) == ("", "") and "/tmp" not in message.replace(str(tmp_path), ""), name
     labs = "name,value\nSodium,140\n"
-    assert space.check_inputs(diagnose, None, None, labs) is None
+    assert space.check_inputs(diagnose, None, None, labs) == ("", "", "", "")
+    assert "at most 500" in space.check_inputs(diagnose, None, None, labs, "x" * 501)[0]
     assert answer(space, diagnose, lab=labs)[-1][0].startswith("Done")
 
 
@@ -170,37 +197,64 @@ class Screen:
         self.wait(lambda: self.find("#patient input")).click()
         options = self.wait(lambda: self.browser.find_elements("css selector", "ul[role=listbox] li"))
         options[number].click()
-        self.wait(lambda: "Creatinine" in self.find("#lab textarea").get_attribute("value"))
-        self.wait(lambda: not self.find("#cxr input[type=file]"))
+
+    @property
+    def labs(self) -> str:
+        return self.find("#lab textarea").get_attribute("value")
+
+    @property
+    def answer(self) -> str:
+        return self.find("#answer textarea").get_attribute("value")
 
 
 def test_example_in_the_browser(app, browser):
     screen = Screen(browser, app)
     assert "Research use only" in browser.page_source
-    screen.pick(1)
+    # it opens on an example
+    screen.wait(lambda: "Creatinine" in screen.labs)
+    assert screen.find("#ecg-picture img") and screen.find("#cxr-picture img")
     screen.diagnose(until="Done")
-    assert screen.find("#answer textarea").get_attribute("value")
+    assert screen.answer
     browser.switch_to.frame(screen.wait(lambda: screen.find("#report iframe")))
-    assert "MedTVT-R1 report" in browser.page_source and browser.find_elements("css selector", "figure.paper img")
+    assert "MedTVT-R1 report" in browser.page_source and browser.find_elements("css selector", ".paper svg")
     browser.switch_to.default_content()
+
+
+def test_no_answer_stays_beside_another_patient(app, browser):
+    screen = Screen(browser, app)
+    screen.wait(lambda: "Creatinine" in screen.labs)
+    before = screen.labs
+    screen.diagnose(until="Done")
+    screen.pick(1)
+    screen.wait(lambda: screen.labs != before)
+    screen.wait(lambda: not screen.message and not screen.answer and not screen.find("#report iframe"))
+    # and while it is being written
+    screen.browser.execute_script("arguments[0].click()", screen.find("#run"))
+    screen.pick(2)
+    screen.wait(lambda: not screen.message and not screen.answer)
+    time.sleep(3)
+    assert not screen.message and not screen.answer and not screen.find("#report iframe")
 
 
 def test_broken_upload_in_the_browser(app, browser, tmp_path):
     screen = Screen(browser, app)
+    screen.pick(OWN_FILES_LAST)
+    screen.wait(lambda: screen.find("#cxr input[type=file]"))
     broken = tmp_path / "broken.png"
     broken.write_text("no picture")
     screen.find("#cxr input[type=file]").send_keys(str(broken))
     screen.wait(lambda: "broken" in screen.find("#cxr").text)
     screen.diagnose(until="Not possible")
     assert "not an image that can be read" in screen.message
+    screen.wait(lambda: "not an image that can be read" in screen.find("#cxr-note").text)
     large = tmp_path / "large.png"
     with open(large, "wb") as file:
         file.truncate(200_000_000)
     screen = Screen(browser, app)
-    screen.find("#cxr input[type=file]").send_keys(str(large))
+    screen.pick(OWN_FILES_LAST)
+    screen.wait(lambda: screen.find("#cxr input[type=file]")).send_keys(str(large))
     screen.wait(lambda: "maximum" in browser.page_source.lower())
     screen = Screen(browser, app)
-    screen.pick(2)
     screen.diagnose(until="Done")
 
 
@@ -212,10 +266,10 @@ def test_fifty_at_once_are_all_answered(app):
     def call(number: int) -> None:
         if number == 25:  # what is wrong is said while others wait
             started = time.monotonic()
-            problem = other.predict([], None, "name,value\nSodium,high\n", api_name="/check")[0]
+            problem = other.predict([], None, "name,value\nSodium,high\n", "", api_name="/check")[0]
             messages.append(problem)
             print(f"checked in {time.monotonic() - started:.2f} s, beside 49 others")
-        answers.append(calls.predict([], None, f"name,value\nSodium,{100 + number}\n", api_name="/diagnose"))
+        answers.append(calls.predict([], None, f"name,value\nSodium,{100 + number}\n", "", 1, api_name="/diagnose"))
 
     threads = [threading.Thread(target=call, args=(number,)) for number in range(50)]
     for thread in threads:

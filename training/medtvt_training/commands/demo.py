@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     from processing_medtvt.report_medtvt import RESEARCH_USE
 
     from ..inference.load import load_pipeline
-    from ..inference.result import format_result
+    from ..inference.result import print_result
     from ..synthetic.example_patient import write_example_patient
 
     print(f"{RESEARCH_USE}\n")
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"  {modality}  {path}")
     print(f"  model {model}\n")
     result = load_pipeline(model)(**files)
-    print(format_result(result))
+    print_result(result)
     if patient is not None:
         print(format_truth(patient))
         print(judge(result, patient))

@@ -4,6 +4,7 @@
 import argparse
 import io
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modeling_medtvt import MedicalDiagnosisPipeline
+
+logger = logging.getLogger(__name__)
 
 ONE_PATIENT = ("ecg", "cxr", "lab", "patient", "age", "sex", "report", "figure", "occlusion", "fhir", "json")
 MANY_PATIENTS = ("out", "csv", "html_dir", "fhir_dir", "root")
@@ -130,7 +133,7 @@ def _run_one(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", set
 
     from ..files import write_bytes, write_json
     from ..inference.fhir import to_diagnostic_report
-    from ..inference.result import format_result
+    from ..inference.result import print_result
 
     inputs = {"ecg": args.ecg, "cxr": args.cxr, "lab": args.lab}
     stated = _ecg_options(args)
@@ -149,7 +152,10 @@ def _run_one(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", set
     patient = {"age": args.age, "sex": args.sex}
     result = diagnose(**inputs, **stated, patient=patient, **settings)
     result["warnings"] += notes
-    print(json.dumps({**result, "notice": RESEARCH_USE}, indent=2) if args.json else format_result(result))
+    if args.json:
+        print(json.dumps({**result, "notice": RESEARCH_USE}, indent=2))
+    else:
+        print_result(result)
     if args.fhir:
         write_json(to_diagnostic_report(result, _about(args, diagnose)["Model"]), args.fhir)
     if args.report:
@@ -164,6 +170,8 @@ def _run_one(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", set
         write_bytes(page.encode(), args.report)
     if args.figure:
         _write_figure(args.figure, diagnose, {**inputs, **stated}, result)
+    if written := [path for path in (args.fhir, args.report, args.figure) if path]:
+        logger.info("written to %s", ", ".join(written))
 
 
 def _write_figure(

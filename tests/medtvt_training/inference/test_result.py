@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+import io
+import re
+import sys
+
+import pytest
+
+from medtvt_training.inference.result import format_result, print_result
+from modeling_medtvt import DISEASES
+
+
+STATEMENT = {"text": "raised creatinine [red]", "modality": "lab", "finding": None, "negated": False}
+
+
+def make_result(**changes):
+    return {
+        "warnings": ["model: imaginary patients only", "lab: converted"],
+        "patient": {"age": None, "sex": None},
+        "diseases": [
+            {"label": label, "named": label == "Sepsis", "probability": 0.25, "score": None, "evidence": 1}
+            for label in DISEASES
+        ],
+        "reasoning": "Labs: raised creatinine.",
+        "evidence": [{**STATEMENT, "status": "supported", "measured": "Creatinine 2.3 mg/dL", "conclusion": "Sepsis"}],
+        "unmentioned": [],
+        "influence": {"Sepsis": {"lab": 0.25}},
+        "contributions": {"ecg": None, "cxr": None, "lab": 0.5},
+        **changes,
+    }
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "120")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return stream
+
+
+def test_a_pipe_gets_plain_text(capsys):
+    print_result(make_result())
+    printed = capsys.readouterr().out
+    assert printed == format_result(make_result()) + "\n" and "\x1b" not in printed
+
+
+def test_a_terminal_gets_bars_and_colors(terminal):
+    print_result(make_result())
+    shown = terminal.getvalue()
+    assert "\x1b[" in shown
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert "█████░░░░░░░░░░░░░░░ 25%" in plain and "raised creatinine [red]" in plain
+    for words in ("imaginary patients only", "Research use only", "Sepsis", "lab: converted", "+0.25"):
+        assert words in plain
+    assert plain.index("imaginary patients only") < plain.index("Sepsis")
