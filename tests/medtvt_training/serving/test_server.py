@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real server on a free port: many clients, and clients that misbehave."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -81,9 +82,10 @@ def test_a_request_of_100_mb_is_refused(start):
         while piece := connection.recv(65536):
             answer += piece
     assert answer.startswith(b"HTTP/1.1 413 ") and b"accepted are 32,000,000 bytes" in answer
-    # a client that sends it all the same
-    sent = httpx.post(f"{address}/v1/diagnose", json={"question": "a" * 100_000_000}, timeout=60)
-    assert sent.status_code == 413
+    # a client that sends it all the same is cut off, maybe before it reads the answer
+    with contextlib.suppress(httpx.TransportError):
+        sent = httpx.post(f"{address}/v1/diagnose", json={"question": "a" * 100_000_000}, timeout=60)
+        assert sent.status_code == 413
     assert httpx.get(f"{address}/health").status_code == 200
 
 

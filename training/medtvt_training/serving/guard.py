@@ -5,6 +5,7 @@ import asyncio
 import json
 import logging
 import time
+import traceback
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -50,6 +51,15 @@ class Guard:
                 await _send_error(send_noting, *refusal)
             else:
                 await self.app(scope, self._limited(receive), send_noting)
+        except Exception as error:
+            # a bug; its message may quote a patient's values, lines of code do not
+            logger.error(
+                "a request failed: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+            )
+            if status == "no answer":
+                await _send_error(
+                    send_noting, 500, f"server: it failed with {type(error).__name__}, no fault of the request."
+                )
         finally:
             self._requests -= 1
             # a path may be anything, and a query too
