@@ -57,6 +57,7 @@ def test_every_requirement_has_a_pin_within_its_range(setup_cfg, pins):
 def test_space_runs_the_pinned_gradio(pins):
     assert metadata_load(ROOT / "hub_cards" / "space" / "README.md")["sdk_version"] == pins["gradio"]
 
+
 # Wheel
 
 
