@@ -6,10 +6,10 @@ PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --c
 INSTALL := $(PIP) --quiet
 FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
 
-.PHONY: help demo test types style resolve docs bench peer space vllm-test
+.PHONY: help demo test test-oldest test-newest types style resolve docs bench peer space vllm-test audit release
 
 help:  ## this list
-	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/core  ## an example patient through the model; ECG=, CXR=, LAB= take your own files
 	@$(BIN)/medtvt demo $(FILES)
@@ -17,6 +17,12 @@ demo: $(VENV)/core  ## an example patient through the model; ECG=, CXR=, LAB= ta
 test: $(VENV)/dev  ## the import contracts and the test suite; ARGS= takes pytest's own
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest $(ARGS)
+
+test-oldest:  ## the suite with the oldest versions that setup.cfg allows; ARGS= takes pytest's own
+	$(PYTHON) tests/versions.py oldest $(ARGS)
+
+test-newest:  ## the suite with the newest versions that the index serves; ARGS= takes pytest's own
+	$(PYTHON) tests/versions.py newest $(ARGS)
 
 types: $(VENV)/dev  ## mypy over the three packages and the tests
 	$(BIN)/mypy
@@ -44,6 +50,20 @@ vllm-test: .venv-vllm/done  ## answers through vLLM held against those of transf
 
 space: $(VENV)/demo  ## the Space's app in a browser, on a CPU; ARGS= takes its options
 	$(BIN)/python hub_cards/space/app.py $(ARGS)
+
+audit: $(VENV)/dev  ## known weaknesses of the pinned versions, from PyPI's database
+	$(INSTALL) pip-audit
+	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+release: $(VENV)/dev  ## build, check and tag the version of setup.cfg; uploads nothing
+	$(INSTALL) build twine
+	@test -z "$$(git status --porcelain)" || { echo "Commit first: a release is what git knows."; exit 1; }
+	rm -rf build/lib dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	@git ls-files -z | xargs -0 stat --format "%s %n" | awk '$$1 > 1e6 {printf "over 1 MB, for the release notes: %s, %.1f MB\n", $$2, $$1 / 1e6}'
+	git tag --annotate v$$(sed -n 's/^version = //p' setup.cfg) --message "$$(sed -n 's/^version = //p' setup.cfg)"
+	@echo "Built and tagged, and nothing uploaded. Next: git push --tags, then $(BIN)/python -m twine upload dist/*"
 
 $(VENV)/core: setup.cfg pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), once: 1.2 GB with a CPU build of torch, about 5 GB where pip brings CUDA along ..."
