@@ -61,7 +61,9 @@ def main(arguments: list[str] | None = None) -> None:
         rows = [make_row(line, args.table.parent, processor) for line in csv.DictReader(file)]
     data = args.out.with_name(f"{args.out.name}-data")
     (data / "diagnosis").mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), data / "diagnosis" / "train.parquet")
+    held_out = max(1, len(rows) // 10)  # the last patients
+    for split, of_split in (("train", rows[:-held_out]), ("validation", rows[-held_out:])):
+        pq.write_table(pa.Table.from_pylist(of_split, FEATURES.arrow_schema), data / "diagnosis" / f"{split}.parquet")
 
     folder = str(args.table.parent.resolve())
     settings = {
@@ -72,8 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
             "--model": args.model,
             "--out": str(args.out),
         },
-        # no validation split and no physiology rows in this example
-        **{"--eval_strategy": "no", "--eval_on_start": "false", "--eval-answers": "0", "--replay": "0"},
+        **{"--eval-answers": "0", "--replay": "0"},  # no physiology rows in this example
         # the reasoning is one text, which cannot lose what it says of a modality
         **{"--modality-dropout": "0", "--num_train_epochs": args.epochs},
     }

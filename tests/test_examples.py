@@ -51,9 +51,12 @@ def test_finetune_on_your_data(toy, checkpoint, tmp_path):
         ]
     )
     assert (tmp_path / "sft" / "final" / "config.json").is_file()
-    rows = load_medtvt_qa(tmp_path / "sft-data", "diagnosis", "train", ecg_root=folder, cxr_root=folder)
-    assert rows["diseases"] == [["Acute Renal Failure", "Sepsis"], []]
-    assert rows[1]["lab"]["Potassium"] == pytest.approx(5.9) and rows[1]["modalities"] == ["lab"]
+    (first,), (second,) = (
+        load_medtvt_qa(tmp_path / "sft-data", "diagnosis", split, ecg_root=folder, cxr_root=folder)
+        for split in ("train", "validation")
+    )
+    assert first["diseases"] == ["Acute Renal Failure", "Sepsis"] and first["modalities"] == ["ecg", "lab"]
+    assert second["diseases"] == [] and second["lab"]["Potassium"] == pytest.approx(5.9)
 
 
 def test_rft_with_your_reward(toy, checkpoint, tmp_path):

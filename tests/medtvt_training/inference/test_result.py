@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 import re
-import sys
-
-import pytest
+from contextlib import redirect_stdout
 
 from medtvt_training.inference.result import format_result, print_result
 from modeling_medtvt import DISEASES
@@ -34,24 +32,13 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch):
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stdout", stream)
+def test_a_terminal_gets_bars_and_colors(monkeypatch):
     for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "120")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    return stream
-
-
-def test_a_pipe_gets_plain_text(capsys):
-    print_result(make_result())
-    printed = capsys.readouterr().out
-    assert printed == format_result(make_result()) + "\n" and "\x1b" not in printed
-
-
-def test_a_terminal_gets_bars_and_colors(terminal):
-    print_result(make_result())
+    terminal = Terminal()
+    with redirect_stdout(terminal):
+        print_result(make_result())
     shown = terminal.getvalue()
     assert "\x1b[" in shown
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
@@ -59,3 +46,9 @@ def test_a_terminal_gets_bars_and_colors(terminal):
     for words in ("imaginary patients only", "Research use only", "Sepsis", "lab: converted", "+0.25"):
         assert words in plain
     assert plain.index("imaginary patients only") < plain.index("Sepsis")
+
+
+def test_a_pipe_gets_plain_text(capsys):
+    print_result(make_result())
+    printed = capsys.readouterr().out
+    assert printed == format_result(make_result()) + "\n" and "\x1b" not in printed

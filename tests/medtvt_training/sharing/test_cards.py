@@ -10,6 +10,7 @@ import xmlschema
 from huggingface_hub import DatasetCard, ModelCard
 
 from medtvt_training.cli import main
+from medtvt_training.data.load import load_medtvt_qa
 from medtvt_training.evaluation.score import score_records
 from medtvt_training.files import hash_folder
 from medtvt_training.sharing import cards
@@ -136,7 +137,9 @@ def test_adapter_card(folder):
 def test_dataset_card_counts_and_names_no_patient(cohort):
     card = cards.dataset_card(cohort)
     assert DatasetCard(str(card)).data.license == "apache-2.0"
-    assert "| diagnosis | train | 8 | 8 |" in card.text and "| physiology | test | 6 | 1 |" in card.text
+    for level, split, patients in (("diagnosis", "train", 8), ("physiology", "test", 1)):
+        rows = len(load_medtvt_qa(cohort, level, split))
+        assert f"| {level} | {split} | {rows} | {patients} |" in card.text
     assert "medtvt synthesize --out drawn --patients 10 --seed 0 --setting clear" in card.text
     assert "`completion`" in card.text and "struct of 50 float64" in card.text
     assert "0-00000" not in str(card)
