@@ -18,7 +18,7 @@ def evaluate_shipped(folder: Path) -> dict[str, Any]:
     data = write_cohort(folder / "cohort", RECORDS, SEED, num_workers=1, progress=False)
     # a cohort's own split would leave a tenth of it: all records are asked here
     metrics = evaluate_model(DEFAULT_CHECKPOINT, Records(data, split="test"), folder / "out", Scoring(resamples=0))[""]
-    return {name: value for name, value in flatten(metrics).items()}
+    return flatten(metrics)
 
 
 def flatten(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:

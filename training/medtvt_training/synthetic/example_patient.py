@@ -12,8 +12,8 @@ from .causes import DISEASE_OF_CODE
 from .patient import write_patient
 
 
-# Of the part of cohort 0 that is kept for tests
-EXAMPLE_SEED, EXAMPLE_INDEX = 0, 7529
+# Of the shipped weights' test split (cohort 2310) the patient whose answer has the median F1; of several the lowest id
+EXAMPLE_SEED, EXAMPLE_INDEX = 2310, 59
 
 
 def write_example_patient(
