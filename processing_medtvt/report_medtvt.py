@@ -112,8 +112,8 @@ def describe_patient(patient: Mapping[str, Any] | None) -> str:
 
 def _group(statements: list[tuple[Mapping[str, Any], list]]) -> list[tuple[str, list]]:
     """Statements with their links, by modality; those of none last."""
-    names: dict[str | None, str] = {**MODALITY_NAMES, None: "Other"}
-    found = {name: [pair for pair in statements if pair[0]["modality"] == key] for key, name in names.items()}
+    names: list[tuple[str | None, str]] = [*MODALITY_NAMES.items(), (None, "Other")]
+    found = {name: [pair for pair in statements if pair[0]["modality"] == key] for key, name in names}
     return [(name, of_modality) for name, of_modality in found.items() if of_modality]
 
 

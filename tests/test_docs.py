@@ -128,4 +128,4 @@ def test_help_is_worth_reading(medtvt, capsys):
     with pytest.raises(SystemExit):
         medtvt("--help")
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("demo", "diagnose", "init", "export", "examples", "research"))
+    assert all(word in printed for word in ("demo", "diagnose", "init", "export", "with an example", "research"))
