@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ COMMON = {
     **{"max_steps": STEPS, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": "true"},
     **{"learning_rate": 1e-3, "warmup_steps": 0, "per_device_train_batch_size": 4, "seed": 0},
 }
-STAGES = {
+STAGES: dict[str, dict[str, Any]] = {
     "pt": {"eval_strategy": "no", "eval_on_start": "false"},
     "sft": {"eval_strategy": "no", "eval_on_start": "false", "eval_answers": 0, "replay": 0},
     "rft": {
@@ -43,7 +44,13 @@ def run_curves(folder: Path, stages: tuple[str, ...] = ("pt", "sft", "rft")) -> 
         patch.setitem(REWARDS, "letters", count_letters)
         for stage in stages:
             out = folder / stage
-            options = {**COMMON, **STAGES[stage], "model": checkpoint, "data": data, "output_dir": out}
+            options: dict[str, Any] = {
+                **COMMON,
+                **STAGES[stage],
+                "model": checkpoint,
+                "data": data,
+                "output_dir": out,
+            }
             run_stage(stage, "tiny", [f"--{name.replace('_', '-')}={value}" for name, value in options.items()])
             log = json.loads((out / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
             curves[stage] = {key: [entry[key] for entry in log if key in entry] for key in LOGGED[stage]}
