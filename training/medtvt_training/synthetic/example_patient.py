@@ -12,7 +12,7 @@ from .causes import DISEASE_OF_CODE
 from .patient import write_patient
 
 
-# Of the part of cohort 0 that is kept for tests
+# A test patient; for new weights the one of median F1, see `medtvt_training.evaluation.median_patient`
 EXAMPLE_SEED, EXAMPLE_INDEX = 0, 7529
 
 
