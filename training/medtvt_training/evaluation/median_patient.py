@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The example patient of the demo, by a rule: of the test patients of a synthetic cohort the one whose F1 is the median.
+
+`python -m medtvt_training.evaluation.median_patient results/predictions.jsonl` prints the two constants that
+`medtvt_training.synthetic.example_patient` holds. New weights, new predictions, new patient.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from modeling_medtvt import parse_answer
+
+from ..data.labels import as_label_array, sample_f1
+from ..synthetic.causes import DISEASE_OF_CODE
+from ..synthetic.patient import draw_patient
+from .predictions import read_predictions
+
+
+def find_median_patient(records: Sequence[Mapping[str, Any]]) -> tuple[int, int, float]:
+    """
+    Seed, index and F1 of the record with the median F1 of its set of diseases: of an even number the lower median, of
+    equal ones the lowest id.
+
+    Args:
+        records: Lines of predictions of the test split of a cohort in the setting `"clear"`, as [`read_predictions`] gives.
+
+    Raises:
+        ValueError: if a record is of another split, or of no such cohort.
+    """
+    truth = as_label_array([record["diseases"] for record in records])
+    f1 = sample_f1(truth, as_label_array([parse_answer(record["completion"]).diseases for record in records]))
+    for record in records:
+        _draw(record)
+    median = np.sort(f1)[(len(f1) - 1) // 2]
+    chosen = min((records[i] for i in np.flatnonzero(f1 == median)), key=lambda record: record["id"])
+    return *_draw(chosen), float(median)
+
+
+def _draw(record: Mapping[str, Any]) -> tuple[int, int]:
+    """Seed and index of a record, checked by drawing its patient."""
+    seed, _, index = record["subject_id"].partition("-")
+    if seed.isdecimal() and index.isdecimal():
+        patient = draw_patient(int(seed), int(index))
+        drawn = {DISEASE_OF_CODE[code] for code in patient.causes.diseases}
+        if patient.split == "test" and drawn == set(record["diseases"]):
+            return int(seed), int(index)
+    raise ValueError("The predictions must be of the test split of a synthetic cohort in the setting `clear`.")
+
+
+if __name__ == "__main__":
+    found_seed, found_index, found_f1 = find_median_patient(read_predictions(sys.argv[1]))
+    print(f"EXAMPLE_SEED, EXAMPLE_INDEX = {found_seed}, {found_index}  # F1 {found_f1:.3f}")
