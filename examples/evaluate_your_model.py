@@ -56,7 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows = Records(args.data, split="test").load().to_list()
     about = {"model": "two rules on labs", "level": "diagnosis", "split": "test"}
     answers = predict(rows, Rules(), args.out, about, batch_size=16)
-    results = score_run(answers, args.out, Scoring(resamples=args.resamples))
+    scoring = Scoring(resamples=args.resamples)
+    results = score_run(answers, args.out, scoring, scoring.scorer(args.out))
     print(
         f"F1 of the label set: {results['strict']['f1_samples']:.3f} on {len(answers)} records. Written to {args.out}/."
     )

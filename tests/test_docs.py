@@ -78,7 +78,7 @@ def test_demo_and_diagnose(folder, medtvt):
     files = ["--ecg", "demo/ecg.hea", "--cxr", "demo/cxr.png", "--lab", "demo/lab.csv"]
     code, printed, _ = medtvt("diagnose", "--model", "medtvt-r1", *files, "--max-new-tokens", 4)
     assert code == 0
-    for words in (*DISEASES, "resampled from 500 Hz", "imaginary patients only", "Research use only"):
+    for words in (*DISEASES, "resampled from 500 Hz", "trained on imaginary patients", "Research use only"):
         assert words in printed
     assert "gate scores" in printed and "less probable without" not in printed
     code, printed, _ = medtvt("diagnose", *files[4:], "--influence", "--max-new-tokens", 4)

@@ -48,6 +48,8 @@ class Guard:
         self._requests += 1
         try:
             if refusal := self._refuse(scope):
+                if refusal[0] == 503:
+                    await _read_body(self._limited(receive))
                 await _send_error(send_noting, *refusal)
             else:
                 await self.app(scope, self._limited(receive), send_noting)
@@ -100,6 +102,15 @@ class Guard:
             return message
 
         return receive_limited
+
+
+async def _read_body(receive: Receive) -> None:
+    """A client whose connection closes before it has sent its body sees a reset, and not the answer."""
+    try:
+        while (await receive()).get("more_body"):
+            pass
+    except HTTPException:  # too large or too slow; the answer is the same
+        pass
 
 
 def error_content(status: int, message: str) -> dict[str, Any]:
