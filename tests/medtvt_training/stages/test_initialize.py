@@ -97,7 +97,7 @@ def test_every_part_arrives(parts, tmp_path):
     assert_close(model(ids).logits[..., : llama.vocab_size], llama(ids).logits)
     assert model.lm_head.weight is model.get_input_embeddings().weight, "ties are kept"
     assert_close(model.get_ecg_features(inputs["ecg_values"]), ecg.eval()(inputs["ecg_values"])[0])
-    assert_close(model.get_lab_features(inputs["lab_values"]), lab(inputs["lab_values"]))
+    assert_close(model.get_lab_features(inputs["lab_values"]), lab(inputs["lab_values"])[0])
     vit = ViTForImageClassification.from_pretrained(folder / "cxr").vit
     pixels = torch.randn(2, 3, 96, 96)
     assert_close(model.get_cxr_features(pixels), vit(pixels).last_hidden_state)
