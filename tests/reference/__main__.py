@@ -2,7 +2,7 @@
 """
 Measures curves and golden metrics anew, after a change that is meant to move them. Look at the difference before it is kept.
 
-    python -m tests.reference               both, about two minutes
+    python -m tests.reference               both, in half a minute
     python -m tests.reference golden        after new weights are shipped
     python -m tests.reference curves        after a stage changed
 """
@@ -10,13 +10,18 @@ Measures curves and golden metrics anew, after a change that is meant to move th
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from . import curves, golden
 
 
 FOLDER = Path(__file__).parent
-MEASURED = {"curves": curves.run_curves, "golden": golden.evaluate_shipped}
+MEASURED: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "curves": curves.run_curves,
+    "golden": golden.evaluate_shipped,
+}
 
 
 def main() -> None:

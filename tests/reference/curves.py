@@ -15,7 +15,7 @@ from tests.toy import write_checkpoint, write_toy_dataset
 
 STEPS = 20
 # AdamW divides a gradient by its own size: a small rate keeps rounding from growing
-COMMON = {
+COMMON: dict[str, Any] = {
     **{"max_steps": STEPS, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": "true"},
     **{"learning_rate": 1e-3, "warmup_steps": 0, "per_device_train_batch_size": 4, "seed": 0},
 }
