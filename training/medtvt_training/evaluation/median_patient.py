@@ -36,7 +36,7 @@ def find_median_patient(records: Sequence[Mapping[str, Any]]) -> tuple[int, int,
     for record in records:
         _draw(record)
     median = np.sort(f1)[(len(f1) - 1) // 2]
-    chosen = min((records[i] for i in np.flatnonzero(f1 == median)), key=lambda record: record["id"])
+    chosen = min((records[int(i)] for i in np.flatnonzero(f1 == median)), key=lambda record: record["id"])
     return *_draw(chosen), float(median)
 
 
