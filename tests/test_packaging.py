@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 # its build needs torch, and with it a CUDA compiler
-NOT_PINNED = {"flash-attn"}
+NOT_PINNED = {"flash-attn", "vllm"}  # vllm: constraints-vllm.txt has pins of its own
 
 
 @pytest.fixture(scope="module")
