@@ -16,7 +16,6 @@ from transformers import (
     AutoModel,
     GenerationConfig,
     GenerationMixin,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
 )
@@ -33,6 +32,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_medtvt import MedTVTConfig
+from .logits_processors_medtvt import FiniteLogitsProcessor, PlaceholderLogitsProcessor
 from .modeling_medtvt_encoders import (
     MedTVTCxrProjector,
     MedTVTEcgEncoder,
@@ -105,44 +105,6 @@ class MedTVTCausalLMOutputWithPast(CausalLMOutputWithPast):
 
     gates: torch.Tensor | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
-
-
-class PlaceholderLogitsProcessor(LogitsProcessor):
-    """
-    Keeps placeholders from being generated. transformers' `suppress_tokens` does the same by searching the whole
-    vocabulary at each token.
-    """
-
-    def __init__(self, token_ids: tuple[int, ...]):
-        self.token_ids = torch.tensor(token_ids)
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        self.token_ids = self.token_ids.to(scores.device)
-        return scores.index_fill(-1, self.token_ids, -torch.inf)  # type: ignore[return-value]  # a Tensor, as all are
-
-
-class FiniteLogitsProcessor(LogitsProcessor):
-    """
-    Looks at the first logits of a generation, once: where they are NaN, text would come out all the same. Minus infinity is
-    what other processors write for a token that may not come.
-
-    Raises:
-        ValueError: if a logit is NaN or infinity, or none of a sequence is finite.
-    """
-
-    def __init__(self) -> None:
-        self.is_checked = False
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        if not self.is_checked:
-            self.is_checked = True
-            wrong = scores.isnan().any(-1) | scores.isposinf().any(-1) | scores.isneginf().all(-1)
-            if wrong.any():
-                raise ValueError(
-                    f"The logits of {int(wrong.sum())} of {len(scores)} sequences are not finite: the weights, or the "
-                    "inputs, hold NaN or infinity."
-                )
-        return scores
 
 
 def _projector_scale(config: MedTVTConfig) -> float:

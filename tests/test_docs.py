@@ -85,6 +85,9 @@ def test_demo_and_diagnose(folder, medtvt):
     assert code == 0 and re.search(r"^  Sepsis +lab [+-]0\.\d\d$", printed, flags=re.MULTILINE)
     code, printed, _ = medtvt("diagnose", *files[4:], "--abstain", "0.1")
     assert code == 0 and "probability" in printed
+    shutil.copytree(folder / "medtvt-r1", folder / "raw", ignore=shutil.ignore_patterns("calibration.json"))
+    code, _, error = medtvt("diagnose", "--model", "raw", *files[4:], "--abstain", "0.1")
+    assert code == 2 and "medtvt calibrate" in error
     code, printed, _ = medtvt("diagnose", *files[4:], "--num-samples", 2, "--seed", 1, "--json")
     result = json.loads(printed)
     assert (

@@ -53,6 +53,7 @@ class Runs:
             *("--disable_tqdm=true", f"--model={self.model}", f"--data={self.folder / 'data'}", "--report_to=none"),
             *(f"--max_steps={STEPS}", "--logging_steps=1", "--save_strategy=steps", "--save_steps=2"),
             *(f"--per_device_train_batch_size={4 * batch_size if rft else batch_size}", "--learning_rate=1e-3"),
+            "--adam_epsilon=1e-5",  # a gradient that is zero but for rounding makes no step
             *(["--gradient_accumulation_steps=1"] if rft else ["--train_sampling_strategy=random"]),
             *([] if rft else ["--eval_strategy=no", "--eval_on_start=false", "--warmup_steps=0"]),
             *(*WORDS[stage], f"--out={self.folder / name}", *words),
@@ -130,8 +131,7 @@ def test_two_processes_end_as_one_does(stage, kind, runs, alone):
     theirs = load_file(alone / stage / "final" / "model.safetensors")
     assert set(ours) == set(theirs)  # a tied head is there once
     for key, value in theirs.items():
-        # half a step of Adam, which makes a step of rounding where a gradient is near zero
-        torch.testing.assert_close(ours[key], value, atol=5e-4, rtol=1e-3, msg=key)
+        torch.testing.assert_close(ours[key], value, atol=1e-4, rtol=1e-3, msg=key)
 
 
 def test_processes_share_the_work_of_a_cache(runs, model):

@@ -174,6 +174,7 @@ def auroc_of(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np
 
 
 def auprc_of(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Function from weights to the area under the precision-recall curve, as average precision."""
     sums = _by_level(truth, scores)
 
     def area(weights: np.ndarray) -> np.ndarray:

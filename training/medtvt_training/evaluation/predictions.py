@@ -231,9 +231,12 @@ class PredictionWriter:
         keep_header(header, header_file)
         with ExitStack() as stack:
             # the first process holds the merged file too, which keeps a second run out
-            self._merged = stack.enter_context(JsonlLog(self.path)) if rank == 0 else None
-            own = self.folder / f"{self.path.stem}-{rank}.jsonl"
-            self._log = stack.enter_context(JsonlLog(own)) if count > 1 else self._merged
+            merged = stack.enter_context(JsonlLog(self.path)) if rank == 0 else None
+            if merged is None or count > 1:
+                self._log = stack.enter_context(JsonlLog(self.folder / f"{self.path.stem}-{rank}.jsonl"))
+            else:
+                self._log = merged
+            self._merged = merged
             rejects = REJECTS_FILE if count == 1 else f"{Path(REJECTS_FILE).stem}-{rank}.jsonl"
             self._rejects = stack.enter_context(open(self.folder / rejects, "w", encoding="utf-8"))
             files = [self.path, *self._shares()]
@@ -246,7 +249,6 @@ class PredictionWriter:
 
     def write(self, records: Iterable[dict]) -> None:
         """Appends records, with the system when this returns."""
-        assert self._log is not None  # only a single first process has none of its own
         self._log.append(records)
 
     def reject(self, name: str, reason: str) -> None:
@@ -259,7 +261,8 @@ class PredictionWriter:
         Moves what single processes wrote into predictions.jsonl and rejects.jsonl, in the given order of ids; for the
         first process, when all are done. Returns the reasons of rejected records.
         """
-        assert self._merged is not None
+        if self._merged is None:
+            raise ValueError("Only the first process merges what all have written.")
         files = self._shares()
         present = {record["id"] for record in read_jsonl(self.path)}
         new = {record["id"]: record for file in files for record in read_jsonl(file) if record["id"] not in present}

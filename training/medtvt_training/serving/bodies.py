@@ -12,7 +12,13 @@ Count = Annotated[int, Field(ge=1)]
 Input = Annotated[dict[str, Any], Field(description="its content as JSON, or files: {NAME: BASE64}")]
 
 
-class Body(BaseModel):
+class Strict(BaseModel):
+    """What has no field that is not known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Body(Strict):
     """
     What all requests may say.
 
@@ -23,8 +29,6 @@ class Body(BaseModel):
         temperature, top_p (`float`, *optional*): Of answers that are drawn; temperature 0 asks for the greedy one.
         seed (`int`, *optional*): Of answers that are drawn. Such a request is answered by itself.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
     fingerprint: str | None = None
@@ -76,37 +80,29 @@ class DiagnoseBody(Body):
         return settings
 
 
-class TextPart(BaseModel):
+class TextPart(Strict):
     """A part of a message that is text. With `<ecg>`, `<cxr>` and `<lab>` it says itself where the inputs stand."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
     text: str
 
 
-class EcgPart(BaseModel):
+class EcgPart(Strict):
     """A part of a message that is an ECG."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["ecg"]
     ecg: Input
 
 
-class CxrPart(BaseModel):
+class CxrPart(Strict):
     """A part of a message that is a chest X-ray."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["cxr"]
     cxr: Input
 
 
-class LabPart(BaseModel):
+class LabPart(Strict):
     """A part of a message that is a laboratory panel."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["lab"]
     lab: Input
@@ -115,10 +111,8 @@ class LabPart(BaseModel):
 Part = Annotated[TextPart | EcgPart | CxrPart | LabPart, Field(discriminator="type")]
 
 
-class Message(BaseModel):
+class Message(Strict):
     """The question: the model was trained on one turn, so there are neither system messages nor earlier answers."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Literal["user"]
     content: str | list[Part]

@@ -26,6 +26,7 @@ COMPUTED = ("measured", "probabilities")
 
 
 def check_model(model: MedTVTForCausalLM | PeftModel, peft_config: PeftConfig | None) -> None:
+    """That it is ours, its encoders are frozen and something is trained (ValueError)."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, MedTVTForCausalLM):
         raise ValueError(f"`model` must be a MedTVTForCausalLM or a PeftModel around one, got {type(base).__name__}.")
@@ -45,6 +46,7 @@ def check_model(model: MedTVTForCausalLM | PeftModel, peft_config: PeftConfig | 
 
 
 def check_arguments(args: GRPOConfig) -> None:
+    """That nothing is asked for that would lose the modalities or move the reference (ValueError)."""
     for name in ("use_vllm", "use_transformers_continuous_batching", "cache_implementation"):
         if getattr(args, name):
             raise ValueError(f"`{name}` cannot be used with ECGs, X-rays and laboratory values; leave it out.")
@@ -55,6 +57,7 @@ def check_arguments(args: GRPOConfig) -> None:
 
 
 def check_dataset(name: str, dataset: Dataset | None, reward_funcs: Sequence[Any]) -> None:
+    """That the rows have their columns, ids of their own and known diseases, and can earn something (ValueError)."""
     if not isinstance(dataset, Dataset):
         raise ValueError(f"`{name}` must be a `datasets.Dataset`, got {type(dataset).__name__}.")
     if missing := [column for column in COLUMNS if column not in dataset.column_names]:
@@ -115,6 +118,7 @@ def check_rewards(name: str, dataset: Dataset, reward_funcs: Sequence[Any]) -> N
 
 
 def check_refill(args: GRPOConfig) -> None:
+    """That each process holds whole groups, which refill replaces (ValueError)."""
     share = args.per_device_train_batch_size * (args.steps_per_generation or 1)
     if share % (args.num_generations or 1):
         raise ValueError(
@@ -124,6 +128,7 @@ def check_refill(args: GRPOConfig) -> None:
 
 
 def check_adapter_reference(model: PeftModel) -> None:
+    """That all that is trained lies in the adapter, without which the model is the reference (ValueError)."""
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     outside = [name for name in trained if "default" not in name.split(".")]
     if outside:

@@ -80,7 +80,8 @@ class MixedSampler(Sampler[int]):
         if self.batch_size is None:
             order = torch.randperm(len(drawn), generator=generator).tolist()
         else:
-            assert self.lengths is not None
+            if self.lengths is None:
+                raise ValueError("`lengths` must be set before rows of similar length can be put together.")
             lengths = np.asarray(self.lengths)[drawn].tolist()
             order = get_length_grouped_indices(lengths, self.batch_size, generator=generator)
         return iter(drawn[order].tolist())
