@@ -48,11 +48,25 @@ def test_cohort_opens_as_dataset_with_patients_split(cohort):
     for stage, rows_a_patient in (("physiology", 13), ("diagnosis", 1)):
         for split, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
             dataset = load_medtvt_qa(cohort, stage, split, check_files=True)
-            whole = [name for name in dataset["id"] if not name.endswith("diagnosis-reduced")]
+            whole = [name for name in dataset["id"] if not name.endswith(("diagnosis-reduced", "diagnosis-alone"))]
             assert len(whole) == PATIENTS * share * rows_a_patient
             assert len(whole) == len(dataset) or (stage, split) == ("diagnosis", "train")
             subjects[split] |= set(dataset["subject_id"])
     assert len(set.union(*subjects.values())) == sum(map(len, subjects.values())) == PATIENTS
+
+
+def test_one_modality_alone_names_only_what_its_findings_are_evidence_for(cohort):
+    rows = list(load_medtvt_qa(cohort, "diagnosis", "train"))
+    whole = {row["subject_id"]: row for row in rows if row["id"].endswith("-diagnosis")}
+    alone = [row for row in rows if row["id"].endswith("-alone")]
+    assert {len(row["modalities"]) for row in alone} == {1}
+    for row in alone:
+        text = message_text(row["completion"])
+        reasoning, answer = text.split("</think>")
+        assert set(row["diseases"]) <= set(whole[row["subject_id"]]["diseases"])
+        assert all(disease in reasoning and disease in answer for disease in row["diseases"])
+        assert ("seven diseases" in reasoning) == (not row["diseases"]) == (answer == "<answer></answer>")
+    assert any(row["diseases"] for row in alone) and not all(row["diseases"] for row in alone)
 
 
 def test_rows_have_the_age_and_sex_of_their_patient(cohort):
@@ -70,8 +84,9 @@ def test_answers_cite_what_the_patient_has_and_nothing_else(cohort):
             patient = causes[row["subject_id"]]
             answer = parse_answer(text)
             assert stated_findings(answer.reasoning) == set(row["findings"])
-            assert set(row["findings"]) == set(patient["findings"]) or row["id"].endswith("reduced")
-            assert set(answer.diseases) == set(row["diseases"]) == set(patient["diseases"])
+            assert set(row["findings"]) == set(patient["findings"]) or row["id"].endswith(("reduced", "alone"))
+            assert set(answer.diseases) == set(row["diseases"])
+            assert set(row["diseases"]) == set(patient["diseases"]) or row["id"].endswith("alone")
             assert answer.unknown == () and answer.reasoning
         for row in load_medtvt_qa(cohort, "physiology", split):
             (modality,) = row["modalities"]

@@ -6,6 +6,7 @@ Answers of the physiology level use one wording a finding; those of the diagnosi
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -60,9 +61,9 @@ def make_rows(
         lab (`dict`): Values by lab name, None where not measured.
         rng (`np.random.Generator`): Draws the wording, the questions and what is withheld.
         with_reduced_diagnosis (`bool`): In half of the patients, a second diagnosis row on a reduced panel, with the same
-            diseases.
+            diseases; in two of five, one on one modality alone, labs reduced, with those diseases only that its findings
+            are evidence for: what a single value leaves open is not to be guessed.
     """
-    diseases = [DISEASE_OF_CODE[code] for code in causes.diseases]
 
     def choose(options: Sequence[_Wording]) -> _Wording:
         return options[int(rng.integers(len(options)))]
@@ -74,6 +75,7 @@ def make_rows(
         completion: list[Part],
         panel: dict[str, float | None] = lab,
         shown: list[str] = findings,
+        codes: Sequence[str] = causes.diseases,
     ) -> QARow:
         return {
             "id": f"{subject_id}-{name}",
@@ -87,7 +89,7 @@ def make_rows(
             "ecg": files["ecg"] if "ecg" in modalities else None,
             "cxr": files["cxr"] if "cxr" in modalities else None,
             "lab": panel if "lab" in modalities else dict.fromkeys(lab),
-            "diseases": diseases,
+            "diseases": [DISEASE_OF_CODE[code] for code in codes],
             "findings": [finding for finding in shown if finding[:3] in modalities],
         }
 
@@ -126,6 +128,15 @@ def make_rows(
         completion = _chain_of_evidence(causes, shown, panel, choose, is_reduced=True)
         question = choose(DIAGNOSIS_QUESTIONS)
         rows.append(row("diagnosis-reduced", MODALITIES, question, completion, panel, shown))
+    if with_reduced_diagnosis and rng.random() < 0.4:
+        modality = choose(MODALITIES)
+        panel, left = reduce()
+        shown = [name for name in left if name.startswith(modality)]
+        evident = {code for name in shown for code in supported_diseases(name, causes.diseases, shown)[0]}
+        codes = tuple(code for code in causes.diseases if code in evident)
+        completion = _chain_of_evidence(replace(causes, diseases=codes), shown, panel, choose, modalities=[modality])
+        question = choose(DIAGNOSIS_QUESTIONS)
+        rows.append(row("diagnosis-alone", [modality], question, completion, panel, shown, codes))
     return rows
 
 
@@ -165,11 +176,12 @@ def _chain_of_evidence(
     lab: Panel,
     choose: Callable[[Sequence[str]], str],
     is_reduced: bool = False,
+    modalities: Sequence[Modality] = MODALITIES,
 ) -> list[Part]:
     """A clause a finding, with the patient's diseases that it is evidence for; then the answer block."""
     parts = [text_part("<think>")]
     supported: set[str] = set()
-    for modality in MODALITIES:
+    for modality in modalities:
         begin = f"{TITLES[modality]}: "
         names = [name for name in findings if name.startswith(modality)]
         for name in names:
@@ -192,9 +204,9 @@ def _chain_of_evidence(
     rest = [code for code in causes.diseases if code not in supported]
     # what no evidence supports depends on all data, so it goes where some are withheld
     if rest and not is_reduced:
-        parts.append(text_part(choose(UNSUPPORTED).format(_listed(rest)) + "\n", list(MODALITIES)))
+        parts.append(text_part(choose(UNSUPPORTED).format(_listed(rest)) + "\n", list(modalities)))
     elif not causes.diseases and not is_reduced:
-        parts.append(text_part(choose(NO_DISEASE) + "\n", list(MODALITIES)))
+        parts.append(text_part(choose(NO_DISEASE) + "\n", list(modalities)))
     answer = "; ".join(DISEASE_OF_CODE[code] for code in causes.diseases)
     return [*parts, text_part(f"</think><answer>{answer}</answer>")]
 
