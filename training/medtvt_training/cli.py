@@ -176,6 +176,13 @@ GROUPS = {
             None,
             "train",
         ),
+        "probe": Command(
+            "probe",
+            "measure what linear probes read from the encoders and from the tokens",
+            "medtvt probe --model sft/final --data cohort --out probe",
+            None,
+            "train",
+        ),
         "ablate": Command(
             "ablate",
             "train and evaluate the ablations of the paper",

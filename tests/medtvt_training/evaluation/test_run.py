@@ -15,9 +15,9 @@ from medtvt_training.data.load import load_medtvt_qa
 from medtvt_training.evaluation.agreement import measure_agreement
 from medtvt_training.evaluation.answerer import MedTVTAnswerer, SeededSampling
 from medtvt_training.evaluation.evidence_check import EvidenceChecker
-from medtvt_training.evaluation.predictions import read_predictions
+from medtvt_training.evaluation.predictions import copy_answers, read_predictions
 from medtvt_training.evaluation.ranks import Ranks
-from medtvt_training.evaluation.run import predict
+from medtvt_training.evaluation.run import Records, predict
 from medtvt_training.evaluation.variants import make_variants, swap_between_rows, withhold_from_rows, withhold_labs
 from modeling_medtvt import DISEASES
 from modeling_medtvt.answer_probability_medtvt import answer_probabilities, label_order
@@ -354,10 +354,63 @@ def test_the_command(checkpoint, data, tmp_path, capsys):
     assert {(pair["first"], pair["second"]) for pair in whole["agreement"]} >= {("ecg", "lab"), ("lab", "ecg+cxr+lab")}
     report = (tmp_path / "report.md").read_text()
     assert "## Agreement between subsets of the modalities" in report and "| 50% | " in report
+    assert [entry["given"] for entry in whole["subsets"]][-1] == "ecg+cxr+lab"
+    assert "## Subsets of the modalities" in report
+    assert not list(tmp_path.glob("subset-*/comparison.json"))
     printed = capsys.readouterr().out
     assert "5 records of 5 patients" in printed and "swap-ecg: F1" in printed
     with pytest.raises(ValueError, match=r"another run \(settings"):
         run_command(*arguments, "--seed", 1)
+
+
+def test_subsets_and_reduced_labs_with_a_feature_cache(checkpoint, data, tmp_path):
+    arguments = [
+        "--model",
+        checkpoint,
+        "--data",
+        data,
+        "--max-new-tokens",
+        4,
+        "--resamples",
+        0,
+        "--out",
+        tmp_path / "out",
+    ]
+    arguments += ["--feature-cache", tmp_path / "cache", "--withhold", "lab", "--subsets", "--withhold-labs", 0, 0.5]
+    run_command(*arguments)
+
+    def read(name: str) -> dict[str, str]:
+        records = read_predictions(tmp_path / "out" / name / "predictions.jsonl")
+        return {record["id"]: record["completion"] for record in records}
+
+    number = len(load_medtvt_qa(data, "diagnosis", "test"))
+    with_labs = read("labs-withheld-50")
+    assert 0 < len(with_labs) < number and read("labs-withheld-0").keys() == with_labs.keys()
+    assert read("subset-lab").keys() == with_labs.keys()
+    run_command(*arguments)  # nothing is left to do
+    assert len(read("")) == number
+
+
+def test_answers_to_equal_rows_are_copied(rows, tmp_path):
+    first = predict(rows, Parrot(), tmp_path / "first", {**ABOUT, "variant": ""}, batch_size=2)
+    copy_answers(tmp_path / "first", tmp_path / "second", "subset-ecg")
+    parrot = Parrot()
+    about = {**ABOUT, "variant": "subset-ecg"}
+    assert predict(rows, parrot, tmp_path / "second", about, batch_size=2) == first and parrot.seen == []
+    (tmp_path / "second" / "predictions.jsonl").write_text("")
+    copy_answers(tmp_path / "first", tmp_path / "second", "subset-ecg")  # what was started is left alone
+    assert (tmp_path / "second" / "predictions.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("(", "no regular expression"), ("^none$", "no record whose id matches")]
+)
+def test_records_by_id(data, pattern, message):
+    names = load_medtvt_qa(data, "physiology", "test")["id"]
+    chosen = Records(data, "physiology", ids=f"^{names[1]}$").load()
+    assert chosen["id"] == [names[1]]
+    with pytest.raises(ValueError, match=message):
+        Records(data, "physiology", ids=pattern).load()
 
 
 def test_physiology_level_and_its_table(checkpoint, data, tmp_path, capsys):

@@ -49,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --open-data: split; all is for weights that learned from none of it (default: test)",
     )
     parser.add_argument(
+        "--single-labs",
+        action="store_true",
+        help="instead, ask about single normal labs, and count statements about what was not measured",
+    )
+    parser.add_argument(
         "--subsets",
         action="store_true",
         help="evaluate again with each subset of the modalities, and report how far the answers agree",
@@ -79,6 +84,9 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.open_data:
         _run_open_data(args)
+        return
+    if args.single_labs:
+        _run_single_labs(args)
         return
     check_required(args, "model", "data", "out")
     results = evaluate_model(
@@ -117,6 +125,16 @@ def _run_open_data(args: argparse.Namespace) -> None:
         device=args.device,
     )
     print(render_open_data(results))
+
+
+def _run_single_labs(args: argparse.Namespace) -> None:
+    from ..evaluation.single_labs import evaluate_single_labs, render_single_labs
+
+    check_required(args, "model", "out")
+    results = evaluate_single_labs(
+        args.model, args.out, batch_size=args.batch_size, max_new_tokens=args.max_new_tokens, device=args.device
+    )
+    print(render_single_labs(results))
 
 
 def parse_named_files(named: Sequence[str] | None) -> dict[str, str]:

@@ -20,6 +20,9 @@ def add_record_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=SPLITS, default="test", help="split to evaluate (default: test)")
     parser.add_argument("--ecg-root", help="folder that ECG paths are relative to (default: --data)")
     parser.add_argument("--cxr-root", help="folder that X-ray paths are relative to (default: --data)")
+    parser.add_argument(
+        "--ids", metavar="PATTERN", help="evaluate only records whose id a regular expression matches, such as -ecg$"
+    )
     parser.add_argument("--limit", type=int, help="evaluate only the first LIMIT records")
     parser.add_argument("--out", help="folder for predictions.jsonl, metrics.json, report.md and figures")
     parser.add_argument("--batch-size", type=int, default=8, help="records per batch (default: 8)")
@@ -48,7 +51,7 @@ def records_of(args: argparse.Namespace) -> "Records":
     """The records that the options select."""
     from ..evaluation.run import Records
 
-    return Records(args.data, args.level, args.split, args.ecg_root, args.cxr_root, args.limit)
+    return Records(args.data, args.level, args.split, args.ecg_root, args.cxr_root, args.limit, args.ids)
 
 
 def scoring_of(args: argparse.Namespace) -> "Scoring":

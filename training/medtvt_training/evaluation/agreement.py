@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether answers stay the same when modalities are missing, and how they fade when single labs are."""
+"""What answers are worth with each subset of the modalities or of the labs, and whether they stay the same."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -12,10 +12,10 @@ from modeling_medtvt import parse_answer
 from ..data.labels import as_label_array
 from ..files import markdown_table
 from .bootstrap import mean_metric, measure_all
-from .values import format_entry, format_value
+from .values import format_entry
 
 
-CURVE = {"f1_samples": "F1", "auroc_macro": "AUROC", "parse_rate": "parsed"}
+POINTS = {"f1_samples": "F1", "auroc_macro": "AUROC", "parse_rate": "parsed"}
 
 
 def measure_agreement(runs: Mapping[str, Sequence[Mapping]], resamples: int, seed: int) -> list[dict[str, Any]]:
@@ -45,16 +45,16 @@ def measure_agreement(runs: Mapping[str, Sequence[Mapping]], resamples: int, see
     return found
 
 
-def measure_curve(results: Mapping[float, Mapping]) -> list[dict[str, Any]]:
-    """By share of the labs withheld, the `CURVE` of that run, each with its interval."""
-    curve = []
-    for share, found in sorted(results.items()):
+def measure_points(key: str, results: Mapping[Any, Mapping]) -> list[dict[str, Any]]:
+    """For each run, by what it was given or what was withheld from it: that under `key`, `records`, and `POINTS`."""
+    points = []
+    for place, found in results.items():
         limits = found["intervals"].get("strict", {})
-        entry: dict[str, Any] = {"withheld": share, "records": found["about"]["records"]}
-        for name in CURVE:
-            entry[name] = {"value": found["strict"].get(name), "interval": limits.get(name)}
-        curve.append(entry)
-    return curve
+        point: dict[str, Any] = {key: place, "records": found["about"]["records"]}
+        for name in POINTS:
+            point[name] = {"value": found["strict"].get(name), "interval": limits.get(name)}
+        points.append(point)
+    return points
 
 
 def render_agreement(pairs: Sequence[Mapping]) -> str:
@@ -73,15 +73,18 @@ def render_agreement(pairs: Sequence[Mapping]) -> str:
     return f"Two answers to the same patient, whatever is true of it.\n\n{table}"
 
 
-def render_curve(curve: Sequence[Mapping]) -> str:
+def render_subsets(points: Sequence[Mapping]) -> str:
     """A table in Markdown."""
-    rows = [
-        [
-            f"{entry['withheld']:.0%}",
-            str(entry["records"]),
-            *(format_value(entry[name]["value"], entry[name]["interval"]) for name in CURVE),
-        ]
-        for entry in curve
-    ]
-    table = markdown_table(["labs withheld", "records", *CURVE.values()], rows)
+    table = _render_points("given", [(point["given"], point) for point in points])
+    return f"Each subset by itself, of the records that have all of it.\n\n{table}"
+
+
+def render_curve(points: Sequence[Mapping]) -> str:
+    """A table in Markdown."""
+    table = _render_points("labs withheld", [(f"{point['withheld']:.0%}", point) for point in points])
     return f"Records with labs; what is withheld at a lower share is withheld at a higher one too.\n\n{table}"
+
+
+def _render_points(title: str, points: Sequence[tuple[str, Mapping]]) -> str:
+    rows = [[name, str(point["records"]), *(format_entry(point[key]) for key in POINTS)] for name, point in points]
+    return markdown_table([title, "records", *POINTS.values()], rows)

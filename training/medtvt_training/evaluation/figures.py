@@ -13,7 +13,7 @@ from modeling_medtvt import DISEASES
 
 from ..data.conversation import MODALITIES, MODALITY_NAMES
 from ..files import new_file
-from .agreement import CURVE
+from .agreement import POINTS
 
 
 # Okabe and Ito's colors, which the color-blind can tell apart
@@ -148,7 +148,7 @@ def plot_curve(curve: Sequence[Mapping]) -> Figure:
     """Metrics against the share of labs that is withheld."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.subplots()
-    for color, (name, label) in zip(COLORS, CURVE.items()):
+    for color, (name, label) in zip(COLORS, POINTS.items()):
         points = [
             (e["withheld"], e[name]["value"], e[name]["interval"]) for e in curve if e[name]["value"] is not None
         ]

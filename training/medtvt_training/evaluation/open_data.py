@@ -15,17 +15,17 @@ from typing import Any
 from modeling_medtvt import DISEASES
 from modeling_medtvt.calibration_medtvt import CALIBRATION_FILE, read_calibration
 
-from ..data.conversation import list_modalities, text_part
 from ..data.load import load_medtvt_qa
 from ..data.provenance import OPEN_DATA_FILE
-from ..data.rows import Modality, QARow, Reject
-from ..data.schema import LAB_NAMES, SPLITS
+from ..data.rows import QARow, Reject
+from ..data.schema import SPLITS
 from ..files import hash_folder, write_json, write_text
 from ..mimic.cohort import build_cohort, read_cohort
 from ..open_data.dataset import assign_folds, read_source
 from ..open_data.record import NIH_FILMS, PTB_XL, Source
 from .answerer import MedTVTAnswerer
 from .open_metrics import measure_open_data, render_open_data
+from .questions import ask_diagnosis
 from .run import Scoring, open_model, predict
 
 
@@ -122,7 +122,7 @@ def _read_dataset(folder: Path, splits: Sequence[str]) -> Iterator[QARow]:
             [modality] = row["modalities"]
             if row[modality] not in seen:
                 seen.add(row[modality])
-                yield _make_row(row["id"], row["subject_id"], modality, row[modality], row)
+                yield ask_diagnosis(row["id"], modality, row[modality], row)
 
 
 def _read_published(source: Source, path: Path, splits: Sequence[str], rejects: list[Reject]) -> Iterator[QARow]:
@@ -131,8 +131,8 @@ def _read_published(source: Source, path: Path, splits: Sequence[str], rejects: 
     for record in read_source(source, path, rejects):
         if split_of[record.fold] in splits:
             known = {"findings": record.shown, "absent_findings": record.absent, "age": record.age, "sex": record.sex}
-            name, subject = f"{source.key}-{record.id}", f"{source.key}-{record.subject_id}"
-            yield _make_row(name, subject, record.modality, str(root / record.path), known)
+            known["subject_id"] = f"{source.key}-{record.subject_id}"
+            yield ask_diagnosis(f"{source.key}-{record.id}", record.modality, str(root / record.path), known)
 
 
 def _read_demo(folder: Path) -> Iterator[QARow]:
@@ -142,26 +142,5 @@ def _read_demo(folder: Path) -> Iterator[QARow]:
     for row in admissions:
         labs = {name: reading and reading["value"] for name, reading in row["labs"].items()}
         known = {"age": row["age"], "sex": row["gender"], "diseases": row["diseases"]}
-        yield _make_row(f"mimic-iv-{row['hadm_id']}", f"mimic-iv-{row['subject_id']}", "lab", labs, known)
-
-
-def _make_row(name: str, subject: str | None, modality: Modality, value: Any, known: Any) -> QARow:
-    prompt = [text_part("Can you analyze my "), *list_modalities([modality])]
-    diseases = list(known.get("diseases") or [])
-    return {
-        "id": name,
-        "subject_id": subject or name,
-        "age": known.get("age"),
-        "sex": known.get("sex"),
-        "level": "diagnosis",
-        "modalities": [modality],
-        "prompt": [{"role": "user", "content": [*prompt, text_part(" to determine my probable conditions?")]}],
-        # no text is compared with it
-        "completion": [{"role": "assistant", "content": [text_part(f"<answer>{'; '.join(diseases)}</answer>")]}],
-        "ecg": value if modality == "ecg" else None,
-        "cxr": value if modality == "cxr" else None,
-        "lab": value if modality == "lab" else dict.fromkeys(LAB_NAMES),
-        "diseases": diseases,
-        "findings": known.get("findings"),
-        "absent_findings": known.get("absent_findings"),
-    }
+        known["subject_id"] = f"mimic-iv-{row['subject_id']}"
+        yield ask_diagnosis(f"mimic-iv-{row['hadm_id']}", "lab", labs, known)

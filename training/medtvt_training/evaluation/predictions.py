@@ -12,7 +12,7 @@ from modeling_medtvt import DISEASES, parse_answer
 from processing_medtvt.patient_medtvt import MAX_AGE
 
 from ..data.conversation import MODALITIES, message_text
-from ..files import JsonlLog, keep_header, read_json, read_jsonl, write_jsonl
+from ..files import JsonlLog, keep_header, read_json, read_jsonl, write_json, write_jsonl, write_text
 from .evidence_metrics import STATUSES
 
 
@@ -201,6 +201,14 @@ def describe_row(row: Mapping) -> dict:
         "reference": message_text(row["completion"]).strip(),
         **{key: row[key] for key in known if row.get(key) is not None},
     }
+
+
+def copy_answers(source: Path, folder: Path, variant: str) -> None:
+    """Starts a run with the answers of a finished one to equal rows, if it was not started before."""
+    if not (folder / PREDICTIONS_FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json({**read_json(source / HEADER_FILE), "variant": variant}, folder / HEADER_FILE)
+        write_text((source / PREDICTIONS_FILE).read_text(encoding="utf-8"), folder / PREDICTIONS_FILE)
 
 
 class PredictionWriter:

@@ -11,10 +11,11 @@ from typing import Any
 from modeling_medtvt import DISEASES
 
 from ..files import markdown_table
-from .agreement import render_agreement, render_curve
+from .agreement import render_agreement, render_curve, render_subsets
+from .finding_metrics import render_findings
 from .matched_prior import render_matched_prior
 from .published import render_published
-from .selective import render_selective
+from .selective import render_calibration, render_selective
 from .subgroups import render_subgroups
 from .values import RESEARCH_USE, format_value
 
@@ -102,7 +103,8 @@ def render_headlines(results: Mapping[str, Mapping]) -> str:
         *(f"  {title:<{width}}  {value}" for title, value in rows),
     ]
     for name, found in results.items():
-        if name and found["strict"].get("f1_samples") is not None:
+        # subsets and shares of labs have tables in the report
+        if name.startswith(("withhold-", "swap-")) and found["strict"].get("f1_samples") is not None:
             value = format_value(found["strict"]["f1_samples"], found["intervals"].get("strict", {}).get("f1_samples"))
             lines.append(f"  {f'{name}: {HEADLINES[0][2]}':<{width}}  {value}")
     return "\n".join([*lines, RESEARCH_USE])
@@ -138,15 +140,19 @@ def _tables(results: Mapping) -> Iterator[tuple[str, str]]:
     """Title and text of the sections that have tables of their own."""
     if text := render_published(results):
         yield "Beside published numbers", text
+    if text := render_calibration(results):
+        yield "Probabilities, raw and calibrated", text
     for key, (title, render) in TABLES.items():
         if key in results:
             yield title, render(results[key])
 
 
 TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "findings": ("Findings", render_findings),
     "subgroups": ("Subgroups", render_subgroups),
     "matched_prior": ("Matched prior", render_matched_prior),
     "selective": ("Calibration and selective prediction", render_selective),
+    "subsets": ("Subsets of the modalities", render_subsets),
     "agreement": ("Agreement between subsets of the modalities", render_agreement),
     "labs_withheld": ("Single labs withheld", render_curve),
 }

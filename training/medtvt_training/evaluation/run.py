@@ -4,6 +4,7 @@
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,17 +28,17 @@ from ..data.load import load_medtvt_qa
 from ..data.rows import Modality, QARow
 from ..files import fingerprint, hash_folder, write_json, write_text
 from ..inference.load import load_pipeline
-from .agreement import measure_agreement, measure_curve
+from .agreement import measure_agreement, measure_points
 from .answerer import MedTVTAnswerer
 from .bootstrap import RESAMPLES
 from .evidence_check import EvidenceChecker
 from .figures import plot_variants
-from .predictions import PredictionWriter, describe_row, read_predictions
+from .predictions import PredictionWriter, copy_answers, describe_row, read_predictions
 from .ranks import Ranks, choose_device
 from .report import render_comparison
 from .score import compare_records, score_records, write_results
 from .text_scores import SCORES_FILE, TextResources, TextScorer
-from .variants import make_variants
+from .variants import LABS_WITHHELD, SUBSET, make_variants
 
 
 if sys.platform != "win32":
@@ -57,6 +58,7 @@ class Records:
         split (`str`): `"train"`, `"validation"` or `"test"`.
         ecg_root, cxr_root (`str` or `os.PathLike`, *optional*): What paths are relative to, if not to `data`.
         limit (`int`, *optional*): Only the first so many.
+        ids (`str`, *optional*): Only those whose id this regular expression matches somewhere, such as `"-ecg$"`.
     """
 
     data: str | os.PathLike
@@ -65,6 +67,7 @@ class Records:
     ecg_root: str | os.PathLike | None = None
     cxr_root: str | os.PathLike | None = None
     limit: int | None = None
+    ids: str | None = None
 
     def load(self) -> Dataset:
         """
@@ -76,10 +79,17 @@ class Records:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"`limit` must be at least 1, got {self.limit}.")
         dataset = load_medtvt_qa(self.data, self.level, self.split, ecg_root=self.ecg_root, cxr_root=self.cxr_root)
+        if self.ids is not None:
+            try:
+                pattern = re.compile(self.ids)
+            except re.error as error:
+                raise ValueError(f"`ids` is no regular expression ({error}): {self.ids!r}.") from error
+            dataset = dataset.select([i for i, name in enumerate(dataset["id"]) if pattern.search(name)])
         if self.limit is not None:
             dataset = dataset.select(range(min(self.limit, len(dataset))))
         if not len(dataset):
-            raise ValueError(f"{self.data}: {self.level}/{self.split} holds no record.")
+            matching = "" if self.ids is None else f" whose id matches {self.ids!r}"
+            raise ValueError(f"{self.data}: {self.level}/{self.split} holds no record{matching}.")
         return dataset
 
 
@@ -199,12 +209,26 @@ def evaluate_model(
     answers: dict[str, list[dict]] = {}
     for name, variant_rows in variants.items():
         folder = Path(out, name)
+        # a subset may be what is left where a modality is withheld, and no lab withheld is the plain run
+        twin = next((other for other in answers if variants[other] == variant_rows), None)
+        if twin is not None:
+            if ranks.rank == 0:
+                copy_answers(Path(out, twin), folder, name)
+            ranks.wait()
+        elif features is not None and name.startswith(LABS_WITHHELD):
+            reduced = Dataset.from_list(list(variant_rows), features=dataset.features)
+            features.build(reduced, max_rejected=1.0, part=(ranks.rank, ranks.count))
+            ranks.wait()
         answers[name] = predict(variant_rows, answerer, folder, {**about, "variant": name}, batch_size, checker, ranks)
         if ranks.rank == 0:
-            # what subsets and shares of labs say stands in the figures of the whole run
-            with_figures = not name.startswith(("subset-", "labs-withheld-"))
-            results[name] = score_run(answers[name], folder, scoring, scorer, with_figures)
-            if name:
+            # what subsets and shares of labs say stands in the tables and figures of the whole run
+            is_point = name.startswith((SUBSET, LABS_WITHHELD))
+            if twin is None:
+                results[name] = score_run(answers[name], folder, scoring, scorer, not is_point)
+            else:
+                results[name] = results[twin]
+                write_results(results[twin], folder, not is_point)
+            if name and not is_point:
                 _compare_with_plain(name, answers[name], answers[""], folder, scoring, scorer)
     if len(results) > 1:
         results[""] |= _measure_variants(answers, results, scoring)
@@ -216,12 +240,15 @@ def evaluate_model(
 def _measure_variants(answers: Mapping[str, list[dict]], results: Mapping[str, dict], scoring: Scoring) -> dict:
     """What only the variants together say: sections of metrics.json."""
     found: dict[str, Any] = {}
-    runs = {name.removeprefix("subset-"): run for name, run in answers.items() if name.startswith("subset-")}
-    if runs:
+    subsets = {name.removeprefix(SUBSET): name for name in results if name.startswith(SUBSET)}
+    if subsets:
+        found["subsets"] = measure_points("given", {subset: results[name] for subset, name in subsets.items()})
+        runs = {subset: answers[name] for subset, name in subsets.items()}
         found["agreement"] = measure_agreement(runs, scoring.resamples, scoring.seed)
-    shares = {name: name.removeprefix("labs-withheld-") for name in results if name.startswith("labs-withheld-")}
+    shares = {float(name.removeprefix(LABS_WITHHELD)): name for name in results if name.startswith(LABS_WITHHELD)}
     if shares:
-        found["labs_withheld"] = measure_curve({float(share) / 100: results[name] for name, share in shares.items()})
+        by_share = {share / 100: results[shares[share]] for share in sorted(shares)}
+        found["labs_withheld"] = measure_points("withheld", by_share)
     return found
 
 

@@ -15,6 +15,7 @@ from ..files import write_json, write_text
 from .answer_metrics import answer_metrics, probability_sources
 from .bootstrap import RESAMPLES, Metric, evaluate_metrics, interval, nest, resample, restrict
 from .evidence_metrics import evidence_metrics
+from .finding_metrics import measure_findings
 from .matched_prior import measure_matched_prior
 from .metrics import paper_label_metrics
 from .predictions import check_same_ids
@@ -77,11 +78,13 @@ def score_records(
     metrics = build_metrics(records, scorer)
     values, intervals, reasons = evaluate_metrics(metrics, subjects, resamples, seed)
     nested = nest(values)
+    findings = measure_findings(records, scorer.findings, resamples, seed)
     return {
         "paper": nested.pop("paper"),
         "strict": nested.pop("strict"),
         **nested,
         **measure_patients(records, resamples, seed, by),
+        **({} if findings is None else {"findings": findings}),
         "intervals": nest(intervals),
         "undefined": reasons,
         "skipped": scorer.resources.skipped,

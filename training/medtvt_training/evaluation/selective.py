@@ -17,7 +17,7 @@ from .answer_metrics import probability_sources
 from .bootstrap import Metric, mean_metric, measure_all, ratio, ratio_metric
 from .metrics import ECE_BINS
 from .subgroups import MIN_RECORDS, group_records
-from .values import format_entry
+from .values import format_entry, format_value
 
 
 # Coverages of the curve, and the one that tables show
@@ -130,6 +130,32 @@ def _cost(
         group: {"records": len(rows), **{name: measured[f"{group}\n{name}"] for name in names}}
         for group, rows in groups.items()
     }
+
+
+def render_calibration(results: Mapping) -> str | None:
+    """
+    Calibration error and Brier score of each disease, raw and calibrated, as a table in Markdown; None for a metrics.json
+    without both.
+    """
+    strict, limits = results["strict"], results["intervals"].get("strict", {})
+    raw = "likelihood_" if "likelihood_ece_macro" in strict else ""
+    if "calibrated_ece_macro" not in strict:
+        return None
+    columns = {
+        f"{prefix}{name}": f"{title}, {kind}"
+        for name, title in _CALIBRATION.items()
+        for prefix, kind in ((raw, "raw"), ("calibrated_", "calibrated"))
+    }
+    rows = []
+    for disease, values in strict["per_disease"].items():
+        own = limits.get("per_disease", {}).get(disease, {})
+        rows.append([disease, *(format_value(values[name], own.get(name)) for name in columns)])
+    rows.append(["mean", *(format_value(strict[f"{n}_macro"], limits.get(f"{n}_macro")) for n in columns)])
+    note = f"Calibration error: expected, {ECE_BINS} bins of equal width. Calibrated: by the maps saved with the model, which are fitted on other patients."
+    return f"{markdown_table(['disease', *columns.values()], rows)}\n{note}\n"
+
+
+_CALIBRATION = {"ece": "calibration error", "brier": "Brier score"}
 
 
 def render_selective(found: Mapping) -> str:

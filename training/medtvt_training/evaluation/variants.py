@@ -12,6 +12,10 @@ from ..data.rows import Modality, QARow
 from .predictions import patient_of
 
 
+# What names of variants begin with
+SUBSET, LABS_WITHHELD = "subset-", "labs-withheld-"
+
+
 class SwappedRow(QARow):
     """A row with a modality of another patient, the donor."""
 
@@ -41,9 +45,9 @@ def make_variants(
         for size in range(1, len(MODALITIES) + 1):
             for subset in combinations(MODALITIES, size):
                 if chosen := keep_in_rows(rows, subset):
-                    variants[f"subset-{'+'.join(subset)}"] = chosen
+                    variants[f"{SUBSET}{'+'.join(subset)}"] = chosen
     for share in labs_withheld:
-        variants[f"labs-withheld-{100 * share:g}"] = withhold_labs(rows, share, seed)
+        variants[f"{LABS_WITHHELD}{100 * share:g}"] = withhold_labs(rows, share, seed)
     return variants
 
 

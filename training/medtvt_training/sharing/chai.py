@@ -254,6 +254,8 @@ def _safe(results: Mapping) -> Iterator[_Result]:
         )
     for pair in results.get("agreement", []):
         yield f"Jaccard of answers given {pair['first']} and given {pair['second']}", _plain(pair["jaccard"])
+    for point in results.get("subsets", []):
+        yield f"F1 given {point['given']} alone", point["f1_samples"]
     for point in results.get("labs_withheld", []):
         yield f"F1 with {point['withheld']:.0%} of the labs withheld", point["f1_samples"]
 

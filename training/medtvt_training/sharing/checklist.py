@@ -91,7 +91,8 @@ def _topics(folder: Path, results: Mapping) -> list[tuple[str, str, str | None]]
 
 def _missing(results: Mapping) -> str:
     said = "Any subset of the inputs; labs that were not measured are told to the model as such."
-    tested = [key for key in ("agreement", "labs_withheld") if results.get(key)]
+    titles = {"subsets": "each subset of the modalities", "labs_withheld": "single labs withheld"}
+    tested = [title for key, title in titles.items() if results.get(key)]
     return f"{said} Tested: {', '.join(tested)}." if tested else f"{said} How answers change without them: {NOT_DONE}."
 
 

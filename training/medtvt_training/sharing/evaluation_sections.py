@@ -10,8 +10,10 @@ from huggingface_hub import EvalResult
 
 from modeling_medtvt import Provenance
 
+from ..evaluation.finding_metrics import render_finding_groups
 from ..evaluation.published import render_published
 from ..evaluation.report import HEADLINES, TABLES, headline_rows, read_metrics, undefined_note
+from ..evaluation.selective import render_calibration
 from ..evaluation.values import format_value
 from ..files import hash_folder, markdown_table, read_json
 
@@ -87,7 +89,7 @@ def describe_evaluation(results: Mapping | None, metrics: Any) -> str:
         ]
         parts.append(markdown_table(["disease", *names], cells))
     parts += _describe_variants(Path(metrics).parent)
-    parts += _list_tables(results, "agreement", "labs_withheld")
+    parts += _list_tables(results, "subsets", "agreement", "labs_withheld")
     parts += undefined_note(results["undefined"])
     return "\n\n".join(parts)
 
@@ -105,9 +107,10 @@ def describe_benchmark(results: Mapping | None, metrics: Any, peers: Mapping[str
 
 def describe_confidence(results: Mapping | None) -> str:
     """Calibration and selective prediction."""
-    return (
-        "\n\n".join(_list_tables(results or {}, "selective")) or f"{NOT_DONE} It needs probabilities (`--likelihood`)."
-    )
+    if results is None or not results.get("selective"):
+        return f"{NOT_DONE} It needs probabilities (`--likelihood`)."
+    calibration = [text] if (text := render_calibration(results)) else []
+    return "\n\n".join([*calibration, *_list_tables(results, "selective")])
 
 
 def describe_fairness(results: Mapping | None) -> str:
@@ -124,10 +127,12 @@ def describe_errors(results: Mapping | None) -> str:
     values = {
         name: format_value(evidence[name], limits.get(name)) for name in ("supported", "contradicted", "unmentioned")
     }
-    return (
+    found = [render_finding_groups(results["findings"])] if results.get("findings") else []
+    said = (
         f"In this evaluation measurements support {values['supported']} of its statements and contradict "
         f"{values['contradicted']}; {values['unmentioned']} of the abnormal measurements go unmentioned."
     )
+    return "\n\n".join([said, *found])
 
 
 def _list_tables(results: Mapping, *keys: str) -> list[str]:
@@ -138,7 +143,7 @@ def _list_tables(results: Mapping, *keys: str) -> list[str]:
 def _describe_variants(folder: Path) -> list[str]:
     """What changes where a modality is withheld, or another patient's: from the comparisons beside a metrics.json."""
     rows = []
-    for file in sorted(folder.glob("*/comparison.json")):
+    for file in (*sorted(folder.glob("withhold-*/comparison.json")), *sorted(folder.glob("swap-*/comparison.json"))):
         found = read_json(file)
         for name, title in VARIANT_METRICS.items():
             if name in found:
