@@ -4,7 +4,7 @@ Other versions than constraints.txt names, of the packages and of Python.
 
     python tests/versions.py oldest     the suite with the lower bounds of setup.cfg
     python tests/versions.py newest     the suite with whatever the index serves within setup.cfg's ranges
-    python tests/versions.py resolve    whether constraints.txt, and the newest, can be had for each Python
+    python tests/versions.py resolve    whether each of these sets can be had, and that of constraints.txt, on each Python
 
 The suite runs in an environment of its own under build/, and words after `oldest` and `newest` go to pytest. Both bring the
 index's own build of torch, which has CUDA with it: 5 GB. `resolve` needs uv, and installs nothing.
@@ -49,33 +49,41 @@ def oldest_pins(config: ConfigParser) -> list[str]:
 
 
 def run_suite(which: str, arguments: tuple[str, ...]) -> int:
-    """pytest's exit code, or pip's."""
+    """pytest's exit code, or that of the installation."""
     folder = ROOT / "build" / f"venv-{which}"
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
     pins = folder / "pins.txt"
     pins.write_text("\n".join(oldest_pins(read_setup_cfg()) if which == "oldest" else []) + "\n", encoding="utf-8")
-    install = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "--upgrade"]
-    install += ["--constraint", str(pins), "--editable", f"{ROOT}[dev]"]
-    if code := subprocess.run(install).returncode:
-        return code
+    for command in (
+        ["pip", "install", "--quiet", "--disable-pip-version-check", "uv"],
+        ["uv", "pip", "install", "--upgrade", "--constraint", str(pins), "--editable", f"{ROOT}[dev]"],
+    ):
+        if code := subprocess.run([python, "-m", *command]).returncode:
+            return code
     return subprocess.run([python, "-m", "pytest", *arguments], cwd=ROOT).returncode
 
 
 def resolve() -> int:
-    """The number of Pythons that something cannot be had for."""
-    wanted = "\n".join(requirements(read_setup_cfg(), NOT_RESOLVED)) + "\n"
+    """The number of sets of versions that cannot be had. uv says why."""
+    config = read_setup_cfg()
+    wanted = "\n".join(requirements(config, NOT_RESOLVED)) + "\n"
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        for version in PYTHONS:
-            command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--no-python-downloads"]
-            command += ["--python-version", version, "--only-binary", ":all:", "--no-binary", BUILT]
-            command += ["--output-file", str(Path(folder, "resolved.txt"))]
-            pinned = [*command, "--constraint", str(ROOT / "constraints.txt")]
-            codes = [subprocess.run(words, input=wanted, text=True).returncode for words in (pinned, command)]
-            outcome = {code: "resolved" if code == 0 else "NOT resolved" for code in codes}
-            print(f"Python {version}: constraints.txt {outcome[codes[0]]}, newest {outcome[codes[1]]}", flush=True)
-            failed += any(codes)
+        pins = Path(folder, "oldest.txt")
+        pins.write_text("\n".join(oldest_pins(config)) + "\n", encoding="utf-8")
+        # the oldest are from before the newest Pythons
+        sets = [("oldest", PYTHONS[:1], [str(pins)])]
+        sets += [("constraints.txt", PYTHONS, [str(ROOT / "constraints.txt")]), ("newest", PYTHONS, [])]
+        for name, versions, constraints in sets:
+            for version in versions:
+                command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--no-python-downloads"]
+                command += ["--python-version", version, "--only-binary", ":all:", "--no-binary", BUILT]
+                command += ["--output-file", str(Path(folder, f"{name}-{version}"))]
+                command += [word for file in constraints for word in ("--constraint", file)]
+                code = subprocess.run(command, input=wanted, text=True).returncode
+                print(f"Python {version}, {name}: {'NOT ' if code else ''}resolved", flush=True)
+                failed += code != 0
     return failed
 
 

@@ -22,6 +22,5 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No TF32: what is held against the CPU is computed as there."""
+    """No TF32, which convolutions have by default: what is held against the CPU is computed as there."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
