@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --c
 INSTALL := $(PIP) --quiet
 FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
 
-.PHONY: help demo test test-oldest test-newest types style resolve docs bench peer space vllm-test audit release
+.PHONY: help demo test test-oldest test-newest test-cuda types style resolve docs bench peer space vllm-test audit release
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test-oldest:  ## the suite with the oldest versions that setup.cfg allows; ARGS=
 test-newest:  ## the suite with the newest versions that the index serves; ARGS= takes pytest's own
 	$(PYTHON) tests/versions.py newest $(ARGS)
 
+test-cuda: $(VENV)/dev  ## stages, answers and memory on a CUDA device; ARGS="--device cpu" tries the tests themselves on a CPU
+	$(BIN)/python -m pytest -n 0 -o python_files="cuda_*.py" tests/cuda $(ARGS)
+
 types: $(VENV)/dev  ## mypy over the three packages and the tests
 	$(BIN)/mypy
 
@@ -31,9 +34,11 @@ style: $(VENV)/dev  ## lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-resolve: $(VENV)/dev  ## whether all extras but flash-attn (its build needs torch) and vllm (pins of its own) can be installed together
+resolve: $(VENV)/dev  ## whether all extras but flash-attn (its build needs torch) and vllm (pins of its own) can be installed together, on each Python
 # not quiet: pip names what conflicts among its ordinary lines
 	$(PIP) --dry-run --editable ".[train,qa,timm,formats,demo,docs,dev]"
+	$(INSTALL) uv
+	$(BIN)/python tests/versions.py resolve
 
 docs: $(VENV)/docs  ## the documentation, into build/site, with every warning an error
 	$(BIN)/python -m mkdocs build --quiet

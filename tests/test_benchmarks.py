@@ -11,6 +11,7 @@ from medtvt_training.stages.model import lora_config
 
 from tests.benchmarks import decode, padding, sft
 from tests.benchmarks.__main__ import main, run_measurements
+from tests.benchmarks.baseline import DOCS, list_moved, processor_kind, read_baseline, store
 from tests.benchmarks.harness import Row, Settings, interleave, write_results
 from tests.benchmarks.shapes import SIZES, bare, build, make_config, make_prompt
 
@@ -51,6 +52,52 @@ def test_results_are_a_table_and_json(tmp_path):
     results = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert set(results) == {"machine", "rows", "skipped"}
     assert results["rows"][0]["ratios"] == [0.91, 0.95, 0.93] and results["rows"][0]["met"] is True
+
+
+# The stored baseline
+
+
+@pytest.mark.parametrize(
+    "before, now, moved",
+    [
+        ([0.9, 1.0, 1.1], [1.15, 1.2, 1.25], False),  # by no more than the spread before
+        ([0.99, 1.0, 1.01], [1.0, 1.2, 1.4], False),  # nor than that of now
+        ([0.99, 1.0, 1.01], [1.19, 1.2, 1.21], True),
+        ([1.0], [1.09], False),  # of one pair, by a tenth
+        ([1.0], [0.89], True),
+    ],
+)
+def test_a_ratio_moves_by_more_than_its_spread(before, now, moved, tmp_path):
+    stored, docs = tmp_path / "baseline.json", tmp_path / "speed.md"
+    docs.write_text("before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n")
+    store([Row("sft", "speed", before), Row("sft", "other", [1.0])], {"cores": 2}, "a kind", stored, docs)
+    lines = list_moved([Row("sft", "speed", now), Row("sft", "new", [9.0])], read_baseline(stored)["a kind"]["rows"])
+    assert len(lines) == moved and all(line.startswith("moved: sft: speed, from 1 to ") for line in lines)
+
+
+def test_stored_ratios_are_a_table_of_the_docs(tmp_path):
+    stored, docs = tmp_path / "baseline.json", tmp_path / "speed.md"
+    docs.write_text("before\n<!-- measured -->\nold\n<!-- /measured -->\nafter\n")
+    store([Row("sft", "speed", [0.7, 0.8, 0.9], at_least=0.9)], {"cores": 2}, "one", stored, docs)
+    store([Row("sft", "speed", [0.95], at_least=0.9), Row("sft", "memory", [1.0])], {"cores": 4}, "two", stored, docs)
+    store([Row("sft", "speed", [0.6, 0.8, 0.9], at_least=0.9)], {"cores": 2}, "one", stored, docs)
+    text = docs.read_text()
+    assert text.startswith("before\n") and text.endswith("<!-- /measured -->\nafter\n") and "old" not in text
+    assert "| measured | target | one | two |" in text
+    assert "| sft: speed | ≥ 0.9 | **0.80** (0.60-0.90) | 0.95 |" in text
+    assert "| sft: memory |  |  | 1.00 |" in text and "two: cores 4." in text
+
+
+@pytest.mark.parametrize(
+    "cpuinfo, maker",
+    [("vendor_id\t: GenuineIntel\nmodel name\t: A kind\n", "GenuineIntel"), ("CPU implementer\t: 0x41\n", "0x41")],
+)
+def test_kind_of_processor_names_no_machine(cpuinfo, maker):
+    assert processor_kind(cpuinfo).split()[1] == maker and "A kind" not in processor_kind(cpuinfo)
+
+
+def test_the_docs_have_a_place_for_the_table():
+    assert list(map(DOCS.read_text(encoding="utf-8").count, ("<!-- measured -->\n", "<!-- /measured -->"))) == [1, 1]
 
 
 def test_bare_model_is_the_language_model():

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""setup.cfg, constraints.txt and the wheel against the tree and each other: what a list typed by hand may forget."""
+"""setup.cfg, constraints.txt, the wheel and what git holds, against each other: what a list typed by hand may forget."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,11 @@ from packaging.utils import canonicalize_name
 
 
 ROOT = Path(__file__).parents[1]
+# keys of hubs, clouds, forges, package indexes and language-model services, and private keys
+SECRETS = re.compile(
+    r"\bhf_[A-Za-z0-9]{30,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}|\bglpat-[\w-]{20,}"
+    r"|\bpypi-[\w-]{50,}|\bsk-[\w-]{32,}|\bxox[abprs]-[\w-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
 # its build needs torch, and with it a CUDA compiler
 NOT_PINNED = {"flash-attn", "vllm"}  # vllm: constraints-vllm.txt has pins of its own
 
@@ -134,3 +140,36 @@ def test_version_stands_in_setup_cfg_and_what_cites_it(setup_cfg):
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     headings = [line for line in changelog.splitlines() if line.startswith("## ")]
     assert f"## {version}" in headings
+
+
+# What git holds
+
+
+@pytest.fixture(scope="module")
+def tracked() -> list[Path]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of git")
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_large_files_are_named_in_the_release_notes(tracked):
+    sizes = {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in tracked}
+    notes = (ROOT / "docs" / "releases.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `([^`]+)` \|", notes, re.MULTILINE))
+    assert named == {name for name, size in sizes.items() if size > 1e6}
+    assert max(sizes.values()) < 2e7
+
+
+def test_no_secrets_are_in_the_tree(tracked):
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0][:8]}..."
+        for path in tracked
+        if (match := SECRETS.search(path.read_text(encoding="utf-8", errors="ignore")))
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("secret", ["hf_" + "a" * 34, "AKIA" + "A" * 16, "-----BEGIN " + "RSA PRIVATE KEY-----"])
+def test_secrets_are_recognized(secret):
+    assert SECRETS.search(f"token = '{secret}'")

@@ -130,10 +130,14 @@ def medians(found: dict[str, list[float]], unit: str = "s", scale: float = 1.0) 
     return ", ".join(f"{name} {scale * statistics.median(values):.3g} {unit}" for name, values in found.items())
 
 
+def environment() -> dict[str, str]:
+    """For a fresh process. Byte code is kept, as users have it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def run_python(arguments: list[str]) -> Any:
-    """The last line, as JSON, of a fresh Python process in the repository's folder. Byte code is kept, as users have it."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    """The last line, as JSON, of a fresh Python process in the repository's folder."""
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"`python {' '.join(arguments)[:200]}` failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -21,7 +21,7 @@ def measure(settings: Settings) -> list[Row]:
             "import",
             f"`{STATEMENTS['modeling_medtvt']}` over `{STATEMENTS['transformers']}`",
             divide(found["modeling_medtvt"], found["transformers"]),
-            at_most=1.1,
+            at_most=1.05,
             note=medians(found),
         )
     ]

@@ -36,8 +36,15 @@ def count_letters(completions: list, **kwargs: object) -> list[float]:
     return [sum(letter.isalpha() for letter in text) / max(len(text), 1) for text in texts]
 
 
-def run_curves(folder: Path, stages: tuple[str, ...] = ("pt", "sft", "rft")) -> dict[str, dict[str, list[float]]]:
-    """Stage -> what is logged -> its value at each step. All stages start from the same random checkpoint."""
+def run_curves(
+    folder: Path, stages: tuple[str, ...] = ("pt", "sft", "rft"), further: dict[str, Any] | None = None
+) -> dict[str, dict[str, list[float]]]:
+    """
+    Stage -> what is logged -> its value at each step. All stages start from the same random checkpoint.
+
+    Args:
+        further (`dict[str, Any]`, *optional*): Options of all stages that go before those above.
+    """
     checkpoint, data = write_checkpoint(folder / "checkpoint"), write_toy_dataset(folder / "data", 12)
     curves = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -47,6 +54,7 @@ def run_curves(folder: Path, stages: tuple[str, ...] = ("pt", "sft", "rft")) -> 
             options: dict[str, Any] = {
                 **COMMON,
                 **STAGES[stage],
+                **(further or {}),
                 "model": checkpoint,
                 "data": data,
                 "output_dir": out,
