@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --c
 INSTALL := $(PIP) --quiet
 FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
 
-.PHONY: help demo test test-oldest test-newest test-cuda types style resolve docs bench peer space vllm-test audit release
+.PHONY: help demo test test-oldest test-newest test-cuda types style resolve docs bench peer space space-test vllm-test audit release
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ vllm-test: .venv-vllm/done  ## answers through vLLM held against those of transf
 
 space: $(VENV)/demo  ## the Space's app in a browser, on a CPU; ARGS= takes its options
 	$(BIN)/python hub_cards/space/app.py $(ARGS)
+
+space-test: $(VENV)/demo $(VENV)/dev  ## the Space in the system's Chromium, as its visitors meet it; ARGS= takes pytest's own
+	$(INSTALL) playwright axe-playwright-python
+	$(BIN)/python -m pytest -n 0 tests/hub_cards/browser_space.py $(ARGS)
 
 audit: $(VENV)/dev  ## known weaknesses of the pinned versions, from PyPI's database
 	$(INSTALL) pip-audit

@@ -219,7 +219,7 @@ RULES: dict[str, Rule] = {
     ),
     "ecg: left atrial enlargement": Rule(
         every(possible(SINUS), where(P_SEEN_WHOLE, every(above("p_terminal_v1", 1.6, 4.0), above("p_ms", 75, 126)))),
-        ("P {p_ms:.0f} ms", "its negative end in V1 {p_terminal_v1:.1f} mV ms (large from 4)"),
+        ("P {p_ms:.0f} ms", "its negative end in V1 {p_terminal_v1:z.1f} mV ms (large from 4)"),
     ),
     "ecg: prolonged PR": Rule(every(SINUS, where(P_FOUND, every(LONG_PR, below("heart_rate", 105, 999)))), (PR,)),
     "ecg: left bundle branch block": Rule(LBBB, (QRS, V1_END, LATERAL_END)),

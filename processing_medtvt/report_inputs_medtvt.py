@@ -38,6 +38,11 @@ class LabRow(NamedTuple):
     percentile: float
 
     @property
+    def shown_unit(self) -> str:
+        """The unit as it is written beside the value; pH and ratios have none."""
+        return "" if self.unit in ("units", "ratio") else self.unit
+
+    @property
     def distance(self) -> float:
         """How far beyond its range the value lies, in widths of the range; 0 inside; -1 where that is not known."""
         if self.value is None or self.low is None or self.high is None:

@@ -76,6 +76,7 @@ def render_report(
         patient=describe_patient(result.get("patient")),
         limits=[warning for warning in result["warnings"] if warning.startswith("model:")],
         others=[warning for warning in result["warnings"] if not warning.startswith("model:")],
+        tally=_tally(result["evidence"]),
         groups=_group(list(zip(result["evidence"], places[:number]))),
         left_out=list(zip(result["unmentioned"], places[number:])),
         intervals=[row for row in result.get("measurements") or [] if row["modality"] == "ecg"],
@@ -108,6 +109,12 @@ def describe_patient(patient: Mapping[str, Any] | None) -> str:
     age, sex = (patient or {}).get("age"), (patient or {}).get("sex")
     age = "age not known" if age is None else f"{age:g} years"
     return f"{age}, {'sex not known' if sex is None else {'F': 'female', 'M': 'male'}[sex]}"
+
+
+def _tally(evidence: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """How many statements have each status; what is supported and contradicted is said even where it is none."""
+    numbers = [(status, sum(entry["status"] == status for entry in evidence)) for status in STATUS_SIGNS]
+    return [(status, number) for status, number in numbers if number or status in ("supported", "contradicted")]
 
 
 def _group(statements: list[tuple[Mapping[str, Any], list]]) -> list[tuple[str, list]]:

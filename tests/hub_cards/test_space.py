@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import importlib.util
-import shutil
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,6 @@ from medtvt_training.inference.load import load_pipeline
 from medtvt_training.synthetic.example_patient import write_example_patient
 
 
-OWN_FILES_LAST = 4  # after the examples
 SPACE = Path(__file__).resolve().parents[2] / "hub_cards" / "space"
 
 
@@ -135,146 +130,3 @@ def test_error_in_the_model_ends_the_stream(space, diagnose, monkeypatch):
     monkeypatch.setattr(diagnose.model, "generate", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(space.stream_answer(diagnose, {"lab": {"Sodium": 140}}, 4))
-
-
-# In a browser
-
-
-@pytest.fixture(scope="module")
-def app(space: Any, diagnose: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    pytest.importorskip("gradio", reason="needs gradio")
-    examples = space.draw_examples(tmp_path_factory.mktemp("examples"))
-    app = space.build_app(diagnose, examples, {"Model": "tiny"})
-    _, url, _ = app.launch(
-        prevent_thread_lock=True, quiet=True, max_file_size=f"{space.MAX_FILE_MB}mb", show_error=True
-    )
-    yield url
-    app.close()
-
-
-@pytest.fixture(scope="module")
-def browser(app: Any) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
-    if not (driver and chromium):
-        pytest.skip("needs Chromium and its driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1400"):
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
-
-
-class Screen:
-    def __init__(self, browser: Any, url: Any) -> None:
-        self.browser = browser
-        browser.get(url)
-        self.wait(lambda: self.find("#run"))
-
-    def find(self, selector: Any) -> Any:
-        found = self.browser.find_elements("css selector", selector)
-        return found[0] if found else None
-
-    def wait(self, condition: Any, seconds: Any = 60) -> Any:
-        end = time.monotonic() + seconds
-        while not (value := condition()):
-            assert time.monotonic() < end, f"waited {seconds} s; message: {self.message}"
-            time.sleep(0.05)
-        return value
-
-    @property
-    def message(self) -> Any:
-        box = self.find("#message textarea")
-        return box.get_attribute("value") if box else ""
-
-    def diagnose(self, until: Any) -> None:
-        self.browser.execute_script("arguments[0].click()", self.find("#run"))
-        self.wait(lambda: self.message.startswith(until))
-
-    def pick(self, number: int) -> None:
-        self.wait(lambda: self.find("#patient input")).click()
-        options = self.wait(lambda: self.browser.find_elements("css selector", "ul[role=listbox] li"))
-        options[number].click()
-
-    @property
-    def labs(self) -> str:
-        return self.find("#lab textarea").get_attribute("value")
-
-    @property
-    def answer(self) -> str:
-        return self.find("#answer textarea").get_attribute("value")
-
-
-def test_example_in_the_browser(app, browser):
-    screen = Screen(browser, app)
-    assert "Research use only" in browser.page_source
-    # it opens on an example
-    screen.wait(lambda: "Creatinine" in screen.labs)
-    assert screen.find("#ecg-picture img") and screen.find("#cxr-picture img")
-    screen.diagnose(until="Done")
-    assert screen.answer
-    browser.switch_to.frame(screen.wait(lambda: screen.find("#report iframe")))
-    assert "MedTVT-R1 report" in browser.page_source and browser.find_elements("css selector", ".paper svg")
-    browser.switch_to.default_content()
-
-
-def test_no_answer_stays_beside_another_patient(app, browser):
-    screen = Screen(browser, app)
-    screen.wait(lambda: "Creatinine" in screen.labs)
-    before = screen.labs
-    screen.diagnose(until="Done")
-    screen.pick(1)
-    screen.wait(lambda: screen.labs != before)
-    screen.wait(lambda: not screen.message and not screen.answer and not screen.find("#report iframe"))
-    # and while it is being written
-    screen.browser.execute_script("arguments[0].click()", screen.find("#run"))
-    screen.pick(2)
-    screen.wait(lambda: not screen.message and not screen.answer)
-    time.sleep(3)
-    assert not screen.message and not screen.answer and not screen.find("#report iframe")
-
-
-def test_broken_upload_in_the_browser(app, browser, tmp_path):
-    screen = Screen(browser, app)
-    screen.pick(OWN_FILES_LAST)
-    screen.wait(lambda: screen.find("#cxr input[type=file]"))
-    broken = tmp_path / "broken.png"
-    broken.write_text("no picture")
-    screen.find("#cxr input[type=file]").send_keys(str(broken))
-    screen.wait(lambda: "broken" in screen.find("#cxr").text)
-    screen.diagnose(until="Not possible")
-    assert "not an image that can be read" in screen.message
-    screen.wait(lambda: "not an image that can be read" in screen.find("#cxr-note").text)
-    large = tmp_path / "large.png"
-    with open(large, "wb") as file:
-        file.truncate(200_000_000)
-    screen = Screen(browser, app)
-    screen.pick(OWN_FILES_LAST)
-    screen.wait(lambda: screen.find("#cxr input[type=file]")).send_keys(str(large))
-    screen.wait(lambda: "maximum" in browser.page_source.lower())
-    screen = Screen(browser, app)
-    screen.diagnose(until="Done")
-
-
-def test_fifty_at_once_are_all_answered(app):
-    client = pytest.importorskip("gradio_client", reason="needs gradio")
-    calls, answers = client.Client(app, verbose=False, httpx_kwargs={"timeout": 120}), []
-    other, messages = client.Client(app, verbose=False, httpx_kwargs={"timeout": 120}), []  # another user
-
-    def call(number: int) -> None:
-        if number == 25:  # what is wrong is said while others wait
-            started = time.monotonic()
-            problem = other.predict([], None, "name,value\nSodium,high\n", "", api_name="/check")[0]
-            messages.append(problem)
-            print(f"checked in {time.monotonic() - started:.2f} s, beside 49 others")
-        answers.append(calls.predict([], None, f"name,value\nSodium,{100 + number}\n", "", 1, api_name="/diagnose"))
-
-    threads = [threading.Thread(target=call, args=(number,)) for number in range(50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert "Sodium: the value (text) is not a number" in messages[0]
-    assert len(answers) == 50 and all(message.startswith("Done") for message, _, _ in answers)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,14 +57,18 @@ def test_a_bug_keeps_its_traceback(command):
 
 
 @pytest.mark.parametrize("name", [name for name, found in cli.COMMANDS.items() if found.extra])
-def test_a_missing_extra_is_named_before_anything_is_imported(name, monkeypatch, capsys):
+def test_a_missing_extra_is_named_before_the_command_runs(name, monkeypatch, capsys):
     monkeypatch.setattr(extras, "missing_packages", lambda extra: ["pyarrow"])
-    monkeypatch.setattr("importlib.import_module", lambda *names: pytest.fail("imported"))
-    assert cli.main([name, "--help"]) == 2
+    module = importlib.import_module(f"medtvt_training.commands.{cli.COMMANDS[name].module}")
+    monkeypatch.setattr(module, "run", lambda args: pytest.fail("it runs"))
+    assert cli.main(cli.COMMANDS[name].example.split()[1:]) == 2
     errors = capsys.readouterr().err
     assert (
         f"needs the extra `{cli.COMMANDS[name].extra}` (pyarrow not installed)" in errors and errors.count("\n") == 1
     )
+    with pytest.raises(SystemExit, match="0"):  # its help can be read all the same
+        cli.main([name, "--help"])
+    assert f"pip install 'medtvt-r1[{cli.COMMANDS[name].extra}]'" in capsys.readouterr().out
 
 
 def test_the_packages_of_an_extra_are_looked_up(monkeypatch):

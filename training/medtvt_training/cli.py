@@ -98,7 +98,7 @@ GROUPS = {
         "build-qa": Command(
             "build_qa",
             "build MedTVT-QA from MIMIC, step by step",
-            "medtvt build-qa --help",
+            "medtvt build-qa all --mimic-iv DIR --mimic-ecg DIR --mimic-cxr DIR --cxr-reports DIR --out BUILD",
             "medtvt train-encoders --model MODEL --data FOLDER --out encoders",
             "qa",
         ),
@@ -158,7 +158,7 @@ GROUPS = {
         "calibrate": Command(
             "calibrate",
             "fit the probabilities of a model's answers on a validation split",
-            "medtvt calibrate --model sft/final --data cohort",
+            "medtvt calibrate --model sft/final --data cohort --out calibration",
             "medtvt evaluate --model MODEL --data COHORT --split test --out results",
             "train",
         ),
@@ -186,7 +186,7 @@ GROUPS = {
         "ablate": Command(
             "ablate",
             "train and evaluate the ablations of the paper",
-            "medtvt ablate --help",
+            "medtvt ablate --recipe tiny --model encoders/final --data cohort --out ablation",
             None,
             "train",
         ),
@@ -225,6 +225,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     ]
     parser = argparse.ArgumentParser(
         prog="medtvt",
+        usage="medtvt COMMAND [options]",
         description="\n\n".join([DESCRIPTION, *groups]),
         epilog="`medtvt COMMAND --help` explains a command, with an example.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -234,14 +235,15 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     completing = command == "--print-completion"
     # the groups above list the commands; shtab knows those with a help only
     subparsers = parser.add_subparsers(
-        dest="command", metavar="COMMAND", help="a command" if completing else argparse.SUPPRESS
+        dest="command", prog="medtvt", metavar="COMMAND", help="a command" if completing else argparse.SUPPRESS
     )
-    for name, (module, summary, example, _, _) in COMMANDS.items():
+    for name, (module, summary, example, _, extra) in COMMANDS.items():
         listed: dict[str, Any] = {"help": summary} if completing else {}
         subparser = subparsers.add_parser(
             name,
             **listed,
-            description=f"{summary[0].upper()}{summary[1:]}.\n\nexample:\n  {example}",
+            description=f"{summary[0].upper()}{summary[1:]}.\n\nexample:\n  {example}"
+            + (f"\n\nneeds:\n  pip install 'medtvt-r1[{extra}]'" if extra else ""),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if completing or name == command:
@@ -279,13 +281,13 @@ def run(argv: list[str]) -> None:
         ValueError, OSError: if the command refuses what it was given.
     """
     command = argv[0] if argv else None
-    if command in COMMANDS and (extra := COMMANDS[command].extra):
-        require_extra(extra, f"medtvt {command}")
     parser = build_parser(command)
     args, rest = parser.parse_known_args(argv)
     if args.command is None:
         parser.print_help()
         return
+    if extra := COMMANDS[args.command].extra:
+        require_extra(extra, f"medtvt {args.command}")
     if hasattr(args, "overrides"):  # options of a training stage, which its dataclasses define
         args.overrides = rest
     elif rest:

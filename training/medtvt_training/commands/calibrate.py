@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="checkpoint folder; calibration.json is written into it")
     add_record_options(parser)
     parser.add_argument("--feature-cache", help="folder of the encoders' outputs; made if missing")
-    parser.set_defaults(split="validation")
+    parser.set_defaults(split="validation")  # what is fitted is never measured on its own records
 
 
 def run(args: argparse.Namespace) -> None:

@@ -66,10 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mark diseases as undecided that would exceed this risk, such as 0.1",
     )
     parser.add_argument("--strict", action="store_true", help="refuse inputs that are otherwise only warned of")
-    parser.add_argument("--num-samples", type=int, default=1, help="answers to draw; scores are shares of them")
-    parser.add_argument("--max-new-tokens", type=int, help="length limit of an answer")
     parser.add_argument(
-        "--seed", type=int, help="seed of answers that are drawn; with it, the patients of --batch go one by one"
+        "--num-samples", type=int, default=1, help="answers to draw; scores are shares of them (default: 1)"
+    )
+    parser.add_argument("--max-new-tokens", type=int, help="length limit of an answer (default: the model's)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="seed of answers that are drawn (default: another each time); with it, the patients of --batch go one by one",
     )
 
 
