@@ -19,7 +19,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         default="transformers",
         help="what writes the texts; vllm is a server of the same folder, see docs/serving.md (default: transformers)",
     )
-    parser.add_argument("--engine-url", metavar="URL", help=f"with --engine vllm: its address (default: {DEFAULT_URL})")
+    parser.add_argument(
+        "--engine-url", metavar="URL", help=f"with --engine vllm: its address (default: {DEFAULT_URL})"
+    )
 
 
 def engine_of(args: argparse.Namespace) -> "VllmEngine | None":

@@ -191,7 +191,11 @@ def evaluate_model(
     calibration = read_calibration(calibration_file) if calibration_file.exists() else None
     sampling = (num_samples, likelihood, scoring.seed)
     answerer = MedTVTAnswerer(model, processor, features, max_new_tokens, *sampling, order, calibration)
-    settings: dict[str, Any] = {"max_new_tokens": answerer.max_new_tokens, "num_samples": num_samples, "likelihood": likelihood}
+    settings: dict[str, Any] = {
+        "max_new_tokens": answerer.max_new_tokens,
+        "num_samples": num_samples,
+        "likelihood": likelihood,
+    }
     if engine is not None:
         settings["engine"] = "vllm"
     about = {

@@ -69,7 +69,9 @@ class VllmEngine:
             EngineError: if it does not answer.
         """
         try:
-            self._request("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(Path(folder).resolve())})
+            self._request(
+                "POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(Path(folder).resolve())}
+            )
         except ValueError as error:
             raise ValueError(
                 f"{error} It must have been started with --enable-lora, a --max-lora-rank that is not below the adapter's, and "
