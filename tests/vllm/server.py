@@ -37,6 +37,9 @@ def vllm_server(model: str | os.PathLike, log: Path) -> Iterator[str]:
         url = f"http://127.0.0.1:{port}"
         _wait(server, url, log)
         yield url
+    except Exception:
+        print(f"The end of vLLM's log:\n{log.read_text(errors='replace')[-6000:]}", flush=True)
+        raise
     finally:
         server.terminate()
         server.wait()
