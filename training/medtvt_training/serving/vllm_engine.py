@@ -99,6 +99,8 @@ class VllmEngine:
             ValueError: if the server refuses.
             EngineError: if it does not answer.
         """
+        # vLLM refuses to write the same several times
+        same = settings.pop("n", 1) if settings.get("temperature") == 0 else 1
         body = {
             "model": self.adapter or self.name,
             "prompt_embeds": [_encode(prompt) for prompt in embeds],
@@ -107,7 +109,8 @@ class VllmEngine:
             **settings,
         }
         choices = self._request("POST", "/v1/completions", body)["choices"]
-        return sorted(choices, key=lambda choice: choice["index"])
+        in_order = sorted(choices, key=lambda choice: choice["index"])
+        return [choice for choice in in_order for _ in range(same)]
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         try:
