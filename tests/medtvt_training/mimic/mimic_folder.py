@@ -3,6 +3,7 @@
 
 import csv
 import gzip
+import os
 import shutil
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -149,13 +150,16 @@ def read_admissions(hosp: Path) -> list[tuple]:
     return [(int(r["subject_id"]), int(r["hadm_id"]), datetime.fromisoformat(r["admittime"])) for r in rows]
 
 
-def write_mimic(folder: Path, demo: Path | None = None, patients: int = 12, drawings: int = 2) -> dict[str, Path]:
+def write_mimic(
+    folder: Path, demo: Path | None = None, patients: int = 12, drawings: int = 2, links: bool = False
+) -> dict[str, Path]:
     """
     The three folders by name of their option, with synthetic ECGs and films for every admission.
 
     Args:
         demo (`Path`, *optional*): `hosp` folder of real tables to copy; imaginary patients without it.
         drawings (`int`): How many different ECGs and films are drawn; the admissions take them in turn.
+        links (`bool`): Whether files of the same drawing are links to one.
     """
     folder = Path(folder)
     hosp = folder / "mimic-iv" / "hosp"
@@ -164,19 +168,25 @@ def write_mimic(folder: Path, demo: Path | None = None, patients: int = 12, draw
     else:
         shutil.copytree(demo, hosp)
         admissions = read_admissions(hosp)
-    _write_ecgs(folder / "mimic-ecg", admissions, drawings)
-    _write_films(folder / "mimic-cxr", admissions, drawings)
+    _write_ecgs(folder / "mimic-ecg", admissions, drawings, links)
+    _write_films(folder / "mimic-cxr", admissions, drawings, links)
     return {name: folder / name for name in ("mimic-iv", "mimic-ecg", "mimic-cxr")}
 
 
-def _write_ecgs(folder: Path, admissions: Any, drawings: int) -> None:
+def _write_ecgs(folder: Path, admissions: Any, drawings: int, links: bool) -> None:
     drawn = [draw_ecg(draw_patient(7, i).ecg, np.random.default_rng(i)) for i in range(drawings)]
-    records, measurements = [], []
+    records, measurements, written = [], [], {}
     for i, (subject, _, time) in enumerate(admissions):
         study = 40000000 + i
         path = f"files/p{str(subject)[:4]}/p{subject}/s{study}/{study}"
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        write_ecg(folder / path, drawn[i % drawings])
+        if links and (like := written.get(i % drawings)):
+            os.link(like.with_suffix(".dat"), folder / f"{path}.dat")
+            header = like.with_suffix(".hea").read_text()
+            (folder / f"{path}.hea").write_text(header.replace(like.name, str(study)))
+        else:
+            write_ecg(folder / path, drawn[i % drawings])
+            written[i % drawings] = folder / path
         when = time - timedelta(hours=2)
         records.append((subject, study, study, when, path))
         printed = STATEMENTS[i % len(STATEMENTS)]
@@ -187,14 +197,18 @@ def _write_ecgs(folder: Path, admissions: Any, drawings: int) -> None:
     write_csv(folder / "machine_measurements.csv", columns, measurements, False)
 
 
-def _write_films(folder: Path, admissions: Any, drawings: int) -> None:
+def _write_films(folder: Path, admissions: Any, drawings: int, links: bool) -> None:
     drawn = [Image.fromarray(draw_cxr(draw_patient(7, i).film, np.random.default_rng(i))) for i in range(drawings)]
-    films, labels = [], []
+    films, labels, written = [], [], {}
     for i, (subject, _, time) in enumerate(admissions):
         study, dicom = 50000000 + i, f"{i:08x}-aaaa"
         path = folder / "files" / f"p{str(subject)[:2]}" / f"p{subject}" / f"s{study}" / f"{dicom}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        drawn[i % drawings].save(path, quality=80)
+        if links and (like := written.get(i % drawings)):
+            os.link(like, path)
+        else:
+            drawn[i % drawings].save(path, quality=80)
+            written[i % drawings] = path
         path.parent.with_suffix(".txt").write_text(REPORT)
         when = time + timedelta(hours=30)
         films.append((dicom, subject, study, "AP", f"{when:%Y%m%d}", f"{int(f'{when:%H%M%S}')}.25"))

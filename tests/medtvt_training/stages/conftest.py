@@ -42,6 +42,7 @@ def policy(model):
 def make_trainer(rows, processor, tmp_path):
     def make(model, **kwargs):
         own = ("reward_funcs", "train_dataset", "eval_dataset", "data_collator", "peft_config", "callbacks", "refill")
+        own += ("rollout_engine",)
         arguments = {
             **{"output_dir": str(tmp_path / "out"), "max_steps": 1, "per_device_train_batch_size": 8, "beta": 0.04},
             **{"num_generations": NUM_GENERATIONS, "max_completion_length": MAX_NEW_TOKENS, "learning_rate": 1e-2},

@@ -133,6 +133,8 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, run, tmp_
         ({"model": Path(__file__).parent}, "does not open"),
         ({"data": "nowhere"}, "nowhere"),
         ({"use_vllm": "true"}, "use_vllm"),
+        ({"rollout_engine": "vllm"}, "tuning: lora"),
+        ({"rollout_engine": "vllm", "tuning": "lora", "rollout_url": "http://127.0.0.1:9"}, "does not answer"),
         ({"patience": 2}, "load_best_model_at_end"),
         ({"eval_answers": 2}, "eval_strategy"),
         ({"bta": 0.1}, "'beta'"),

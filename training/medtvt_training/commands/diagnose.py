@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .engine_options import add_engine_options, engine_of
+
 
 if TYPE_CHECKING:
     from modeling_medtvt import MedicalDiagnosisPipeline
@@ -75,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="seed of answers that are drawn (default: another each time); with it, the patients of --batch go one by one",
     )
+    add_engine_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -87,7 +90,12 @@ def run(args: argparse.Namespace) -> None:
     if args.occlusion is not None and args.occlusion not in DISEASES:
         raise ValueError(f"--occlusion must be one of {', '.join(DISEASES)}.")
     args.model = args.model or DEFAULT_CHECKPOINT
+    engine = engine_of(args)
     diagnose = load_pipeline(args.model)
+    if engine is not None:
+        from ..serving.vllm_engine import write_with_vllm
+
+        write_with_vllm(diagnose.model, diagnose.tokenizer, engine)
     settings: dict[str, Any] = {"num_samples": args.num_samples, "strict": args.strict}
     if args.influence:
         settings["influence"] = True
@@ -208,6 +216,8 @@ def _run_batch(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", s
         for patient in read_patient_table(args.batch, args.root)
     ]
     header = {"model": hash_folder(args.model), "seed": args.seed, **settings, **stated}
+    if args.engine != "transformers":
+        header["engine"] = args.engine
     batch = Batch(diagnose, patients, args.out, header, args.html_dir, _about(args, diagnose), args.fhir_dir)
     counts = batch.run(args.batch_size, args.seed, **settings)
     if args.csv:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..data.conversation import MODALITIES
 from ..data.rows import SPLITS
+from .engine_options import add_engine_options, engine_of
 from .evaluation_options import add_record_options, add_scoring_options, check_required, records_of, scoring_of
 
 
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics", nargs="+", metavar="NAME=FILE", help="with --table: name and metrics.json of each row"
     )
+    add_engine_options(parser)
     add_scoring_options(parser)
     parser.epilog = "On several devices: torchrun --nproc-per-node 8 -m medtvt_training.cli evaluate ..."
 
@@ -89,6 +91,8 @@ def run(args: argparse.Namespace) -> None:
         _run_single_labs(args)
         return
     check_required(args, "model", "data", "out")
+    if args.engine == "vllm" and args.num_samples:
+        raise ValueError("--num-samples is not with --engine vllm: a row's draws would depend on the run.")
     results = evaluate_model(
         args.model,
         records_of(args),
@@ -103,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
         swapped=args.swap,
         subsets=args.subsets,
         labs_withheld=LAB_SHARES if args.withhold_labs == [] else args.withhold_labs or (),
+        engine=engine_of(args),
         device=args.device,
     )
     if results:  # of several processes the first has them
@@ -114,6 +119,8 @@ def _run_open_data(args: argparse.Namespace) -> None:
     from ..evaluation.open_metrics import render_open_data
 
     check_required(args, "model", "out")
+    if args.engine != "transformers":
+        raise ValueError("--engine vllm is not with --open-data.")
     results = evaluate_open_data(
         args.model,
         args.open_data,

@@ -3,6 +3,8 @@
 
 import argparse
 
+from .engine_options import add_engine_options, engine_of
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `medtvt serve`."""
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=300, metavar="SECONDS", help="until an answer must be there (default: 300)"
     )
+    add_engine_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,7 +40,12 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.load import load_pipeline
     from ..serving.app import Limits
     from ..serving.run import serve
+    from ..serving.vllm_engine import write_with_vllm
 
     limits = Limits(args.max_batch, args.max_wait, args.max_request_mb, args.max_requests, args.timeout)
     model = args.model or DEFAULT_CHECKPOINT
-    serve(load_pipeline(model), model, args.host, args.port, limits)
+    engine = engine_of(args)
+    diagnose = load_pipeline(model)
+    if engine is not None:
+        write_with_vllm(diagnose.model, diagnose.tokenizer, engine)
+    serve(diagnose, model, args.host, args.port, limits)

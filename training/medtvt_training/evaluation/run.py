@@ -28,6 +28,7 @@ from ..data.load import load_medtvt_qa
 from ..data.rows import Modality, QARow
 from ..files import fingerprint, hash_folder, write_json, write_text
 from ..inference.load import load_pipeline
+from ..serving.vllm_engine import VllmEngine, write_with_vllm
 from .agreement import measure_agreement, measure_points
 from .answerer import MedTVTAnswerer
 from .bootstrap import RESAMPLES
@@ -155,6 +156,7 @@ def evaluate_model(
     swapped: Sequence[Modality] = (),
     subsets: bool = False,
     labs_withheld: Sequence[float] = (),
+    engine: VllmEngine | None = None,
     device: str | None = None,
 ) -> dict[str, dict]:
     """
@@ -172,6 +174,7 @@ def evaluate_model(
         swapped (`Sequence[str]`): Evaluate again with each of these modalities taken from another patient.
         subsets (`bool`): Evaluate again with each subset of the modalities, and how far the answers agree.
         labs_withheld (`Sequence[float]`): Evaluate again without these shares of each patient's labs.
+        engine ([`VllmEngine`], *optional*): Writes the answers; else transformers does.
         device (`str`, *optional*): A CUDA device where there is one, else the CPU.
 
     Returns:
@@ -182,6 +185,8 @@ def evaluate_model(
     """
     scoring, ranks = scoring or Scoring(), Ranks.join()
     model, processor = open_model(model_dir, device)
+    if engine is not None:
+        write_with_vllm(model, processor.tokenizer, engine)
     dataset, features = records.load(), None
     if feature_cache:
         features = FeatureCache(feature_cache, model, processor)
@@ -196,7 +201,13 @@ def evaluate_model(
     calibration = read_calibration(calibration_file) if calibration_file.exists() else None
     sampling = (num_samples, likelihood, scoring.seed)
     answerer = MedTVTAnswerer(model, processor, features, max_new_tokens, *sampling, order, calibration)
-    settings = {"max_new_tokens": answerer.max_new_tokens, "num_samples": num_samples, "likelihood": likelihood}
+    settings: dict[str, Any] = {
+        "max_new_tokens": answerer.max_new_tokens,
+        "num_samples": num_samples,
+        "likelihood": likelihood,
+    }
+    if engine is not None:
+        settings["engine"] = "vllm"
     about = {
         "model": hash_folder(model_dir),
         "level": records.level,

@@ -21,6 +21,7 @@ from modeling_medtvt import MedicalDiagnosisPipeline
 
 from .batcher import Answer, Job
 from .inputs import read_input
+from .vllm_engine import EngineError
 
 
 logger = logging.getLogger(__name__)
@@ -103,16 +104,17 @@ class PipelineAnswers:
         return text.replace(model, Path(model).name) if model else text
 
     def answer(self, jobs: list[Job]) -> None:
-        """Settles the futures of a batch. Where a batch fails, each of its jobs is answered by itself."""
+        """Settles the futures of a batch. Where a batch fails here, each of its jobs is answered by itself."""
         try:
             answers = self._answer(jobs)
         except Exception as error:
-            if len(jobs) > 1:
-                for job in jobs:
+            is_ours = not isinstance(error, EngineError)
+            for job in jobs:
+                if len(jobs) > 1 and is_ours:
                     job.on_text = None  # what was written once is not written again
                     self.answer([job])
-            else:
-                jobs[0].future.set_exception(_settle(error))
+                else:
+                    job.future.set_exception(_settle(error))
             return
         for job, answer in zip(jobs, answers):
             job.future.set_result(answer)
@@ -180,6 +182,9 @@ def _settle(error: Exception) -> Exception:
     """What the client is told of a failed answer; a bug is logged."""
     if isinstance(error, ValueError):
         return ValueError(str(error))
+    if isinstance(error, EngineError):
+        logger.error("%s", error)
+        return EngineError("engine: what writes the answers is not there; try again later.")
     # the message and the chain may quote a patient's values, lines of code do not
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("an answer failed: %s\n%s", type(error).__name__, where)

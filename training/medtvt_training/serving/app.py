@@ -23,6 +23,7 @@ from .answering import AnswerError, PipelineAnswers
 from .batcher import Answer, Batcher, Job
 from .bodies import ChatBody, DiagnoseBody
 from .guard import Guard, error_content
+from .vllm_engine import EngineError
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def create_app(diagnose: MedicalDiagnosisPipeline, served: ServedModel, limits: 
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(ValueError, _on_refusal)
     app.add_exception_handler(AnswerError, _on_failure)
+    app.add_exception_handler(EngineError, _on_absence)
     app.get("/health")(server.health)
     app.get("/v1/models")(server.models)
     app.post("/v1/diagnose", response_model=None)(server.diagnose)
@@ -226,6 +228,8 @@ class _Server:
             yield _event(error_content(400, str(error)))
         except AnswerError as error:
             yield _event(error_content(500, str(error)))
+        except EngineError as error:
+            yield _event(error_content(503, str(error)))
         finally:
             waiting.job.stop()
         yield "data: [DONE]\n\n"
@@ -249,7 +253,7 @@ class _Waiting:
     def answer(self) -> Answer:
         """
         Raises:
-            ValueError, AnswerError: as the job. HTTPException: if the server is stopping.
+            ValueError, AnswerError, EngineError: as the job. HTTPException: if the server is stopping.
         """
         if self.job.future.cancelled():
             raise HTTPException(503, "server: it is stopping; try again later.")
@@ -328,3 +332,7 @@ async def _on_refusal(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_failure(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error_content(500, str(error)), 500)
+
+
+async def _on_absence(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse(error_content(503, str(error)), 503)

@@ -157,6 +157,16 @@ class ReinforceArguments:
             "never."
         },
     )
+    rollout_engine: str = field(
+        default="transformers",
+        metadata={
+            "help": "What writes completions. 'vllm': a server of `model` with LoRA, see docs/serving.md; needs `tuning: lora`.",
+            "choices": ["transformers", "vllm"],
+        },
+    )
+    rollout_url: str = field(
+        default="http://127.0.0.1:8001", metadata={"help": "Where the vLLM of `rollout_engine` is."}
+    )
     eval_answers: int = field(
         default=0,
         metadata={"help": "Validation rows to answer greedily at each evaluation, for eval_disease_f1; 0 for none."},

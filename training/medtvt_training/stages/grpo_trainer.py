@@ -23,6 +23,7 @@ from ..data.collator import MedTVTDataCollator
 from ..data.columns import list_column
 from ..data.conversation import message_text
 from ..data.rows import QARow
+from ..serving.vllm_engine import VllmEngine
 from .completion import completion_text
 from .evidence_reward import measure_row
 from .grpo_checks import (
@@ -36,6 +37,7 @@ from .grpo_checks import (
 )
 from .refill import Group, find_spread, refill_groups, stack_features
 from .rewards import format_reward, jaccard_reward
+from .rollouts import VllmRollouts
 from .shared_prompt import add_shared_prompt, keep_groups_together, why_prompts_are_not_shared
 from .trl_private import add_fused_lm_head, disable_dropout_in_model, prepare_deepspeed, prepare_fsdp
 
@@ -73,6 +75,8 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         eval_dataset, callbacks, optimizers, peft_config, reward_processing_classes (*optional*): As in trl.
         refill (`int`): How many times a generation batch's prompts whose completions all earn the same give way to fresh
             ones, see [`refill_groups`]; 0 for never.
+        rollout_engine ([`VllmEngine`], *optional*): Writes the completions, with LoRA that is handed to it at each step; a
+            prompt is the embeddings that the perception layer of that step makes. Else transformers writes them.
 
     Raises:
         ValueError: before the first step, if a row lacks an id of its own or a true disease, if columns are missing, if
@@ -98,6 +102,7 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         optimizers: tuple = (None, None),
         peft_config: PeftConfig | None = None,
         refill: int = 0,
+        rollout_engine: VllmEngine | None = None,
     ) -> None:
         if data_collator is None:
             raise ValueError("`data_collator` is missing: a `MedTVTDataCollator`, which reads what the rows name.")
@@ -153,6 +158,11 @@ class MedTVTGRPOTrainer(GRPOTrainer):
             logger.warning("Each completion's prompt is computed again in scoring and update passes: %s.", reason)
         else:
             add_shared_prompt(base)
+        self._rollouts: VllmRollouts | None = None
+        if rollout_engine is not None:
+            if is_sharded:
+                raise ValueError("`rollout_engine: vllm` cannot be used with sharded parameters (FSDP, DeepSpeed).")
+            self._rollouts = VllmRollouts(rollout_engine, self.model, data_collator.processor.tokenizer)
         if reference is not None:
             self.ref_model = self._prepare_reference(reference, args)
         elif beta and isinstance(self.model, PeftModel):
@@ -277,6 +287,8 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: Any, has_tool_images: bool = False
     ) -> Any:
         model: Any = self.accelerator.unwrap_model(self.model)
+        if self._rollouts is not None:
+            self._rollouts.hand_over(model, self.state.global_step, self.accelerator)
         model = model.get_base_model() if isinstance(model, PeftModel) else model
         # as trl does with `forward`; whatever wraps the model ends there
         model.generate = functools.partial(self._generate_from_unique_prompts, model, model.generate)
@@ -296,7 +308,9 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         generation_config: Any,
         **inputs: torch.Tensor,
     ) -> Any:
-        """Encodes and prefills each unique prompt once, then generates for all rows from copies of its cache."""
+        """
+        Encodes and prefills each unique prompt once, then generates for all rows from copies of its cache; or has vLLM do so.
+        """
         features = {}
         encoders = (model.get_ecg_features, model.get_cxr_features, model.get_lab_features)
         for raw_name, name, encode in zip(RAW_INPUT_NAMES, FEATURE_INPUT_NAMES, encoders):
@@ -307,6 +321,11 @@ class MedTVTGRPOTrainer(GRPOTrainer):
         self._modality_inputs = {name: tensor[self._row_of] for name, tensor in features.items()}
 
         first = torch.tensor([self._positions.index(i) for i in range(len(self._rows))]).to(input_ids.device)
+        if self._rollouts is not None:
+            embeds = model.get_prompt_embeds(input_ids[first], attention_mask[first], **features)
+            prompts = [row[kept.bool()] for row, kept in zip(embeds, attention_mask[first])]
+            completions = self._rollouts.generate(model, prompts, self._positions, generation_config)
+            return torch.cat([input_ids, completions.to(input_ids.device)], 1)
         # all but the last token, which is left for `generate` to begin with
         mask = attention_mask[first, :-1]
         cache = model(

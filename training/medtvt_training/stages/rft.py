@@ -14,6 +14,7 @@ from processing_medtvt import MedTVTProcessor
 from ..data.collator import MedTVTDataCollator
 from ..data.columns import read_column
 from ..data.feature_cache import FeatureCache
+from ..serving.vllm_engine import VllmEngine
 from .arguments import DataArguments, ModelArguments, ReinforceArguments
 from .callbacks import DiseaseF1Callback, FiniteLossCallback, SaveConfigCallback
 from .checkpoints import check_fits, explain_write_errors, find_checkpoint, output_folder
@@ -59,6 +60,9 @@ def reinforce(
         raise ValueError("`patience` needs `load_best_model_at_end`, and with it `metric_for_best_model`.")
     if arguments.eval_answers and training.eval_strategy == "no":
         raise ValueError("`eval_answers` needs an `eval_strategy`: answers are given at evaluations.")
+    if arguments.rollout_engine == "vllm" and model_arguments.tuning != "lora":
+        raise ValueError("`rollout_engine: vllm` hands LoRA to the server: it needs `tuning: lora`.")
+    engine = VllmEngine(arguments.rollout_url) if arguments.rollout_engine == "vllm" else None
     check_launch(training)
     check_precision(model_arguments, training)
     checkpoint = find_checkpoint(training, data_arguments.resume)
@@ -82,6 +86,7 @@ def reinforce(
         callbacks=[SaveConfigCallback()],
         peft_config=peft_config,
         refill=arguments.refill,
+        rollout_engine=engine,
     )
     trainer.add_callback(FiniteLossCallback(trainer.model))
     trainer.add_callback(SampleCallback(trainer, arguments.sample_completions))
