@@ -169,7 +169,7 @@ def render_subgroups(subgroups: Mapping[str, Mapping]) -> str:
             lines.append(f"Largest gap in {METRICS[name]}: {format_entry(gap)}, {gap['high']} against {gap['low']}.")
         if found["too_few"]:
             few = ", ".join(f"{group} ({number})" for group, number in found["too_few"].items())
-            lines.append(f"Too few records, {MIN_RECORDS} are needed: {few}.")
+            lines.append(f"By {column}, too few records ({MIN_RECORDS} are needed): {few}.")
         if found["left_out"]:
             lines.append(
                 f"Left out of AUROC and calibration, as a group has one class: {', '.join(found['left_out'])}."
