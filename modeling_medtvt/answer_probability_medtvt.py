@@ -84,14 +84,11 @@ def _score_tree(
     on its own way.
     """
     nodes: dict[tuple[int, int], int] = {}  # (node before, token) -> node
-    ways = []
+    ways: list[list[int]] = []
     for tail in tails:
-        way, node = [], -1
-        for token in tail:
-            node = nodes.setdefault((node, token), len(nodes))
-            way.append(node)
-        ways.append(way)
-    parents, tokens = map(list, zip(*nodes))
+        node = -1
+        ways.append([node := nodes.setdefault((node, token), len(nodes)) for token in tail])
+    parents, tokens = ([pair[i] for pair in nodes] for i in (0, 1))
     length = cache.get_seq_length()
     sees = np.ones((len(nodes), length + len(nodes)), dtype=bool)
     for node, parent in enumerate(parents):

@@ -9,6 +9,7 @@ from medtvt_training.evaluation.run import Scoring
 from medtvt_training.open_data.dataset import write_open_data
 
 from ...toy import write_checkpoint
+from ..mimic.mimic_folder import write_imaginary_hosp
 from ..open_data.open_folders import write_films, write_ptb_xl
 from ..open_data.test_dataset import PATIENTS, STATEMENTS
 
@@ -46,7 +47,7 @@ def test_from_folder_to_report(published, tmp_path, capsys):
     model = write_checkpoint(tmp_path / "model")
     settings = ["--model", str(model), "--open-data", str(published / "ptbxl"), "--out", str(tmp_path / "out")]
     assert cli.main(["evaluate", *settings, "--max-new-tokens", "8", "--resamples", "10"]) == 0
-    assert "Real ECGs: 1 of 1 patients" in capsys.readouterr().out
+    assert "Real ECGs: 1 records of 1 patients" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "open_data.json").read_text())
     assert results["counts"]["ecg/records"] == 1 and results["about"]["split"] == "test"
     assert results["about"]["trained_on_open_data"] == [] and (tmp_path / "out" / "open_data.md").is_file()
@@ -55,6 +56,32 @@ def test_from_folder_to_report(published, tmp_path, capsys):
     assert again["values"] == results["values"]
     with pytest.raises(ValueError, match="of another run"):
         evaluate_open_data(model, published, tmp_path / "out", split="all", max_new_tokens=8)
+
+
+def test_labs_and_codes_in_the_layout_of_the_mimic_demo(tmp_path, capsys):
+    model, demo = write_checkpoint(tmp_path / "model"), tmp_path / "demo"
+    admissions = write_imaginary_hosp(demo / "mimic-iv-demo" / "hosp", patients=8)
+    rows, rejects = read_open_rows(demo, "test")
+    assert not rejects and {row["id"] for row in rows} == {f"mimic-iv-{hadm}" for _, hadm, _ in admissions}
+    assert {row["subject_id"] for row in rows} == {f"mimic-iv-{subject}" for subject, *_ in admissions}
+    assert all(row["modalities"] == ["lab"] and row["age"] in (60, 61) for row in rows)
+    assert all(sum(value is not None for value in row["lab"].values()) > 20 for row in rows)
+    diseases = {disease for row in rows for disease in row["diseases"]}
+    assert diseases
+    words = ["evaluate", "--model", model, "--open-data", demo, "--out", tmp_path / "out", "--max-new-tokens", 4]
+    assert cli.main([*map(str, words), "--resamples", "10"]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "Real labs (MIMIC-IV demo): 8 records of 8 patients" in printed
+        and "a source of the synthetic cohort" in printed
+    )
+    results = json.loads((tmp_path / "out" / "open_data.json").read_text())
+    for disease in diseases:
+        ill = sum(disease in row["diseases"] for row in rows)
+        assert results["counts"][f"lab/{disease}/auroc"] == [ill, 8 - ill]
+        value = results["values"][f"lab/{disease}/auroc"]
+        assert (value is None) == (ill in (0, 8)) and (value is None or 0 <= value <= 1)
+    assert results["values"]["lab/macro/auroc"] is not None
 
 
 def test_a_folder_without_open_data_is_refused(tmp_path):

@@ -71,7 +71,7 @@ def test_small_groups_and_other_columns(records):
     found = measure_subgroups(records, ["site", "modalities"], resamples=0, seed=0)
     assert found["site"]["too_few"] == {"far": 6} and set(found["site"]["groups"]) == {"north", "south"}
     assert set(found["modalities"]["groups"]) == {"ecg + lab", "lab"}
-    assert "far: 6 records, too few (30 are needed)" in render_subgroups(found)
+    assert "too few records (30 are needed): far (6)" in render_subgroups(found)
     with pytest.raises(ValueError, match="No prediction has `ward`"):
         measure_subgroups(records, ["ward"], resamples=0, seed=0)
     with pytest.raises(ValueError, match="240 different values"):

@@ -68,6 +68,11 @@ def test_model_card_is_filled_from_its_files(folder, tmp_path):
         assert said in card.text
     snippet = re.search("```python\n(.*?)```", card.text, re.DOTALL)[1]
     compile(snippet, "card", "exec")
+    results["about"]["data"] = {"name": "drawn", "access": "synthetic"}
+    metrics.write_text(json.dumps(results))
+    card = cards.model_card(folder, metrics)
+    assert "6 records of 6 imaginary patients, drawn by the package" in card.text
+    assert {result.dataset_name for result in card.data.eval_results} == {"drawn"}
     assert len(snippet.strip().splitlines()) <= 10
 
 
@@ -81,7 +86,7 @@ def test_card_shows_variants_peers_and_notes(folder, tmp_path, capsys):
     words = ["card", "--model", str(folder), "--metrics", str(metrics), "--notes", str(tmp_path / "notes.md")]
     assert main([*words, "--peers", f"trees={peer}"]) == 0
     text = (folder / "README.md").read_text()
-    assert "| withhold-ecg | F1 | 0.250 | -0.250 [-0.500, 0.125] |" in text
+    assert "| without the ECG | 0.250 | -0.250 [-0.500, 0.125] | - | - |" in text
     assert f"| trees | {results['strict']['f1_samples']:.3f} [" in text and text.rstrip().endswith("medtvt pretrain")
     (folder / "README.md").unlink()
     assert main([*words, "--peers", "trees"]) == 2 and "--peers are NAME=FILE" in capsys.readouterr().err

@@ -132,7 +132,7 @@ def run_baseline(
     # gradient boosting gives no reasons that could be checked
     checker = None if name == GRADIENT_BOOSTING else EvidenceChecker()
     answers = predict(rows, answerer, Path(out), {**about, "settings": settings}, batch_size, checker)
-    return score_run(answers, out, scoring, scoring.scorer(out, device))
+    return score_run(answers, out, scoring, scoring.scorer(out, device), records.data)
 
 
 def _encoder_measure(

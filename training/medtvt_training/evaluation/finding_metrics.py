@@ -36,11 +36,12 @@ def measure_findings(
     records = [record for record in records if record.get("findings")]
     if not records:
         return None
-    shown, cited = [shown_findings(record) for record in records], []
+    shown = [shown_findings(record) for record in records]
+    cited: list[set[str]] = []
     for record in records:
         reasoning = parse_answer(record["completion"]).reasoning
         cited.append(read_findings(record["completion"] if reasoning is None else reasoning))
-    names = sorted(set().union(*shown, *cited))
+    names = sorted({name for found in (*shown, *cited) for name in found})
     truth, stated = (np.array([[name in found for name in names] for found in side]) for side in (shown, cited))
     metrics: dict[str, Metric] = {}
     groups: dict[str, dict[str, Any]] = {}

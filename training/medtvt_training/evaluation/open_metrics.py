@@ -252,7 +252,7 @@ def render_open_data(results: Mapping[str, Any]) -> str:
         if records is None:
             continue
         patients = results["counts"][f"{modality}/patients"]
-        lines.append(f"## {title}: {records:,} of {patients:,} patients\n")
+        lines.append(f"## {title}: {records:,} records of {patients:,} patients\n")
         table, findings = [], Counter[str]()
         for key, value in results["values"].items():
             prefix, name = key.split("/", 1)
@@ -263,6 +263,10 @@ def render_open_data(results: Mapping[str, Any]) -> str:
                 findings[name.rsplit("/", 1)[0]] += 1
             else:
                 table.append([name, _count(results, key), _value(results, key, value)])
+        if modality == "lab":
+            lines.append(
+                "The demo is a source of the synthetic cohort's ranges: no independent test of weights trained on it.\n"
+            )
         lines.append(markdown_table(["measure", "n", "value [95 %]"], table))
         if findings:
             cells = [

@@ -107,7 +107,8 @@ def _encode(
     dataset = dataset.select([places[row["id"]] for row in rows])
     cache.build(dataset)
     projector = getattr(model.model, f"{modality}_projector")
-    pooled, tokens = [], []
+    pooled: list[torch.Tensor] = []
+    tokens: list[torch.Tensor] = []
     for start in range(0, len(dataset), BATCH):
         batch = dataset.select(range(start, min(start + BATCH, len(dataset)))).to_list()
         features = torch.stack([cache.get(row, modality) for row in batch]).to(model.device)

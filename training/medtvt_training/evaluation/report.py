@@ -181,7 +181,12 @@ def _disease_table(results: Mapping, section: str) -> str | None:
     for key in section.split("/"):
         values, limits = values.get(key, {}), limits.get(key, {})
     rows = {disease: values[disease] for disease in DISEASES if disease in values}
-    names = [name for name in next(iter(rows.values()), {}) if any(row[name] is not None for row in rows.values())]
+    # calibrated ones have a table of their own
+    names = [
+        name
+        for name in next(iter(rows.values()), {})
+        if not name.startswith("calibrated_") and any(row[name] is not None for row in rows.values())
+    ]
     if not names:
         return None
     cells = [

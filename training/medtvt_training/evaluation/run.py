@@ -25,6 +25,7 @@ from processing_medtvt import MedTVTProcessor
 from ..data.conversation import message_text
 from ..data.feature_cache import FeatureCache
 from ..data.load import load_medtvt_qa
+from ..data.provenance import training_data_entry
 from ..data.rows import Modality, QARow
 from ..files import fingerprint, hash_folder, write_json, write_text
 from ..inference.load import load_pipeline
@@ -235,7 +236,7 @@ def evaluate_model(
             # what subsets and shares of labs say stands in the tables and figures of the whole run
             is_point = name.startswith((SUBSET, LABS_WITHHELD))
             if twin is None:
-                results[name] = score_run(answers[name], folder, scoring, scorer, not is_point)
+                results[name] = score_run(answers[name], folder, scoring, scorer, records.data, not is_point)
             else:
                 results[name] = results[twin]
                 write_results(results[twin], folder, not is_point)
@@ -280,11 +281,14 @@ def score_run(
     folder: str | os.PathLike,
     scoring: Scoring,
     scorer: TextScorer,
+    data: str | os.PathLike,
     with_figures: bool = True,
 ) -> dict:
-    """Measures the answers of a run, with what they cost; writes metrics.json, report.md and figures."""
+    """Measures the answers to questions of `data`, with what they cost; writes metrics.json, report.md and figures."""
     results = score_records(answers, scorer, scoring.resamples, scoring.seed, scoring.by)
     results["about"]["run"] = describe_cost(answers)
+    entry = training_data_entry("", data)
+    results["about"]["data"] = {key: entry[key] for key in ("name", "access")}
     write_results(results, folder, with_figures)
     return results
 

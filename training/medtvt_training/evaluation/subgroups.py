@@ -167,9 +167,9 @@ def render_subgroups(subgroups: Mapping[str, Mapping]) -> str:
             lines.append(markdown_table([column, "records", *(METRICS[name] for name in shown)], rows))
         for name, gap in found["gaps"].items():
             lines.append(f"Largest gap in {METRICS[name]}: {format_entry(gap)}, {gap['high']} against {gap['low']}.")
-        lines += [
-            f"{group}: {n} records, too few ({MIN_RECORDS} are needed)." for group, n in found["too_few"].items()
-        ]
+        if found["too_few"]:
+            few = ", ".join(f"{group} ({number})" for group, number in found["too_few"].items())
+            lines.append(f"By {column}, too few records ({MIN_RECORDS} are needed): {few}.")
         if found["left_out"]:
             lines.append(
                 f"Left out of AUROC and calibration, as a group has one class: {', '.join(found['left_out'])}."
@@ -177,5 +177,6 @@ def render_subgroups(subgroups: Mapping[str, Mapping]) -> str:
         if found["not_recorded"]:
             lines.append(f"`{column}` is not recorded in {found['not_recorded']} records.")
         parts.append("\n\n".join(line.rstrip("\n") for line in lines))
-    note = "Two groups are picked after the fact, so the interval of a largest gap is too narrow."
-    return "\n\n".join([*(part for part in parts if part), note]) + "\n"
+    if any(found["gaps"] for found in subgroups.values()):
+        parts.append("Two groups are picked after the fact, so the interval of a largest gap is too narrow.")
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -2,6 +2,7 @@
 """The card of a model, an adapter or a dataset, filled from its own files; no number is typed by hand."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -221,10 +222,9 @@ def describe_training_data(provenance: Provenance, access: str) -> str:
     if access == "unknown":
         return "Not recorded. Take it as data under credentialed access until it is known."
     lines = ["| stage | data | access |", "|---|---|---|"]
-    lines += [
-        f"| {entry.get('stage')} | {entry.get('name')} | {ACCESS_NOTES[entry['access']]} |"
-        for entry in provenance.training_data
-    ]
+    runs = Counter((e.get("stage"), e.get("name"), ACCESS_NOTES[e["access"]]) for e in provenance.training_data)
+    for (stage, name, note), number in runs.items():
+        lines.append(f"| {stage}{f', {number} runs' if number > 1 else ''} | {name} | {note} |")
     patients = provenance.describe_patients()
     if patients is not None:
         lines += ["", f"Learned from {patients}."]

@@ -156,7 +156,7 @@ def describe_training(provenance: Provenance, access: str) -> str:
     entries = [
         f"{e.get('stage')}: {e.get('name')} ({ACCESS_NOTES[e['access']]})" for e in provenance.training_data or []
     ]
-    return "; ".join(entries) or describe_training_data(provenance, access)
+    return "; ".join(dict.fromkeys(entries)) or describe_training_data(provenance, access)
 
 
 def _biases(results: Mapping | None) -> str:

@@ -45,7 +45,9 @@ def tripod_checklist(model_dir: str | os.PathLike, metrics: str | os.PathLike | 
 def _topics(folder: Path, results: Mapping) -> list[tuple[str, str, str | None]]:
     access, provenance = read_access(folder), Provenance.from_pretrained(folder)
     parts = dict(describe_parts(folder))
-    stages = "; ".join(f"{entry.get('stage')} on {entry.get('name')}" for entry in provenance.training_data or [])
+    stages = "; ".join(
+        dict.fromkeys(f"{entry.get('stage')} on {entry.get('name')}" for entry in provenance.training_data or [])
+    )
     run, about = results.get("run", {}), results.get("about", {})
     subgroups = [column for column, found in results.get("subgroups", {}).items() if found["groups"]]
     settings = ", ".join(f"{key} {value}" for key, value in (run.get("settings") or {}).items())

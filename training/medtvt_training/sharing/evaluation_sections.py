@@ -2,7 +2,7 @@
 """What a card says of an evaluation: the sections made from a metrics.json and the files beside it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult
 
 from modeling_medtvt import Provenance
 
+from ..data.conversation import MODALITIES, MODALITY_NAMES
 from ..evaluation.finding_metrics import render_finding_groups
 from ..evaluation.published import render_published
 from ..evaluation.report import HEADLINES, TABLES, headline_rows, read_metrics, undefined_note
@@ -19,7 +20,13 @@ from ..files import hash_folder, markdown_table, read_json
 
 
 # What a modality that is withheld or another patient's changes
-VARIANT_METRICS = {"strict/f1_samples": "F1", "evidence/cited_true": "cited findings true"}
+VARIANT_METRICS = {
+    "strict/f1_samples": "F1",
+    "strict/auroc_macro": "AUROC",
+    "evidence/cited_true": "cited findings true",
+}
+VARIANTS = {"withhold": "without the {}", "swap": "another patient's {}"}
+COHORTS = {"synthetic": "imaginary patients, drawn by the package", "open": "patients, of open data"}
 
 
 NOT_DONE = "Not done."
@@ -44,6 +51,7 @@ def read_run(path: str | os.PathLike, folder: Path) -> dict:
 def eval_results(results: Mapping, provenance: Provenance) -> list[EvalResult]:
     """The headline metrics in the form of the Hub's model index."""
     entries = provenance.training_data or [{"name": "MedTVT-QA"}]
+    measured_on = results["about"].get("data") or entries[-1]
     found = []
     for mode, name, title in HEADLINES:
         value = results.get(mode, {}).get(name)
@@ -52,7 +60,7 @@ def eval_results(results: Mapping, provenance: Provenance) -> list[EvalResult]:
                 EvalResult(
                     task_type="image-text-to-text",
                     dataset_type="medtvt-qa",
-                    dataset_name=entries[-1]["name"],
+                    dataset_name=measured_on["name"],
                     dataset_split=results.get("run", {}).get("split"),
                     metric_type=f"{mode}_{name}",
                     metric_name=title,
@@ -66,7 +74,8 @@ def describe_cohort(results: Mapping) -> str:
     """How many records of what."""
     about, where = results["about"], results.get("run", {})
     split = f", {where['level']} level, split {where['split']}" if where.get("split") else ""
-    return f"{about['records']} records of {about['patients']} patients{split}"
+    kind = COHORTS.get((about.get("data") or {}).get("access"), "patients")
+    return f"{about['records']} records of {about['patients']} {kind}{split}"
 
 
 def describe_evaluation(results: Mapping | None, metrics: Any) -> str:
@@ -89,9 +98,16 @@ def describe_evaluation(results: Mapping | None, metrics: Any) -> str:
         ]
         parts.append(markdown_table(["disease", *names], cells))
     parts += _describe_variants(Path(metrics).parent)
-    parts += _list_tables(results, "subsets", "agreement", "labs_withheld")
+    shown = dict(results)
+    if pairs := results.get("agreement"):  # in the report all of them
+        shown["agreement"] = [pair for pair in pairs if pair["second"] == pairs[-1]["second"]]
+    parts += _list_tables(shown, "subsets", "agreement", "labs_withheld")
     parts += undefined_note(results["undefined"])
-    return "\n\n".join(parts)
+    return _join(parts)
+
+
+def _join(parts: Iterable[str]) -> str:
+    return "\n\n".join(part.strip("\n") for part in parts)
 
 
 def describe_benchmark(results: Mapping | None, metrics: Any, peers: Mapping[str, str]) -> str:
@@ -102,20 +118,21 @@ def describe_benchmark(results: Mapping | None, metrics: Any, peers: Mapping[str
         first = describe_peers(results, metrics, peers)
     else:
         first = f"{NOT_DONE} `medtvt baseline --model gradient-boosting` makes the row, and `medtvt card --peers` takes it."
-    return "\n\n".join([first, *filter(None, [render_published(results)])])
+    return _join([first, *filter(None, [render_published(results)])])
 
 
 def describe_confidence(results: Mapping | None) -> str:
     """Calibration and selective prediction."""
     if results is None or not results.get("selective"):
         return f"{NOT_DONE} It needs probabilities (`--likelihood`)."
-    calibration = [text] if (text := render_calibration(results)) else []
-    return "\n\n".join([*calibration, *_list_tables(results, "selective")])
+    text = render_calibration(results)
+    calibration = [f"**Probabilities, raw and calibrated**\n\n{text}"] if text else []
+    return _join([*calibration, *_list_tables(results, "selective")])
 
 
 def describe_fairness(results: Mapping | None) -> str:
     """Subgroups, and whether the model sees more than a prior."""
-    return "\n\n".join(_list_tables(results or {}, "subgroups", "matched_prior")) or NOT_DONE
+    return _join(_list_tables(results or {}, "subgroups", "matched_prior")) or NOT_DONE
 
 
 def describe_errors(results: Mapping | None) -> str:
@@ -132,7 +149,7 @@ def describe_errors(results: Mapping | None) -> str:
         f"In this evaluation measurements support {values['supported']} of its statements and contradict "
         f"{values['contradicted']}; {values['unmentioned']} of the abnormal measurements go unmentioned."
     )
-    return "\n\n".join([said, *found])
+    return _join([said, *found])
 
 
 def _list_tables(results: Mapping, *keys: str) -> list[str]:
@@ -143,18 +160,25 @@ def _list_tables(results: Mapping, *keys: str) -> list[str]:
 def _describe_variants(folder: Path) -> list[str]:
     """What changes where a modality is withheld, or another patient's: from the comparisons beside a metrics.json."""
     rows = []
-    for file in (*sorted(folder.glob("withhold-*/comparison.json")), *sorted(folder.glob("swap-*/comparison.json"))):
-        found = read_json(file)
-        for name, title in VARIANT_METRICS.items():
-            if name in found:
-                row = found[name]
-                rows.append(
-                    [file.parent.name, title, format_value(row["a"]), format_value(row["difference"], row["interval"])]
-                )
+    for kind, title in VARIANTS.items():
+        for modality in MODALITIES:
+            file = folder / f"{kind}-{modality}" / "comparison.json"
+            if file.is_file():
+                found = read_json(file)
+                cells = []
+                for name in VARIANT_METRICS:
+                    row = found.get(name)
+                    cells += (
+                        [format_value(row["a"]), format_value(row["difference"], row["interval"])]
+                        if row
+                        else ["-", "-"]
+                    )
+                rows.append([title.format(MODALITY_NAMES[modality]), *cells])
     if not rows:
         return []
-    about = "With a modality withheld, or swapped for another patient's; differences are paired, on the same records."
-    return [about, markdown_table(["variant", "metric", "value", "difference"], rows)]
+    about = "With a modality withheld, or another patient's; differences to the unchanged records are paired."
+    header = [cell for title in VARIANT_METRICS.values() for cell in (title, "difference")]
+    return [about, markdown_table(["", *header], rows)]
 
 
 def _list_records(metrics: str | os.PathLike) -> list[str] | None:
