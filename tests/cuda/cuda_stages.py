@@ -18,7 +18,6 @@ from tests.reference import curves
 
 
 Curves = dict[str, dict[str, list[float]]]
-LOGGED = {"pt": ("loss",), "sft": ("loss",), "rft": ("reward", "kl")}
 # bfloat16 holds eight bits of a number. Completions are drawn for RFT, so that no rounding changes what is rewarded.
 TOLERANCES: dict[str, dict[str, float]] = {
     "loss": {"rel": 0.05, "abs": 0.02},
@@ -29,7 +28,9 @@ needs_flash_attention = pytest.mark.skipif(find_spec("flash_attn") is None, reas
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 
 
-def run(folder: Path, attention: str, device: str, stages: tuple[str, ...] = tuple(LOGGED), **further: Any) -> Curves:
+def run(
+    folder: Path, attention: str, device: str, stages: tuple[str, ...] = tuple(curves.LOGGED), **further: Any
+) -> Curves:
     """What the stages log in bfloat16, with LoRA as on large models."""
     options = {"tuning": "lora", "bf16": "true", "use_cpu": device == "cpu", **further}
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +58,7 @@ def other(device: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
 
 
 @pytest.mark.parametrize("attention", ["eager", pytest.param("flash_attention_2", marks=needs_flash_attention)])
-@pytest.mark.parametrize("stage, key", [(stage, key) for stage, keys in LOGGED.items() for key in keys])
+@pytest.mark.parametrize("stage, key", [(stage, key) for stage, keys in curves.LOGGED.items() for key in keys])
 def test_attention_does_not_change_what_is_learned(stage, key, attention, sdpa, other, device):
     if device == "cpu" and attention == "flash_attention_2":
         pytest.skip("flash attention has no CPU version")

@@ -44,7 +44,7 @@ def draw_completions(patch):
                 seed = zlib.crc32(f"{trainer._rows[position]['id']} {place} {trainer.state.global_step}".encode())
                 generator = torch.Generator().manual_seed(seed)
                 rows.append(torch.randint(300, 600, (generation_config.max_new_tokens,), generator=generator))
-            return torch.cat([input_ids, torch.stack(rows)], 1)
+            return torch.cat([input_ids, torch.stack(rows).to(input_ids.device)], 1)
 
         return rollout(trainer, model, draw, input_ids, attention_mask, generation_config, **inputs)
 
