@@ -14,7 +14,7 @@ def on_page_markdown(markdown: str, **kwargs: Any) -> str:
 
 
 def _labs() -> str:
-    rows = ["| lab | unit | also | women | men | names | LOINC | MIMIC |", "|---|---|---|---|---|---|---|---|"]
+    rows = ["| lab | unit | also | women | men | LOINC | MIMIC | names |", "|---|---|---|---|---|---|---|---|"]
     for lab in map(describe_lab, LAB_DEFINITIONS):
         limits = [lab["reference"][sex] for sex in ("F", "M")]
         cells = [
@@ -22,9 +22,9 @@ def _labs() -> str:
             lab["unit"] or "",
             ", ".join(lab["units"]),
             *("" if pair is None else f"{pair[0]:g} to {pair[1]:g}" for pair in limits),
-            "; ".join(lab["aliases"]),
             ", ".join(lab["loinc"]),
             ", ".join(map(str, lab["itemids"])),
+            "; ".join(lab["aliases"]),
         ]
         rows.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(rows)

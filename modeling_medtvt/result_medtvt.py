@@ -12,10 +12,26 @@ STATUS_SIGNS = {"supported": "✓", "contradicted": "✗", "not measured": "?", 
 NOTICE = "Research use only: not a medical device, not for the care of patients."
 
 
-class DiagnosisResult(dict):
+class DiagnosisResult(dict[str, Any]):
     """
     One patient's result. It is a `dict`; its keys are attributes too, as in transformers' outputs: `result.diseases`.
+    [`~MedicalDiagnosisPipeline.__call__`] says what each holds. A patient whose inputs could not be used has `error` alone.
     """
+
+    version: int
+    warnings: list[str]
+    diseases: list[dict[str, Any]]
+    reasoning: str | None
+    answer: str | None
+    generated_text: str
+    text_source: str
+    evidence: list[dict[str, Any]]
+    unmentioned: list[dict[str, str]]
+    measurements: list[dict[str, Any]]
+    contributions: dict[str, float | None]
+    influence: dict[str, dict[str, float]] | None
+    patient: dict[str, Any]
+    error: str
 
     def __getattr__(self, name: str) -> Any:
         try:
