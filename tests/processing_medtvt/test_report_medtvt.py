@@ -87,7 +87,7 @@ class Page(HTMLParser):
 def test_page_says_and_draws_everything(processor, patient):
     source = render_report(make_result(), processor, **patient, about={"Model": "my model"})
     page = Page(source)
-    assert page.text.count(RESEARCH_USE) == 2
+    assert page.text.count(RESEARCH_USE) == 3  # above, below, and in the margin of each printed page
     for said in (
         *DISEASES,
         "supported",
