@@ -104,6 +104,7 @@ def test_demo_and_diagnose(folder, medtvt):
         (["diagnose", "--model", "demo", "--lab", "demo/lab.csv"], "demo"),
         (["diagnose", "--lab", "demo/cxr.png"], "cxr.png"),
         (["diagnose"], "Nothing to answer"),
+        (["diagnose", "--lab", "demo/lab.csv", "--report", "demo"], "demo is a folder"),
         (["init", "--tiny", "demo"], "demo exists"),
         (["export", "--model", "demo", "--out", "out"], "demo"),
     ],
