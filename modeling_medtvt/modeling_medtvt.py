@@ -766,7 +766,7 @@ def _check_labels(hidden_states: torch.Tensor, **labels: torch.Tensor | None) ->
 
 class MedTVTForCausalLM(MedTVTPreTrainedModel, GenerationMixin):
     """
-    MedTVT-R1 with its language modelling head.
+    MedTVT-R1 with its language modeling head.
 
     Attributes:
         chunked_loss (`bool`): Whether a training step computes logits where there are labels only, a chunk at a time, and

@@ -9,13 +9,30 @@ from .answers_medtvt import DISEASES
 
 
 STATUS_SIGNS = {"supported": "✓", "contradicted": "✗", "not measured": "?", "not checkable": "–"}
+NUMBERS = {"probability": "Probability", "score": "Share of answers"}
 NOTICE = "Research use only: not a medical device, not for the care of patients."
 
 
-class DiagnosisResult(dict):
+class DiagnosisResult(dict[str, Any]):
     """
     One patient's result. It is a `dict`; its keys are attributes too, as in transformers' outputs: `result.diseases`.
+    [`~MedicalDiagnosisPipeline.__call__`] says what each holds. A patient whose inputs could not be used has `error` alone.
     """
+
+    version: int
+    warnings: list[str]
+    diseases: list[dict[str, Any]]
+    reasoning: str | None
+    answer: str | None
+    generated_text: str
+    text_source: str
+    evidence: list[dict[str, Any]]
+    unmentioned: list[dict[str, str]]
+    measurements: list[dict[str, Any]]
+    contributions: dict[str, float | None]
+    influence: dict[str, dict[str, float]] | None
+    patient: dict[str, Any]
+    error: str
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -37,7 +54,7 @@ class DiagnosisResult(dict):
         limits = [warning for warning in self["warnings"] if warning.startswith("model:")]
         statements = [
             (
-                STATUS_SIGNS[statement["status"]],
+                f"{STATUS_SIGNS[statement['status']]} {statement['status']}",
                 f"{'no ' if statement['negated'] else ''}{statement['text']}",
                 statement["conclusion"],
                 statement["measured"],
@@ -45,9 +62,11 @@ class DiagnosisResult(dict):
             for statement in self["evidence"]
         ]
         parts = [f"<p><b>{_escape(text)}</b></p>" for text in (*limits, NOTICE)]
-        parts.append(_table(("Disease", "Named", "Probability", "Share of answers"), map(_disease, self["diseases"])))
+        numbers = [key for key in NUMBERS if any(disease[key] is not None for disease in self["diseases"])]
+        header = ("Disease", "Named", *map(NUMBERS.__getitem__, numbers))
+        parts.append(_table(header, (_disease(disease, numbers) for disease in self["diseases"])))
         if statements:
-            parts.append(_table(("", "Evidence", "For", "Measured"), statements))
+            parts.append(_table(("Status", "Evidence", "For", "Measured"), statements))
         if self["unmentioned"]:
             left_out = "; ".join(entry["measured"] for entry in self["unmentioned"])
             parts.append(f"<p>Abnormal and left out: {_escape(left_out)}</p>")
@@ -71,10 +90,10 @@ class DiagnosisBatch(list):
         return f"<p><b>{NOTICE}</b></p>" + _table(("Patient", *DISEASES, "Altered, in doubt, or why no answer"), rows)
 
 
-def _disease(disease: Mapping[str, Any]) -> tuple[str, ...]:
+def _disease(disease: Mapping[str, Any], numbers: Iterable[str]) -> tuple[str, ...]:
     named = f"{'yes' if disease['named'] else 'no'}{', undecided' if disease.get('undecided') else ''}"
-    numbers = [disease[key] for key in ("probability", "score")]
-    return (disease["label"], named, *("" if number is None else f"{number:.0%}" for number in numbers))
+    shares = [disease[key] for key in numbers]
+    return (disease["label"], named, *("" if share is None else f"{share:.0%}" for share in shares))
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -104,6 +104,7 @@ def test_demo_and_diagnose(folder, medtvt):
         (["diagnose", "--model", "demo", "--lab", "demo/lab.csv"], "demo"),
         (["diagnose", "--lab", "demo/cxr.png"], "cxr.png"),
         (["diagnose"], "Nothing to answer"),
+        (["diagnose", "--lab", "demo/lab.csv", "--report", "demo"], "demo is a folder"),
         (["init", "--tiny", "demo"], "demo exists"),
         (["export", "--model", "demo", "--out", "out"], "demo"),
     ],
@@ -125,6 +126,16 @@ def test_training_commands_run_as_written(folder, medtvt):
         assert code == 0, f"{line}\n{errors}"
     assert (folder / "results" / "metrics.json").is_file()
     assert (folder / "results" / "swap-lab" / "comparison.md").is_file()
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    result = subprocess.run(command, cwd=README.parent, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    pages = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    assert "medtvt diagnose [-h]" in pages["commands.html"] and "Creatinine" in pages["labs.html"]
+    for name, page in pages.items():  # nothing is loaded from elsewhere
+        assert not re.search(r"<(script|img|link rel=.stylesheet)[^>]+(src|href)=.?https?://", page), name
 
 
 def test_help_is_worth_reading(medtvt, capsys):

@@ -239,7 +239,7 @@ def frame(page: str) -> str:
     page = page.replace('<a href="#', '<a href="about:srcdoc#')  # "#" alone would be one of the app's own places
     return (
         f'<iframe title="Report" sandbox="" srcdoc="{html.escape(page, quote=True)}" '
-        'style="width: 100%; height: 85vh; border: 0"></iframe>'
+        'style="width: 100%; height: 90vh; border: 0"></iframe>'
     )
 
 
@@ -283,21 +283,35 @@ def build_app(diagnose: MedicalDiagnosisPipeline, examples: dict[str, dict], abo
             1:
         ]
 
-    with gr.Blocks(title="MedTVT-R1") as app:
+    with gr.Blocks(title="MedTVT-R1", analytics_enabled=False) as app:
         gr.Markdown(f"# MedTVT-R1\n**{RESEARCH_USE}** Do not upload data of real patients.")
         if diagnose.model.provenance.stage is None:
             gr.Markdown("The weights of this model are random and untrained: **its answers mean nothing.**")
         elif patients := diagnose.model.provenance.describe_patients():
             gr.Markdown(f"The weights were trained on {patients}: what they say of a real patient is not validated.")
         with gr.Row():
-            with gr.Column(min_width=360):
-                example = gr.Dropdown([*examples, OWN_FILES], value=first, label="Patient", elem_id="patient")
+            example = gr.Dropdown([*examples, OWN_FILES], value=first, label="Patient", elem_id="patient")
+            question = gr.Textbox(
+                label="Question (optional)", placeholder="What is the rhythm?", lines=1, elem_id="question"
+            )
+        with gr.Row():
+            samples = gr.Slider(
+                1,
+                MAX_SAMPLES,
+                value=1,
+                step=1,
+                label="Answers to draw; with several, the report shows the share that names each disease",
+                elem_id="samples",
+            )
+            button = gr.Button("Diagnose", variant="primary", elem_id="run")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
                 ecg = gr.File(
                     loaded["ecg"],
                     label="ECG: .hea with .dat or .mat",
                     file_count="multiple",
                     elem_id="ecg",
-                    height=120,
+                    height=170,
                 )
                 ecg_note = gr.Markdown(elem_id="ecg-note")
                 ecg_picture = gr.HTML(pictures[0], elem_id="ecg-picture")
@@ -313,26 +327,18 @@ def build_app(diagnose: MedicalDiagnosisPipeline, examples: dict[str, dict], abo
                     elem_id="lab",
                 )
                 lab_note = gr.Markdown(elem_id="lab-note")
-            with gr.Column(min_width=360):
-                question = gr.Textbox(
-                    label="Question (optional)", placeholder="What is the rhythm?", lines=1, elem_id="question"
-                )
-                samples = gr.Slider(
-                    1,
-                    MAX_SAMPLES,
-                    value=1,
-                    step=1,
-                    label="Answers to draw; with several, the report shows the share that names each disease",
-                    elem_id="samples",
-                )
-                button = gr.Button("Diagnose", variant="primary", elem_id="run")
+            with gr.Column(scale=3, min_width=320):
                 message = gr.Textbox(label="Message", interactive=False, elem_id="message")
-                answer = gr.Textbox(label="Answer", interactive=False, lines=10, elem_id="answer")
-        report = gr.HTML(elem_id="report")
+                answer = gr.Textbox(
+                    label="Answer, as the model writes it", interactive=False, lines=6, elem_id="answer"
+                )
+                report = gr.HTML(elem_id="report")
         usable = gr.State(True)
         inputs, notes, shown = [ecg, cxr, lab], [ecg_note, cxr_note, lab_note], [message, answer, report]
         checked = button.click(check, [*inputs, question], [*shown, usable, *notes], queue=False, api_name="check")
         answered = checked.success(run, [usable, *inputs, question, samples], shown, api_name="diagnose")
+        # on a phone the answer stands below the inputs
+        button.click(None, js="() => { if (innerWidth < 768) document.getElementById('message').scrollIntoView() }")
         example.change(pick, example, inputs, show_progress="hidden", api_visibility="private")
         # an answer never stands beside another patient than its own
         changed = [example.change, ecg.change, cxr.change, lab.change, question.change, samples.change]
@@ -361,6 +367,20 @@ def build_app(diagnose: MedicalDiagnosisPipeline, examples: dict[str, dict], abo
     return app.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
 
+def launch(app: Any, **settings: Any) -> Any:
+    """`gradio.Blocks.launch`, so that nothing of a patient is kept in the browser, and all can be read."""
+    import gradio as gr
+
+    return app.launch(
+        max_file_size=f"{MAX_FILE_MB}mb",
+        show_error=True,
+        run_history=False,
+        footer_links=[],
+        theme=gr.themes.Default(primary_hue="blue"),
+        **settings,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=DEFAULT_CHECKPOINT, help="checkpoint folder (default: the package's own)")
@@ -369,7 +389,7 @@ def main() -> None:
     diagnose = load_pipeline(args.model)
     with tempfile.TemporaryDirectory() as folder:
         app = build_app(diagnose, draw_examples(Path(folder)), {"Model": Path(args.model).resolve().name})
-        app.launch(server_port=args.port, max_file_size=f"{MAX_FILE_MB}mb", show_error=True)
+        launch(app, server_port=args.port)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,7 @@ SETTLED_MS = 3000  # what a canceled answer would need to come back
 def app(space: Any, diagnose: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: F811
     examples = space.draw_examples(tmp_path_factory.mktemp("examples"))
     app = space.build_app(diagnose, examples, {"Model": "tiny"})
-    _, url, _ = app.launch(
-        prevent_thread_lock=True, quiet=True, max_file_size=f"{space.MAX_FILE_MB}mb", show_error=True
-    )
+    _, url, _ = space.launch(app, prevent_thread_lock=True, quiet=True)
     yield url
     app.close()
 
@@ -148,9 +146,10 @@ def test_what_is_wrong_stands_beside_its_input(page, tmp_path):
 
 
 def test_a_screen_reader_can_read_it(page, space, diagnose, tmp_path):  # noqa: F811
-    """The report has no violation that axe-core finds; of the app, those of Gradio's own parts are printed."""
+    """No violation that axe-core finds, but for the buttons that Gradio nests in its box for files."""
     diagnose_and_wait(page)
-    print(Axe().run(page, options={"iframes": False}).generate_report())
+    found = Axe().run(page, options={"iframes": False})
+    assert {rule["id"] for rule in found.response["violations"]} <= {"nested-interactive"}, found.generate_report()
     (tmp_path / "report.html").write_text(html.unescape(report(page).get_attribute("srcdoc")))
     page.goto((tmp_path / "report.html").as_uri())
     assert not (found := Axe().run(page)).violations_count, found.generate_report()

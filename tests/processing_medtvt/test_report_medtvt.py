@@ -87,7 +87,7 @@ class Page(HTMLParser):
 def test_page_says_and_draws_everything(processor, patient):
     source = render_report(make_result(), processor, **patient, about={"Model": "my model"})
     page = Page(source)
-    assert page.text.count(RESEARCH_USE) == 2
+    assert page.text.count(RESEARCH_USE) == 3  # above, below, and in the margin of each printed page
     for said in (
         *DISEASES,
         "supported",
@@ -231,8 +231,21 @@ def test_each_statement_stands_with_its_verdict(processor):
         "X-ray – not checkable no effusion",
         "Other – not checkable who knows",
         "Labs Potassium 6.1 mEq/L, high",
+        "Evidence: ✓ 0 supported, ✗ 1 contradicted, – 2 not checkable. Left out: 1 abnormal measurement.",
     ):
         assert said in text
+
+
+def test_what_all_statements_of_a_modality_share_is_said_once(processor):
+    note = "a film is not measured"
+    statements = [make_statement(text, "cxr", "not checkable", measured=note) for text in ("effusion", "edema")]
+    text = Page(render_report(make_result(evidence=statements), processor)).text
+    assert f"X-ray: {note} – not checkable effusion – not checkable edema" in text
+
+
+def test_units_that_are_none_are_not_written(processor):
+    text = Page(render_report(make_result(), processor, lab={"pH": 7.3, "INR(PT)": 1.4, "Sodium": 140})).text
+    assert "pH 7.3 ▼ low" in text and "INR(PT) 1.4 ▲ high" in text and "140 mEq/L" in text
 
 
 def test_probabilities_scores_and_influence_are_shown_where_they_are(processor):

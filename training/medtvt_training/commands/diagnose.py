@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ONE_PATIENT = ("ecg", "cxr", "lab", "patient", "age", "sex", "report", "figure", "occlusion", "fhir", "json")
+WRITTEN = ("report", "figure", "fhir", "out", "csv")
 MANY_PATIENTS = ("out", "csv", "html_dir", "fhir_dir", "root")
 
 
@@ -112,7 +113,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises ValueError for options that do not go together."""
+    """Raises ValueError for options that do not go together, before anything slow is imported."""
+    if not any((args.ecg, args.cxr, args.lab, args.patient, args.batch, args.question)):
+        raise ValueError("Nothing to answer: give --ecg, --cxr, --lab, --patient or --batch.")
+    for option in WRITTEN:
+        if (path := getattr(args, option)) and Path(path).is_dir():
+            raise ValueError(f"--{option} {path} is a folder: name a file.")
     wrong = ONE_PATIENT if args.batch else MANY_PATIENTS
     if given := [f"--{name.replace('_', '-')}" for name in wrong if getattr(args, name) not in (None, False)]:
         raise ValueError(f"{', '.join(given)} {'cannot be used with' if args.batch else 'belong to'} --batch.")
