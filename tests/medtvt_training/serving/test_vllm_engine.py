@@ -64,7 +64,7 @@ def test_samples_are_drawn_there(connect, checkpoint, diagnose):
     remote = open_remote(checkpoint)
     result = remote(lab=LAB, num_samples=3, temperature=1.5, max_new_tokens=4)
     drawn = next(sent for sent in engine.requests if sent.get("n") == 3)
-    assert drawn["temperature"] == 1.5 and "seed" in drawn
+    assert drawn["temperature"] == 1.5 and drawn["top_k"] == 50 and "seed" in drawn
     assert all(disease["score"] is not None for disease in result["diseases"])
     with pytest.raises(ValueError, match="num_beams: not with"):
         remote(lab=LAB, num_beams=2)

@@ -19,8 +19,8 @@ PROBE = "Can you analyze my ECG, CXR and lab result to determine my probable con
 # How far two implementations of the same weights may be apart in a log-probability
 TOLERANCE = {torch.float32: 0.02}
 HALF_TOLERANCE = 0.25
-# What of `generate` has the same meaning there
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+# What of `generate` has the same meaning there, and what transformers takes where nobody says
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None}
 KNOWN = {"max_new_tokens", "do_sample", "num_return_sequences", "streamer", "stopping_criteria", *SAMPLING}
 
 
@@ -203,9 +203,19 @@ def generate(
 
 
 def completion_settings(model: MedTVTForCausalLM, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of `generate`, and what the generation config says, as settings of vLLM's completions."""
+    """
+    Keywords of `generate`, and what the generation config says, as settings of vLLM's completions.
+
+    Raises:
+        ValueError: if one of them has another meaning there.
+    """
     config = model.generation_config
-    asked = {name: kwargs.get(name, getattr(config, name, None)) for name in ("do_sample", *SAMPLING)}
+    asked = {
+        name: next((value for value in (kwargs.get(name), getattr(config, name)) if value is not None), default)
+        for name, default in {"do_sample": False, "repetition_penalty": 1.0, **SAMPLING}.items()
+    }
+    if asked["repetition_penalty"] != 1.0:
+        raise ValueError("repetition_penalty: not with vLLM, for which the prompt has no tokens; accepted is 1.0.")
     settings: dict[str, Any] = {
         "max_tokens": kwargs.get("max_new_tokens") or config.max_new_tokens,
         "n": kwargs.get("num_return_sequences") or 1,
@@ -213,7 +223,7 @@ def completion_settings(model: MedTVTForCausalLM, kwargs: Mapping[str, Any]) -> 
         "temperature": 0,
     }
     if asked["do_sample"]:
-        settings |= {"temperature": 1.0, **{name: asked[name] for name in SAMPLING if asked[name] is not None}}
+        settings |= {name: asked[name] for name in SAMPLING if asked[name] is not None}
         settings["seed"] = int(torch.randint(2**31, ()))  # so that `set_seed` counts there too
     return settings
 
