@@ -26,6 +26,7 @@ MEASUREMENTS = {
     "memory": "memory",  # before the others: what they leave in this process is not there for its own processes
     "first-token": "first_token",
     "decode": "decode",
+    "answer-parts": "answer_parts",
     "sft": "sft",
     "padding": "padding",
     "preprocess-ecg": "preprocess_ecg",
