@@ -50,6 +50,8 @@ def known_findings(row: QARow) -> dict[str, bool]:
     shown, absent = set(row["findings"] or ()), row.get("absent_findings")
     names: Collection[str] = FINDINGS if absent is None else [name for name in PHRASES if name in {*shown, *absent}]
     of_row = [name for name in names if name.split(":")[0] in set(MEASURED).intersection(row["modalities"])]
+    # a cohort lists what is far high as that only, and it is high too
+    of_row = [name for name in of_row if name in shown or name.replace("high", "far high") not in shown]
     return {name: name in shown for name in of_row}
 
 
