@@ -41,9 +41,7 @@ def measure(settings: Settings) -> list[Row]:
 def draw_answer() -> str:
     """The answer of the training data to that patient."""
     drawn, rng = draw_patient(*PATIENT), generators(*PATIENT)[6]
-    rows = make_rows(
-        drawn.subject_id, drawn.causes, drawn.findings, {"ecg": "", "cxr": ""}, drawn.lab, rng, True
-    )
+    rows = make_rows(drawn.subject_id, drawn.causes, drawn.findings, {"ecg": "", "cxr": ""}, drawn.lab, rng, True)
     return next(message_text(row["completion"]) for row in rows if row["level"] == "diagnosis")
 
 

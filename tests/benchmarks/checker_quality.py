@@ -29,7 +29,16 @@ from processing_medtvt.findings_medtvt import PHRASES
 
 MEASURED = ("ecg", "lab")  # a film is not
 OPEN = "not checkable"
-HEADER = ("finding", "n", "supported", "contradicted", "open", "supported, right", "contradicted, right", "open of all")
+HEADER = (
+    "finding",
+    "n",
+    "supported",
+    "contradicted",
+    "open",
+    "supported, right",
+    "contradicted, right",
+    "open of all",
+)
 
 
 def ask(names: Iterable[str], measured: Measurements) -> Iterator[tuple[str, str]]:
@@ -63,7 +72,9 @@ def describe(name: str, counts: Mapping[tuple[bool, str], int]) -> tuple[str, ..
     """A row of the table from counts by truth and status."""
     counts = Counter(counts)
     n = sum(counts[True, status] for status in ("supported", "contradicted", OPEN))
-    of_status = {status: counts[True, status] + counts[False, status] for status in ("supported", "contradicted", OPEN)}
+    of_status = {
+        status: counts[True, status] + counts[False, status] for status in ("supported", "contradicted", OPEN)
+    }
     return (
         name,
         str(n),

@@ -89,7 +89,10 @@ def format_result(result: Mapping[str, Any]) -> str:
         *_unmentioned(result["unmentioned"]),
     ]
     if result["influence"]:
-        lines += ["How much less probable without a modality (answer slot)", *_influence(result["influence"], result.get("influence_noise"))]
+        lines += [
+            "How much less probable without a modality (answer slot)",
+            *_influence(result["influence"], result.get("influence_noise")),
+        ]
     lines += ["Contributions of the modalities (gate scores, 0 to 1)", *_contributions(result["contributions"])]
     lines.append("Altered, imputed or in doubt")
     lines.extend(textwrap.indent(textwrap.fill(warning, 100), "  ") for warning in others or ["nothing"])
@@ -153,9 +156,7 @@ def _unmentioned(entries: list[Mapping[str, str]]) -> Iterator[str]:
         yield "  none"
 
 
-def _influence(
-    influence: Mapping[str, Mapping[str, float]], noise: Mapping[str, float] | None
-) -> Iterator[str]:
+def _influence(influence: Mapping[str, Mapping[str, float]], noise: Mapping[str, float] | None) -> Iterator[str]:
     for disease, of_modality in influence.items():
         moved = (
             f"{m} {value:+.2f}" + " (noise)" * bool(noise and abs(value) <= noise[disease])
