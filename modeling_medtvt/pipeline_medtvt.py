@@ -275,7 +275,9 @@ class MedicalDiagnosisPipeline(Pipeline):
               and `flag`.
             - `contributions`: the gate's score a modality, None where absent.
             - `influence`: by disease and modality, how much lower the probability of the answer slot is without it; None
-              unless asked for.
+              unless asked for. `influence_noise`: by disease, how far that probability moves where nothing is withheld and
+              only the order of the modalities in the question changes: an influence that is no larger says nothing. None
+              where there is one modality, or the question holds their places.
             - `patient`: `age` and `sex`, None where unknown.
         """
         item = {key: kwargs.pop(key) for key in INPUT_KEYS if key in kwargs and key != "question"}
@@ -376,10 +378,16 @@ class MedicalDiagnosisPipeline(Pipeline):
         return not (bos and prompt.startswith(bos))
 
     def _withheld_ids(self, given: list[str], asked: str | None) -> dict[str, torch.Tensor]:
-        """The ids (tokens,) of the prompt without each modality, and of the whole one, under `"none"`."""
+        """
+        The ids (tokens,) of the prompt without each modality, of the whole one, under `"none"`, and of the whole one with its
+        modalities in another order, under `"reordered"`, where there is another.
+        """
         found = {}
-        for modality in [*given, "none"]:
+        has_places = asked is not None and any(f"<{modality}>" in asked for modality in given)
+        for modality in [*given, "none", *(["reordered"] if len(given) > 1 and not has_places else [])]:
             others = [other for other in given if other != modality]
+            if modality == "reordered":
+                others.reverse()
             question = None if asked is None else asked.replace(f"<{modality}>", "")
             prompt = self._chat(self._prompt(others, question or (None if others else " ")))
             encoded = self.processor.encode_text(prompt, add_special_tokens=self._needs_special_tokens(prompt))
@@ -478,12 +486,12 @@ class MedicalDiagnosisPipeline(Pipeline):
         embeds: torch.Tensor,
         texts: Sequence[Sequence[str]],
         generate_kwargs: Mapping[str, Any],
-    ) -> tuple[list[dict[str, float] | None], list[dict[str, dict[str, float]] | None]]:
+    ) -> tuple[list[dict[str, float] | None], list[dict[str, Any] | None]]:
         """For each patient the probabilities of the answer slot, averaged over the reasonings, and the influences."""
         withheld = inputs["withheld_ids"]
         of_patients = [withheld] if isinstance(withheld, Mapping) else withheld
         probabilities: list[dict[str, float] | None] = []
-        influences: list[dict[str, dict[str, float]] | None] = []
+        influences: list[dict[str, Any] | None] = []
         for i, (ids, mask) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"])):
             if self.calibration is None and not of_patients[i]:
                 probabilities.append(None)
@@ -510,8 +518,11 @@ class MedicalDiagnosisPipeline(Pipeline):
         features: Mapping[str, torch.Tensor],
         withheld_ids: Mapping[str, torch.Tensor],
         generate_kwargs: Mapping[str, Any],
-    ) -> dict[str, dict[str, float]]:
-        """By disease and modality, how much lower the probability is where the patient is answered, greedily, without it."""
+    ) -> dict[str, Any]:
+        """
+        `influence`: by disease and modality, how much lower the probability is where the patient is answered, greedily,
+        without it. `influence_noise`: by disease, how far it moves where nothing is withheld and only the order changes.
+        """
         device = next(iter(features.values())).device
         batch = self.tokenizer.pad(
             {"input_ids": [ids.tolist() for ids in withheld_ids.values()]}, padding_side="left", return_tensors="pt"
@@ -529,11 +540,13 @@ class MedicalDiagnosisPipeline(Pipeline):
             withheld: self._slot(ids.tolist(), texts[i], embeds[i : i + 1])
             for i, (withheld, ids) in enumerate(withheld_ids.items())
         }
-        whole = found.pop("none")
-        return {
+        whole, reordered = found.pop("none"), found.pop("reordered", None)
+        moved = {
             disease: {modality: whole[disease] - without[disease] for modality, without in found.items()}
             for disease in DISEASES
         }
+        noise = None if reordered is None else {d: abs(whole[d] - reordered[d]) for d in DISEASES}
+        return {"influence": moved, "influence_noise": noise}
 
     def _check_finite(self, embeds: torch.Tensor) -> None:
         if embeds.isfinite().all():
@@ -580,7 +593,8 @@ class MedicalDiagnosisPipeline(Pipeline):
             unmentioned=checked.unmentioned,
             measurements=self.processor.list_measurements(model_outputs["measured"]),
             contributions={m: None if value != value else value for m, value in zip(MODALITIES, contributions)},
-            influence=model_outputs["influence"],
+            influence=(model_outputs["influence"] or {}).get("influence"),
+            influence_noise=(model_outputs["influence"] or {}).get("influence_noise"),
             patient=model_outputs["patient"],
             text_source=source,
             generated_text=shown,

@@ -13,7 +13,7 @@ LONGEST_PR = 160  # samples
 LEAD_I, LEAD_II, LEAD_III, AVR, AVF, V1 = 0, 1, 2, 3, 4, 6
 LATERAL = (0, 9, 10, 11)  # I, V4-V6
 UPRIGHT = ((LEAD_I, 1), (LEAD_II, 1), (AVR, -1), (AVF, 1))  # the sum in which P waves of the sinus node are upright
-FOOT = 0.08  # of the height of P: where it begins and ends
+FOOT = 0.12  # of the height of P: where it begins and ends
 ATRIA = ("p_regularity", "p_height", "p_ms", "pr_ms", "p_terminal_v1", "p_lead_i", "flutter_fit", "flutter_mv")
 
 
@@ -68,6 +68,14 @@ def _agreement(stack: np.ndarray) -> float:
     return float((np.linalg.norm(stack.sum(axis=0)) ** 2 - len(stack)) / (len(stack) * (len(stack) - 1)))
 
 
+def resting_level(curve: np.ndarray) -> float:
+    """
+    The level beside a wave: median of the lowest quarter. The lowest point alone lies far from the wave where the baseline
+    slopes, so that the wave would seem longer than it is.
+    """
+    return float(np.median(np.sort(curve)[: max(curve.size // 4, 3)]))
+
+
 def _edges(curve: np.ndarray, onset: int, length: int) -> tuple[int, int, int, float] | None:
     """First sample, peak and last sample of the P wave, and its height over its feet."""
     begin, end = onset - length, onset - 5
@@ -76,7 +84,7 @@ def _edges(curve: np.ndarray, onset: int, length: int) -> tuple[int, int, int, f
         return None
     peak = begin + int(peaks[-1])  # the ones before are T, or the first of a notched P
     before, after = curve[begin : peak + 1], curve[peak:end]
-    low_before, low_after = before[-70:].min(), after.min()
+    low_before, low_after = resting_level(before[-70:]), resting_level(after)
     height = curve[peak] - max(low_before, low_after)
     if height <= 0.01:
         return None

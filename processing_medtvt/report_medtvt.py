@@ -55,7 +55,8 @@ def render_report(
         ecg, cxr, lab, sampling_rate, leads, unit (*optional*): The inputs of that result.
         about (`dict[str, str]`, *optional*): What else to say of the model, such as its name; versions are added.
         occlusion (`dict`, *optional*): How much the score of `disease` falls where a part is taken away: `ecg` (leads,
-            stretches), `cxr` (rows, columns), `lab` (by name), each None where it was not asked for.
+            stretches), `cxr` (rows, columns), `lab` (by name), each None where it was not asked for; and `noise`, by
+            modality, what no change means that is no larger.
 
     Raises:
         ValueError: if an input cannot be read, or `result` is none of the pipeline.
@@ -161,6 +162,7 @@ def _occlusion(occlusion: Mapping[str, Any], inputs: DrawnInputs, pages: Sequenc
         name: float(np.abs(occlusion[name]).max()) for name in ("ecg", "cxr") if occlusion.get(name) is not None
     }
     drawn: dict[str, Any] = {"disease": occlusion["disease"], "full": FULL_COLOR, "largest": largest}
+    drawn["noise"] = occlusion.get("noise") or {}
     if "ecg" in largest and inputs.ecg is not None:
         drawn["ecg"] = [(page, color_stretches(page, inputs.ecg.leads, occlusion["ecg"])) for page in pages]
     if "cxr" in largest and inputs.cxr is not None:

@@ -33,6 +33,7 @@ MEASUREMENTS = {
     "first-use": "first_use",
     "first-token": "first_token",
     "decode": "decode",
+    "answer-parts": "answer_parts",
     "sft": "sft",
     "padding": "padding",
     "preprocess-ecg": "preprocess_ecg",

@@ -66,7 +66,8 @@ def test_own_question_and_several_answers(space, diagnose, patient):
 
 
 def test_links_of_the_report_stay_in_its_frame(space):
-    framed = space.frame('<a href="#lab-1">x</a><use href="#trace-I"/>')
+    framed = space.frame('<a href="#lab-1">x</a><use href="#trace-I"/>"></iframe><script>')
+    assert framed.count("<") == 2 and framed.count('"') == 8  # the frame's own tags and attributes
     assert "about:srcdoc#lab-1" in framed and "about:srcdoc#trace" not in framed
 
 

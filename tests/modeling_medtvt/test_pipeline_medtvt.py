@@ -31,6 +31,7 @@ KEYS = {
         "unmentioned",
         "contributions",
         "influence",
+        "influence_noise",
     ),
     *("patient", "text_source", "generated_text", "measurements"),
 }
@@ -210,11 +211,13 @@ def test_influence_is_the_change_of_probability_without_a_modality(diagnose, pat
     assert set(result["influence"]) == set(DISEASES)
     assert all(set(of_modality) == set(subset) for of_modality in result["influence"].values())
     assert any(value for of_modality in result["influence"].values() for value in of_modality.values())
+    noise = result["influence_noise"]  # one modality has no other order
+    assert noise is None if len(subset) == 1 else set(noise) == set(DISEASES) and any(noise.values())
     in_batch = diagnose([given, {"question": "What is it?"}], influence=True, max_new_tokens=4, batch_size=2)
     for disease, of_modality in result["influence"].items():
         # another batch shape, hence other rounding
         assert in_batch[0]["influence"][disease] == pytest.approx(of_modality, abs=1e-3)
-    assert in_batch[1]["influence"] is None
+    assert in_batch[1]["influence"] is None and in_batch[1]["influence_noise"] is None
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,9 @@ def test_a_result_is_a_dict_with_attributes():
 
 
 def test_a_notebook_shows_limits_first_and_escapes_text():
-    shown = make_result("<script>alert(1)</script>")._repr_html_()
+    result = make_result("<script>alert(1)</script>")
+    assert "<script>" in json.dumps(result)  # which is text there
+    shown = result._repr_html_()
     assert shown.index("imaginary patients only") < shown.index("Sepsis") and "25%" in shown
     assert "Creatinine 2.3 mg/dL" in shown and "Potassium 6.1" in shown and "<script>" not in shown
 

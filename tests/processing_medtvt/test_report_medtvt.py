@@ -255,6 +255,9 @@ def test_probabilities_scores_and_influence_are_shown_where_they_are(processor):
     text = Page(render_report(make_result(diseases=diseases, influence=influence), processor)).text
     for said in ("Probability", "25%", "75%", "undecided", "+0.12", "-0.25"):
         assert said in text
+    noise = dict.fromkeys(DISEASES, 0.2)
+    text = Page(render_report(make_result(influence=influence, influence_noise=noise), processor)).text
+    assert "(+0.12)" in text and "(-0.25)" not in text and "which is noise" in text
     plain = Page(render_report(make_result(), processor)).text
     assert "Probability" not in plain and "Influence" not in plain
 

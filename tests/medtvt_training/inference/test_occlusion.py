@@ -10,7 +10,7 @@ from transformers import AutoProcessor
 
 from medtvt_training.cli import main
 from medtvt_training.evaluation.occlusion_agreement import occlusion_agreement
-from medtvt_training.inference.occlusion import occlude
+from medtvt_training.inference.occlusion import REPEATS, occlude
 from medtvt_training.synthetic.cohort import write_cohort
 from medtvt_training.synthetic.example_patient import write_example_patient
 from medtvt_training.synthetic.patient import draw_patient
@@ -86,7 +86,8 @@ def test_shapes_and_one_encoding_of_what_is_not_occluded(diagnose, patient, monk
     monkeypatch.setattr(diagnose.model, "get_cxr_features", lambda values: calls.append(len(values)) or encode(values))
     found = occlude(diagnose, patient, TEXT, "Sepsis", stretch_seconds=2.5, regions=3, batch_size=4)
     assert (found["ecg"].shape, found["cxr"].shape) == ((12, 4), (3, 3))
-    assert sum(calls) == 1 + 9
+    assert sum(calls) == 1 + REPEATS + 9
+    assert set(found["noise"]) == {"ecg", "cxr", "lab"} and all(value > 0 for value in found["noise"].values())
     values = list(found["lab"].values())
     assert np.isfinite([*found["ecg"].ravel(), *found["cxr"].ravel(), *values]).all()
     assert np.ptp(found["ecg"]) > 0 and np.ptp(found["cxr"]) > 0 and np.ptp(values) > 0

@@ -22,6 +22,7 @@ def make_result(**changes):
         "evidence": [{**STATEMENT, "status": "supported", "measured": "Creatinine 2.3 mg/dL", "conclusion": "Sepsis"}],
         "unmentioned": [],
         "influence": {"Sepsis": {"lab": 0.25}},
+        "influence_noise": None,
         "contributions": {"ecg": None, "cxr": None, "lab": 0.5},
         **changes,
     }
@@ -46,6 +47,15 @@ def test_a_terminal_gets_bars_and_colors(monkeypatch):
     for words in ("imaginary patients only", "Research use only", "Sepsis", "lab: converted", "+0.25"):
         assert words in plain
     assert plain.index("imaginary patients only") < plain.index("Sepsis")
+
+
+def test_what_is_within_noise_is_said():
+    lines = format_result(
+        make_result(influence={"Sepsis": {"lab": 0.25, "ecg": -0.01}}, influence_noise={"Sepsis": 0.02})
+    ).splitlines()
+    shown = next(line for line in lines if "lab +0.25" in line)
+    assert shown.endswith("ecg -0.01 (noise)") and "+0.25 (noise)" not in shown
+    assert any("another order of the modalities" in line for line in lines)
 
 
 def test_a_pipe_gets_plain_text(capsys):

@@ -18,6 +18,8 @@ from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline
 
 TENSORS = {"ecg": "ecg_values", "cxr": "pixel_values", "lab": "lab_values"}
 FEATURES = {"ecg": "ecg_features", "cxr": "cxr_features", "lab": "lab_features"}
+# What no reader would see: of a signal's or a picture's spread, and of the scale of percentiles
+NOISE, REPEATS = 0.01, 4
 # A clause ends at a full stop that is no decimal point
 CLAUSE = re.compile(r"(?:[^;.\n<>]|\.(?=\d))+")
 
@@ -50,7 +52,8 @@ def occlude(
     Returns:
         `dict`: `disease`, `score` (nats), and how much it falls without each part: `ecg` (leads, stretches), `cxr`
         (regions, regions), `lab` (by name); None where the patient lacks the modality or it was not
-        asked for.
+        asked for. `noise`, by modality: the largest change of the score where nothing is taken away and 1 % of noise is
+        added to the whole input, four times. A part that changes it no more says nothing.
 
     Raises:
         ValueError: if the text does not name the disease, or the patient has no modality.
@@ -58,6 +61,9 @@ def occlude(
     score = _Scorer(diagnose, patient, text, disease, batch_size)
     result: dict[str, Any] = {"disease": disease, "score": score.base, "ecg": None, "cxr": None, "lab": None}
     occluded = [name for name in score.inputs if name in modalities]
+    result["noise"] = {
+        name: float(np.abs(score.fall(name, _disturb(name, score.inputs[name][0]))).max()) for name in occluded
+    }
     processor: Any = diagnose.processor
     rate = processor.ecg_feature_extractor.sampling_rate
     if "ecg" in occluded:
@@ -125,6 +131,18 @@ class _Scorer:
             features = {name: f.expand(len(rows), *f.shape[1:]) for name, f in self.features.items()}
             scores.append(self._score({**features, modality: self._encode(modality, rows)}).cpu())
         return self.base - torch.cat(scores).numpy()
+
+
+def _disturb(modality: str, values: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Copies with noise, the same in every call; of labs the mask stays."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(REPEATS):
+        noise = NOISE * torch.randn(values.shape, generator=generator)
+        if modality == "lab":
+            known = values[len(values) // 2 :]
+            yield torch.cat([values[: len(known)] + noise[: len(known)] * known, known])
+        else:
+            yield values + values.std() * noise
 
 
 def _occlude_ecg(ecg: torch.Tensor, length: int) -> tuple[list[torch.Tensor], tuple[int, int]]:

@@ -44,7 +44,7 @@ def print_result(result: Mapping[str, Any]) -> None:
     console.print(Text("\n".join(_unmentioned(result["unmentioned"]))))
     if result["influence"]:
         console.print(Text("How much less probable without a modality (answer slot)", style="bold"))
-        console.print(Text("\n".join(_influence(result["influence"]))))
+        console.print(Text("\n".join(_influence(result["influence"], result.get("influence_noise")))))
     console.print(Text("Contributions of the modalities (gate scores, 0 to 1)", style="bold"))
     console.print(Text("\n".join(_contributions(result["contributions"]))))
     console.print(Text("Altered, imputed or in doubt", style="bold"))
@@ -89,7 +89,10 @@ def format_result(result: Mapping[str, Any]) -> str:
         *_unmentioned(result["unmentioned"]),
     ]
     if result["influence"]:
-        lines += ["How much less probable without a modality (answer slot)", *_influence(result["influence"])]
+        lines += [
+            "How much less probable without a modality (answer slot)",
+            *_influence(result["influence"], result.get("influence_noise")),
+        ]
     lines += ["Contributions of the modalities (gate scores, 0 to 1)", *_contributions(result["contributions"])]
     lines.append("Altered, imputed or in doubt")
     lines.extend(textwrap.indent(textwrap.fill(warning, 100), "  ") for warning in others or ["nothing"])
@@ -153,6 +156,12 @@ def _unmentioned(entries: list[Mapping[str, str]]) -> Iterator[str]:
         yield "  none"
 
 
-def _influence(influence: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+def _influence(influence: Mapping[str, Mapping[str, float]], noise: Mapping[str, float] | None) -> Iterator[str]:
     for disease, of_modality in influence.items():
-        yield f"  {disease:<28}" + "  ".join(f"{m} {value:+.2f}" for m, value in of_modality.items())
+        moved = (
+            f"{m} {value:+.2f}" + " (noise)" * bool(noise and abs(value) <= noise[disease])
+            for m, value in of_modality.items()
+        )
+        yield f"  {disease:<28}" + "  ".join(moved)
+    if noise is not None:
+        yield "  noise: no more than what another order of the modalities in the question changes"
