@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, PreTrainedModel
+from transformers.cache_utils import Cache
 
 from .logits_processors_medtvt import FiniteLogitsProcessor, PlaceholderLogitsProcessor
 from .modeling_medtvt_inputs import FEATURE_INPUT_NAMES, RAW_INPUT_NAMES
@@ -85,8 +86,11 @@ class MedTVTGenerationMixin(GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         modality_embeds: torch.Tensor | None = None,
         is_first_iteration: bool = False,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
+        if cache is not None:  # `past_key_values`, which is among the keywords, in releases before 5.24
+            kwargs["cache"] = cache
         model_inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]  # a protocol of more
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
