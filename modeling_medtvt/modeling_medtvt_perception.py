@@ -34,7 +34,8 @@ class MedTVTCyclicAttention(nn.Module):
         # rounds: (Q, K, V) = (E, C, L), (C, L, E), (L, E, C), stacked on dim 1
         query, key, value = self.q_proj(embeds), self.k_proj(embeds).roll(-1, 1), self.v_proj(embeds).roll(-2, 1)
         query, key, value = (x.unflatten(-1, (self.num_heads, -1)).transpose(2, 3) for x in (query, key, value))
-        # in full: a kernel has nothing to gain from k tokens, and its backward pass gives one lone key rounding for a gradient
+        # in full: a kernel has nothing to gain from k tokens, and where k is 1 its backward pass gives queries and keys, which
+        # do not matter then, rounding in place of zero, of which Adam makes full steps
         weights = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
         return self.o_proj((weights @ value).transpose(2, 3).flatten(-2)).mean(dim=1), weights
 

@@ -46,6 +46,9 @@ def test_the_whole_forward_compiles_to_one_graph(shallow):
     inputs = build_short_inputs(model, [subset for subset in reversed(SUBSETS) if "cxr" not in subset] * 2)
     inputs.pop("pixel_values")
     assert_close(compiled(**inputs).logits, model(**inputs).logits)
+    inputs["input_ids"][0, -1] = model.config.ecg_token_id  # a prompt that is refused, as without a graph
+    with pytest.raises(RuntimeError, match="assertion failed"):
+        compiled(**inputs)
 
 
 def test_a_compiled_training_step_has_the_same_gradients(shallow):
@@ -88,3 +91,6 @@ def test_what_stands_before_the_language_model_exports(shallow, tmp_path):
         embeds, gates = exported(*(inputs[name] for name in names))
         assert_close(embeds, expected.embeds)
         assert_close(gates, expected.gates)
+    inputs["input_ids"][0, -1] = shallow.config.ecg_token_id
+    with pytest.raises(RuntimeError, match="assertion failed"):
+        exported(*(inputs[name] for name in names))

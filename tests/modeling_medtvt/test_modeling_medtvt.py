@@ -610,7 +610,7 @@ def test_loss_is_the_shifted_cross_entropy_and_takes_the_global_count(model):
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
 @pytest.mark.parametrize("count", [None, 1000, torch.tensor(1000)], ids=["mean", "number", "tensor"])
 def test_chunked_loss_equals_the_plain_one(tokenizer, monkeypatch, count, autocast):
-    monkeypatch.setattr("modeling_medtvt.modeling_medtvt.LOSS_CHUNK", 7)
+    monkeypatch.setattr("modeling_medtvt.loss_medtvt.LOSS_CHUNK", 7)
     model = build_model(tokenizer).train()
     inputs = with_labels(build_inputs(model, SUBSETS))
     inputs |= {} if count is None else {"num_items_in_batch": count}

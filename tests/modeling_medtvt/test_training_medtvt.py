@@ -116,15 +116,32 @@ def packed(model, *subsets):
     return inputs
 
 
+def bounded(inputs):
+    """The same, told apart as FlashAttention's keywords do, and by nothing else."""
+    inputs = dict(inputs)
+    starts = (inputs.pop("position_ids").flatten() == 0).nonzero().flatten()
+    bounds = torch.cat([starts, torch.tensor([inputs["input_ids"].numel()])]).int()
+    return inputs | {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("by_embeds", [False, True], ids=["values", "embeds"])
-def test_modalities_of_several_patients_in_one_row_are_refused(model, by_embeds):
-    inputs = packed(model, ("ecg",), ("lab",))
+@pytest.mark.parametrize("told", [dict, bounded], ids=["position_ids", "cu_seq_lens"])
+def test_modalities_of_several_patients_in_one_row_are_refused(model, by_embeds, told):
+    inputs = told(packed(model, ("ecg",), ("lab",)))
     if by_embeds:
         values = {name: inputs.pop(name) for name in RAW}
         inputs["modality_embeds"] = model.get_modality_embeds(**values).embeds
     with pytest.raises(ValueError, match="Row 0 has placeholders in several sequences"):
         model(**inputs)
+
+
+@torch.no_grad()
+def test_bounds_between_patients_are_no_fault(model):
+    assert model(**bounded(packed(model, (), ("ecg", "lab")))).gates is not None
+    rows = build_inputs(model, [ALL, ALL], lengths=[5, 5])
+    length = rows["input_ids"].shape[1]
+    assert_close(model(**rows, cu_seq_lens_q=torch.tensor([0, length, 2 * length])).logits, model(**rows).logits)
 
 
 @torch.no_grad()

@@ -97,3 +97,8 @@ class MedTVTModelTest(
     def setUp(self):
         self.model_tester = MedTVTModelTester(self)
         test_modeling_common.global_rng.seed(0)  # the source of random ids
+
+    def _image_features_prepare_config_and_inputs(self):
+        config, inputs = super()._image_features_prepare_config_and_inputs()
+        config.vision_config = config.cxr_config  # where the tests look for its width and depth
+        return config, inputs
