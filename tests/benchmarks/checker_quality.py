@@ -64,6 +64,13 @@ def known_findings(row: QARow) -> dict[str, bool]:
     return {name: name in shown for name in of_row}
 
 
+def pool(counts: Iterable[Counter[tuple[bool, str]]]) -> Counter[tuple[bool, str]]:
+    pooled: Counter[tuple[bool, str]] = Counter()
+    for of_one in counts:
+        pooled.update(of_one)
+    return pooled
+
+
 def share(part: int, whole: int) -> str:
     return f"{part / whole:.3f} ({part}/{whole})" if whole else "-"
 
@@ -116,8 +123,8 @@ def main(arguments: list[str] | None = None) -> None:
         names = [name for name in asked if name.startswith(modality)]
         lines += [describe(name, asked[name]) for name in names]
         if names:
-            lines.append(describe(f"all {modality}", sum((asked[name] for name in names), Counter())))
-    lines.append(describe("all", sum(asked.values(), Counter())))
+            lines.append(describe(f"all {modality}", pool(asked[name] for name in names)))
+    lines.append(describe("all", pool(asked.values())))
     print(f"{len(seen)} records of {args.data}, {', '.join(args.split)}\n")
     print(markdown_table(HEADER, lines))
     print("Statements of the rows' own answers")
