@@ -21,7 +21,9 @@ def add_record_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ecg-root", help="folder that ECG paths are relative to (default: --data)")
     parser.add_argument("--cxr-root", help="folder that X-ray paths are relative to (default: --data)")
     parser.add_argument(
-        "--ids", metavar="PATTERN", help="evaluate only records whose id a regular expression matches, such as -ecg$"
+        "--ids",
+        metavar="PATTERN",
+        help="evaluate only records whose id a regular expression matches, such as (ecg|cxr|lab)$",
     )
     parser.add_argument("--limit", type=int, help="evaluate only the first LIMIT records")
     parser.add_argument("--out", help="folder for predictions.jsonl, metrics.json, report.md and figures")

@@ -60,7 +60,7 @@ class Records:
         split (`str`): `"train"`, `"validation"` or `"test"`.
         ecg_root, cxr_root (`str` or `os.PathLike`, *optional*): What paths are relative to, if not to `data`.
         limit (`int`, *optional*): Only the first so many.
-        ids (`str`, *optional*): Only those whose id this regular expression matches somewhere, such as `"-ecg$"`.
+        ids (`str`, *optional*): Only those whose id this regular expression matches somewhere, such as `"(ecg|cxr|lab)$"`.
     """
 
     data: str | os.PathLike

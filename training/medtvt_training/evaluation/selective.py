@@ -151,7 +151,10 @@ def render_calibration(results: Mapping) -> str | None:
         own = limits.get("per_disease", {}).get(disease, {})
         rows.append([disease, *(format_value(values[name], own.get(name)) for name in columns)])
     rows.append(["mean", *(format_value(strict[f"{n}_macro"], limits.get(f"{n}_macro")) for n in columns)])
-    note = f"Calibration error: expected, {ECE_BINS} bins of equal width. Calibrated: by the maps saved with the model, which are fitted on other patients."
+    note = (
+        f"Calibration error: expected, {ECE_BINS} bins of equal width; resampled patients make it larger, so its intervals lie "
+        "high. Calibrated: by the maps saved with the model, which are fitted on other patients."
+    )
     return f"{markdown_table(['disease', *columns.values()], rows)}\n{note}\n"
 
 
