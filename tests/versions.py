@@ -73,8 +73,11 @@ def resolve() -> int:
         pins = Path(folder, "oldest.txt")
         pins.write_text("\n".join(oldest_pins(config)) + "\n", encoding="utf-8")
         # the oldest are from before the newest Pythons
-        sets = [("oldest", PYTHONS[:1], [str(pins)])]
-        sets += [("constraints.txt", PYTHONS, [str(ROOT / "constraints.txt")]), ("newest", PYTHONS, [])]
+        sets: list[tuple[str, tuple[str, ...], list[str]]] = [
+            ("oldest", PYTHONS[:1], [str(pins)]),
+            ("constraints.txt", PYTHONS, [str(ROOT / "constraints.txt")]),
+            ("newest", PYTHONS, []),
+        ]
         for name, versions, constraints in sets:
             for version in versions:
                 command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet", "--no-python-downloads"]
