@@ -41,6 +41,7 @@ def test_a_notebook_shows_limits_first_and_escapes_text():
     shown = result._repr_html_()
     assert shown.index("imaginary patients only") < shown.index("Sepsis") and "25%" in shown
     assert "Creatinine 2.3 mg/dL" in shown and "Potassium 6.1" in shown and "<script>" not in shown
+    assert "✓ supported" in shown and "Share of answers" not in shown  # one answer has no shares
 
 
 def test_a_notebook_shows_a_batch_as_a_table():

@@ -121,7 +121,9 @@ def run(args: argparse.Namespace) -> None:
         folder = args.out / args.name
         counts = write_dataset(args.out, folder, "open" if args.open_data else "credentialed")
         write_text(str(dataset_card(folder)), folder / "README.md")
-        print(f"{folder}: {sum(counts['rows'].values()):,} rows. Research use only.")
+        reviewed = sum(counts["review"].values())
+        review = f"{reviewed:,} answers reviewed by a person" if reviewed else "none reviewed by a person"
+        print(f"{folder}: {sum(counts['rows'].values()):,} rows, {review}. Research use only.")
     if args.step in ("stats", "all"):
         from ..mimic.stats import write_stats
 

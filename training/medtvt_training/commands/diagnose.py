@@ -145,7 +145,7 @@ def _about(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline") -> di
 
 
 def _run_one(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", settings: dict[str, Any]) -> None:
-    from transformers import set_seed
+    import torch
 
     from processing_medtvt.report_medtvt import RESEARCH_USE, render_report
 
@@ -166,7 +166,7 @@ def _run_one(args: argparse.Namespace, diagnose: "MedicalDiagnosisPipeline", set
     if stated and inputs["ecg"] is None:
         raise ValueError("--sampling-rate, --leads and --unit belong to an ECG, and there is none.")
     if args.seed is not None:
-        set_seed(args.seed)
+        torch.manual_seed(args.seed)  # transformers' set_seed would import accelerate, and what that brings
     patient = {"age": args.age, "sex": args.sex}
     result = diagnose(**inputs, **stated, patient=patient, **settings)
     result["warnings"] += notes
