@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --c
 INSTALL := $(PIP) --quiet
 FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
 
-.PHONY: help demo test test-oldest test-newest test-cuda types style resolve docs bench peer space space-test vllm-test audit release
+.PHONY: help demo test test-oldest test-newest test-cuda types style resolve docs bench peer rehearsal space space-test vllm-test audit release
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench: $(VENV)/dev  ## speed and memory as ratios; ARGS= takes options of tests/
 peer: $(VENV)/dev  ## transformers' own common tests, of the installed version, on our classes; ARGS= takes pytest's own
 	$(INSTALL) parameterized
 	$(BIN)/python -m tests.peer $(if $(ARGS),-- $(ARGS))
+
+rehearsal: $(VENV)/dev  ## from a folder of MIMIC's layout and size to an evaluation, killed on the way; ARGS= takes its options
+	$(BIN)/python -m tests.rehearsal --out build/rehearsal $(ARGS)
 
 vllm-test: .venv-vllm/done  ## answers and rollouts through vLLM held against those of transformers, on a CPU; ARGS= takes options
 	.venv-vllm/bin/python -m tests.vllm $(ARGS)

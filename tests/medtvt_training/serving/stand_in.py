@@ -16,6 +16,7 @@ from modeling_medtvt import MedTVTForCausalLM
 
 
 URL = "http://engine.test"
+CLIENT = httpx.Client
 
 
 class StandIn:
@@ -75,5 +76,4 @@ class StandIn:
 
 def put_in_place_of_the_network(patch: pytest.MonkeyPatch, handler: Any) -> None:
     """Whatever httpx's clients ask, the handler answers."""
-    client = httpx.Client
-    patch.setattr(httpx, "Client", lambda **kwargs: client(transport=httpx.MockTransport(handler), **kwargs))
+    patch.setattr(httpx, "Client", lambda **kwargs: CLIENT(transport=httpx.MockTransport(handler), **kwargs))

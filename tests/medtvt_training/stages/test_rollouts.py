@@ -45,7 +45,10 @@ def test_a_run_draws_there_and_learns(engine, policy, make_trainer):
     trainer = make_trainer(model, rollout_engine=VllmEngine(URL), max_steps=2, **kwargs)
     trainer.train()
     asked = [request for request in engine.requests if request.get("n")]
-    assert all(request["temperature"] == 1.0 and request["n"] == NUM_GENERATIONS for request in asked) and len({r["seed"] for r in asked}) == 2
+    assert (
+        all(request["temperature"] == 1.0 and request["n"] == NUM_GENERATIONS for request in asked)
+        and len({r["seed"] for r in asked}) == 2
+    )
     assert [entry["kl"] > 1e-5 for entry in trainer.state.log_history if "kl" in entry] == [False, True]
 
 

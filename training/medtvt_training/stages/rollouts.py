@@ -102,7 +102,7 @@ def write_lora(model: PeftModel, folder: Path) -> None:
     lora = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items() if "lora_" in name}
     config = copy.deepcopy(model.peft_config["default"])
     config.modules_to_save = None
-    config.target_modules = sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in lora})
+    config.target_modules = sorted({name.removeprefix("base_model.model.").split(".lora_")[0] for name in lora})
     config.inference_mode = True
     config.save_pretrained(str(folder))
     save_file(lora, folder / "adapter_model.safetensors")
