@@ -4,9 +4,11 @@
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from medtvt_training.data.conversation import message_text
 from medtvt_training.stages.initialize import default_processor, tiny_tokenizer
@@ -16,7 +18,7 @@ from medtvt_training.synthetic.patient import draw_patient, generators
 from modeling_medtvt import DISEASES, MedicalDiagnosisPipeline, parse_answer
 from modeling_medtvt.answer_probability_medtvt import answer_probabilities
 from processing_medtvt import MedTVTEcgFeatureExtractor
-from processing_medtvt.evidence_medtvt import check_evidence
+from processing_medtvt.evidence_medtvt import Measurements, check_evidence
 from processing_medtvt.measure_ecg_medtvt import measure_ecg
 from processing_medtvt.processing_medtvt import ECG_MEASURING_RATE
 
@@ -48,7 +50,8 @@ def draw_answer() -> str:
 @torch.no_grad()
 def compare(size: str, patient: dict[str, str], device: str, repeats: int) -> list[Row]:
     model, tokenizer = build(size, device), tiny_tokenizer()
-    model.get_output_embeddings().weight[len(tokenizer) :] = 0  # never written: the tokenizer has no text for them
+    head = cast(nn.Linear, model.get_output_embeddings())
+    head.weight[len(tokenizer) :] = 0  # never written: the tokenizer has no text for them
     processor = default_processor(tokenizer, model.config.num_modality_tokens)
     diagnose = MedicalDiagnosisPipeline(model=model, processor=processor, device=device)
     answer = draw_answer()
@@ -56,7 +59,7 @@ def compare(size: str, patient: dict[str, str], device: str, repeats: int) -> li
     tokens = {"min_new_tokens": length, "max_new_tokens": length}
     inputs = diagnose.ensure_tensor_on_device(**diagnose.preprocess({"index": None, "item": patient}, influence=True))
     encoded = diagnose._encode(inputs)
-    embeds = model.get_modality_embeds(inputs["input_ids"], **encoded).embeds
+    embeds = cast(torch.Tensor, model.get_modality_embeds(inputs["input_ids"], **encoded).embeds)
     prompt = inputs["input_ids"][0].tolist()
     extractor = MedTVTEcgFeatureExtractor(sampling_rate=ECG_MEASURING_RATE)
     signal = np.asarray(extractor(patient["ecg"])["ecg_values"][0])
@@ -65,7 +68,8 @@ def compare(size: str, patient: dict[str, str], device: str, repeats: int) -> li
         diagnose._generate(inputs["input_ids"], inputs["attention_mask"], embeds, **tokens, do_sample=False)
 
     def check() -> None:
-        check_evidence(parse_answer(answer).reasoning or "", {**inputs["measured"], "ecg": measure_ecg(signal)})
+        measured = cast(Measurements, {**inputs["measured"], "ecg": measure_ecg(signal)})
+        check_evidence(parse_answer(answer).reasoning or "", measured)
 
     sides = {
         "generate": generate,
