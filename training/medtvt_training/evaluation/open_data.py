@@ -130,7 +130,12 @@ def _read_published(source: Source, path: Path, splits: Sequence[str], rejects: 
     root = path if path.is_dir() else path.parent
     for record in read_source(source, path, rejects):
         if split_of[record.fold] in splits:
-            known = {"findings": record.shown, "absent_findings": record.absent, "age": record.age, "sex": record.sex}
+            known: dict[str, Any] = {
+                "findings": record.shown,
+                "absent_findings": record.absent,
+                "age": record.age,
+                "sex": record.sex,
+            }
             known["subject_id"] = f"{source.key}-{record.subject_id}"
             yield ask_diagnosis(f"{source.key}-{record.id}", record.modality, str(root / record.path), known)
 
@@ -141,6 +146,6 @@ def _read_demo(folder: Path) -> Iterator[QARow]:
         admissions, _ = read_cohort(cohort)
     for row in admissions:
         labs = {name: reading and reading["value"] for name, reading in row["labs"].items()}
-        known = {"age": row["age"], "sex": row["gender"], "diseases": row["diseases"]}
+        known: dict[str, Any] = {"age": row["age"], "sex": row["gender"], "diseases": row["diseases"]}
         known["subject_id"] = f"mimic-iv-{row['subject_id']}"
         yield ask_diagnosis(f"mimic-iv-{row['hadm_id']}", "lab", labs, known)

@@ -74,7 +74,7 @@ def describe_cohort(results: Mapping) -> str:
     """How many records of what."""
     about, where = results["about"], results.get("run", {})
     split = f", {where['level']} level, split {where['split']}" if where.get("split") else ""
-    kind = COHORTS.get((about.get("data") or {}).get("access"), "patients")
+    kind = COHORTS.get(about.get("data", {}).get("access", ""), "patients")
     return f"{about['records']} records of {about['patients']} {kind}{split}"
 
 
