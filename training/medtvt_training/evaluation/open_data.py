@@ -146,6 +146,6 @@ def _read_demo(folder: Path) -> Iterator[QARow]:
         admissions, _ = read_cohort(cohort)
     for row in admissions:
         labs = {name: reading and reading["value"] for name, reading in row["labs"].items()}
-        known = {"age": row["age"], "sex": row["gender"], "diseases": row["diseases"]}
+        known: dict[str, Any] = {"age": row["age"], "sex": row["gender"], "diseases": row["diseases"]}
         known["subject_id"] = f"mimic-iv-{row['subject_id']}"
         yield ask_diagnosis(f"mimic-iv-{row['hadm_id']}", "lab", labs, known)

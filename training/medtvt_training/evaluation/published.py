@@ -50,11 +50,12 @@ def auroc_table(results: Mapping) -> str | None:
     if strict.get("auroc_macro") is None:
         return None
     about = results["about"]
+    kind = "imaginary patients" if about.get("data", {}).get("access") == "synthetic" else "patients"
     rows = []
     for name in ("auroc", "auprc"):
         cells = [format_value(diseases.get(d, {}).get(name), limits.get(d, {}).get(name)) for d in DISEASES]
         macro = format_value(strict[f"{name}_macro"], intervals.get(f"{name}_macro"))
-        cohort = f"these {about['records']} records of {about['patients']} patients"
+        cohort = f"these {about['records']} records of {about['patients']} {kind}"
         rows.append([f"**this run**, {name.upper()}", "as given", cohort, *cells, macro])
     for entry in read_json(FOLDER / "auroc.json"):
         cells = [_published(entry["auroc"].get(disease)) for disease in DISEASES]

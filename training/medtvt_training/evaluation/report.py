@@ -140,8 +140,8 @@ def _tables(results: Mapping) -> Iterator[tuple[str, str]]:
     """Title and text of the sections that have tables of their own."""
     if text := render_published(results):
         yield "Beside published numbers", text
-    if table := render_calibration(results):
-        yield "Probabilities, raw and calibrated", table
+    if calibration := render_calibration(results):
+        yield "Probabilities, raw and calibrated", calibration
     for key, (title, render) in TABLES.items():
         if key in results:
             yield title, render(results[key])
