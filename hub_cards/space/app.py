@@ -290,9 +290,15 @@ def build_app(diagnose: MedicalDiagnosisPipeline, examples: dict[str, dict], abo
         elif patients := diagnose.model.provenance.describe_patients():
             gr.Markdown(f"The weights were trained on {patients}: what they say of a real patient is not validated.")
         with gr.Row():
-            example = gr.Dropdown([*examples, OWN_FILES], value=first, label="Patient", elem_id="patient")
+            example = gr.Dropdown(
+                [*examples, OWN_FILES], value=first, label="Patient", min_width=320, elem_id="patient"
+            )
             question = gr.Textbox(
-                label="Question (optional)", placeholder="What is the rhythm?", lines=1, elem_id="question"
+                label="Question (optional)",
+                placeholder="What is the rhythm?",
+                lines=1,
+                min_width=320,
+                elem_id="question",
             )
         with gr.Row():
             samples = gr.Slider(
