@@ -60,7 +60,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: list[Any], compress: boo
     path.parent.mkdir(parents=True, exist_ok=True)
     opener = gzip.open if compress else open
     with opener(f"{path}.gz" if compress else path, "wt", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
 
