@@ -5,6 +5,7 @@ From MIMIC's tables to an evaluation with the tiny model, over a folder of MIMIC
 """
 
 import argparse
+import math
 import os
 import random
 import shutil
@@ -150,8 +151,12 @@ def main() -> None:
     steps[0].disk_gb = disk_use(args.out)
     drawn = random.Random(args.seed)
     delays = [drawn.uniform(0.2, 1) * args.longest for _ in range(args.kills)]
-    for name, words in list_commands(args.out, folders, args.steps, args.limit).items():
-        steps.append(run_step(name, words, args.out, delays))
+    commands = list_commands(args.out, folders, args.steps, args.limit)
+    for left, (name, words) in zip(range(len(commands), 0, -1), commands.items()):
+        # spread over the commands; what one outlived is for those after it
+        share = delays[: math.ceil(len(delays) / left)]
+        steps.append(run_step(name, words, args.out, share))
+        del delays[: steps[-1].kills]
         print(f"{name}: {asdict(steps[-1])}", flush=True)
     write_json([asdict(step) for step in steps], args.out / "rehearsal.json")
     write_text(render(steps), args.out / "rehearsal.md")

@@ -53,7 +53,7 @@ def draw_lora(model: Any) -> Any:
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name or ("perception" in name and "modules_to_save" in name):
-                parameter += 0.01 * torch.randn(parameter.shape)
+                parameter.add_(0.01 * torch.randn(parameter.shape))
     return adapted
 
 

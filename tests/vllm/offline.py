@@ -27,7 +27,8 @@ def write_with_transformers(
     diagnose: Any, patients: list[dict[str, Any]]
 ) -> tuple[list[list[int]], list[torch.Tensor]]:
     """Tokens of each patient's greedy answer, and the embeddings of each prompt."""
-    prompts, answers = [], []
+    prompts: list[torch.Tensor] = []
+    answers: list[list[int]] = []
     model, eos = diagnose.model, diagnose.tokenizer.eos_token_id
 
     def keep(

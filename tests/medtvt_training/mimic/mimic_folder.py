@@ -60,7 +60,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: list[Any], compress: boo
     path.parent.mkdir(parents=True, exist_ok=True)
     opener = gzip.open if compress else open
     with opener(f"{path}.gz" if compress else path, "wt", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
 
@@ -175,7 +175,8 @@ def write_mimic(
 
 def _write_ecgs(folder: Path, admissions: Any, drawings: int, links: bool) -> None:
     drawn = [draw_ecg(draw_patient(7, i).ecg, np.random.default_rng(i)) for i in range(drawings)]
-    records, measurements, written = [], [], {}
+    records, measurements = [], []
+    written: dict[int, Path] = {}
     for i, (subject, _, time) in enumerate(admissions):
         study = 40000000 + i
         path = f"files/p{str(subject)[:4]}/p{subject}/s{study}/{study}"
@@ -199,7 +200,8 @@ def _write_ecgs(folder: Path, admissions: Any, drawings: int, links: bool) -> No
 
 def _write_films(folder: Path, admissions: Any, drawings: int, links: bool) -> None:
     drawn = [Image.fromarray(draw_cxr(draw_patient(7, i).film, np.random.default_rng(i))) for i in range(drawings)]
-    films, labels, written = [], [], {}
+    films, labels = [], []
+    written: dict[int, Path] = {}
     for i, (subject, _, time) in enumerate(admissions):
         study, dicom = 50000000 + i, f"{i:08x}-aaaa"
         path = folder / "files" / f"p{str(subject)[:2]}" / f"p{subject}" / f"s{study}" / f"{dicom}.jpg"

@@ -6,12 +6,12 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from modeling_medtvt import MedTVTForCausalLM
@@ -44,7 +44,7 @@ class VllmRollouts:
             )
         self.engine, self._loaded = engine, -1
         with model.disable_adapter():
-            check_weights(model.get_base_model(), tokenizer, engine)
+            check_weights(cast(MedTVTForCausalLM, model.get_base_model()), tokenizer, engine)
 
     def hand_over(self, model: PeftModel, step: int, accelerator: Accelerator) -> None:
         """Gives the server the LoRA of a step, once; all processes call this, one of them writes."""
@@ -100,7 +100,7 @@ def write_lora(model: PeftModel, folder: Path) -> None:
     """An adapter folder with the LoRA weights alone, which vLLM reads."""
     weights = get_peft_model_state_dict(model)
     lora = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items() if "lora_" in name}
-    config = copy.deepcopy(model.peft_config["default"])
+    config = cast(LoraConfig, copy.deepcopy(model.peft_config["default"]))
     config.modules_to_save = None
     config.target_modules = sorted({name.removeprefix("base_model.model.").split(".lora_")[0] for name in lora})
     config.inference_mode = True
