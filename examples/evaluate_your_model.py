@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     about = {"model": "two rules on labs", "level": "diagnosis", "split": "test"}
     answers = predict(rows, Rules(), args.out, about, batch_size=16)
     scoring = Scoring(resamples=args.resamples)
-    results = score_run(answers, args.out, scoring, scoring.scorer(args.out))
+    results = score_run(answers, args.out, scoring, scoring.scorer(args.out), args.data)
     print(
         f"F1 of the label set: {results['strict']['f1_samples']:.3f} on {len(answers)} records. Written to {args.out}/."
     )

@@ -72,7 +72,7 @@ def test_no_config_of_a_caller_is_changed(tokenizer, tmp_path):
     with torch.device("meta"):  # where nothing can be computed
         model = MedTVTForCausalLM(config)
     assert config.to_dict() == before
-    assert (model.config.cxr_sequence_length, model.config.cxr_hidden_size) == (49, 96)
+    assert (model.config.cxr_sequence_length, model.config.cxr_hidden_size) == (49, 160)
     assert model.config is model.model.config
     config = MedTVTConfig(**build_model(tokenizer).config.to_dict())
     config.auto_map = {"AutoModel": "modeling_medtvt.MedTVTModel"}

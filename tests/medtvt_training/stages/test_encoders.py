@@ -52,7 +52,7 @@ def train(checkpoint, data):
         defaults |= {"patience": 0, "load_best_model_at_end": "false", "feature_dropout": 0}
         defaults |= {f"{modality}_epochs": 2 for modality in ("ecg", "cxr", "lab")}
         defaults |= {f"{modality}_batch_size": 8 for modality in ("ecg", "cxr", "lab")}
-        defaults |= {"cxr_batch_size": 4, "lab_epochs": 40, "lab_learning_rate": 5e-3}
+        defaults |= {"cxr_batch_size": 4, "cxr_epochs": 4, "lab_epochs": 40, "lab_learning_rate": 5e-3}
         run("encoders", output_dir=output_dir, **defaults | arguments)
         return output_dir
 

@@ -7,15 +7,19 @@ The example patient of the demo, by a rule: of the test patients of a synthetic 
 """
 
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from modeling_medtvt import parse_answer
+from processing_medtvt.check_cxr_medtvt import describe_doubts
 
 from ..data.labels import as_label_array, sample_f1
 from ..synthetic.causes import DISEASE_OF_CODE
+from ..synthetic.example_patient import write_example_patient
 from ..synthetic.patient import draw_patient
 from .predictions import read_predictions
 
@@ -23,7 +27,7 @@ from .predictions import read_predictions
 def find_median_patient(records: Sequence[Mapping[str, Any]]) -> tuple[int, int, float]:
     """
     Seed, index and F1 of the record with the median F1 of its set of diseases: of an even number the lower median, of
-    equal ones the lowest id.
+    equal ones the lowest id whose film is read without a doubt, since a doubt would be about the drawing.
 
     Args:
         records: Lines of predictions of the test split of a cohort in the setting `"clear"`, as [`read_predictions`] gives.
@@ -36,8 +40,14 @@ def find_median_patient(records: Sequence[Mapping[str, Any]]) -> tuple[int, int,
     for record in records:
         _draw(record)
     median = np.sort(f1)[(len(f1) - 1) // 2]
-    chosen = min((records[int(i)] for i in np.flatnonzero(f1 == median)), key=lambda record: record["id"])
+    equal = sorted((records[int(i)] for i in np.flatnonzero(f1 == median)), key=lambda record: record["id"])
+    chosen = next((record for record in equal if not _has_doubts(*_draw(record))), equal[0])
     return *_draw(chosen), float(median)
+
+
+def _has_doubts(seed: int, index: int) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        return bool(describe_doubts(Image.open(write_example_patient(folder, seed, index)["cxr"])))
 
 
 def _draw(record: Mapping[str, Any]) -> tuple[int, int]:
