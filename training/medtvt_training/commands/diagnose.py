@@ -114,14 +114,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises ValueError for options that do not go together, before anything slow is imported."""
-    if not any((args.ecg, args.cxr, args.lab, args.patient, args.batch, args.question)):
-        raise ValueError("Nothing to answer: give --ecg, --cxr, --lab, --patient or --batch.")
     for option in WRITTEN:
         if (path := getattr(args, option)) and Path(path).is_dir():
             raise ValueError(f"--{option} {path} is a folder: name a file.")
     wrong = ONE_PATIENT if args.batch else MANY_PATIENTS
     if given := [f"--{name.replace('_', '-')}" for name in wrong if getattr(args, name) not in (None, False)]:
         raise ValueError(f"{', '.join(given)} {'cannot be used with' if args.batch else 'belong to'} --batch.")
+    if not any((args.ecg, args.cxr, args.lab, args.patient, args.batch, args.question)):
+        raise ValueError("Nothing to answer: give --ecg, --cxr, --lab, --patient or --batch.")
     if args.batch and not args.out:
         raise ValueError("--batch needs --out FILE for the answers.")
     if args.batch_size < 1:
