@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import shutil
 import threading
 
 import pyarrow as pa
@@ -164,3 +165,12 @@ def test_the_command_stores_rows_and_features_for_training(toy, checkpoint, tmp_
     assert {file: file.stat().st_mtime_ns for file in before} == before  # nothing was computed again
     assert cli.main(["cache", "--model", str(checkpoint), "--data", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
     assert "is no MedTVT-QA folder" in capsys.readouterr().err
+
+
+def test_a_split_that_the_rows_name_themselves_counts_once(toy, tmp_path, processor):
+    data = tmp_path / "data"
+    shutil.copytree(toy, data)
+    file = data / "diagnosis" / "train.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("split", pa.array(["train"] * len(table))), file)
+    assert load(data, tmp_path / "cache", processor)["split"] == ["train"] * 12

@@ -115,6 +115,8 @@ class _Tables:
             if i % part[1] != part[0] or file.exists():
                 continue
             table = measure_rows(read(), self.processor)
+            if "split" in table.column_names:  # a build from MIMIC says it in each row
+                table = table.drop_columns("split")
             table = table.append_column("split", pa.array([self.split] * len(table)))
             with new_file(file) as temporary, pa.OSFile(str(temporary), "wb") as sink:
                 with pa.ipc.new_stream(sink, table.schema) as writer:
