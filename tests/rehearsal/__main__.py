@@ -70,7 +70,7 @@ def list_commands(out: Path, folders: dict[str, Path], steps: int, limit: int) -
         "init": ["init", "--tiny", str(out / "start")],
         "cache": ["cache", "--model", str(out / "start"), *data, "--out", str(out / "cache")],
         "pretrain": stage("pretrain", "start", "pt", *cache, *few),
-        "finetune": stage("finetune", "pt/final", "sft", *cache, *few, "--eval_answers", "0"),
+        "finetune": stage("finetune", "pt/final", "sft", *cache, *few, "--eval-answers", "0"),
         "reinforce": stage("reinforce", "sft/final", "rft", *cache, *few, *short),
         "evaluate": [
             *["evaluate", "--model", str(out / "rft" / "final"), *data, "--out", str(out / "results"), *cache],
