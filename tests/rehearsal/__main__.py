@@ -48,6 +48,8 @@ def list_commands(out: Path, folders: dict[str, Path], steps: int, limit: int) -
     """Words of each command, in order; the same again goes on where it was stopped."""
     sources = [word for name, path in folders.items() for word in (f"--{name}", str(path))]
     data = ["--data", str(out / "build" / "dataset")]
+    # a build names files where MIMIC has them
+    data += ["--ecg-root", str(folders["mimic-ecg"]), "--cxr-root", str(folders["mimic-cxr"])]
     cache = ["--feature-cache", str(out / "cache")]
     few = ["--max_steps", str(steps), "--save_steps", str(max(1, steps // 4)), "--resume", "true"]
     few += ["--save_strategy", "steps", "--eval_strategy", "no", "--eval_on_start", "false", "--disable_tqdm", "true"]
@@ -68,7 +70,7 @@ def list_commands(out: Path, folders: dict[str, Path], steps: int, limit: int) -
         "init": ["init", "--tiny", str(out / "start")],
         "cache": ["cache", "--model", str(out / "start"), *data, "--out", str(out / "cache")],
         "pretrain": stage("pretrain", "start", "pt", *cache, *few),
-        "finetune": stage("finetune", "pt/final", "sft", *cache, *few, "--eval_answers", "0"),
+        "finetune": stage("finetune", "pt/final", "sft", *cache, *few, "--eval-answers", "0"),
         "reinforce": stage("reinforce", "sft/final", "rft", *cache, *few, *short),
         "evaluate": [
             *["evaluate", "--model", str(out / "rft" / "final"), *data, "--out", str(out / "results"), *cache],
