@@ -6,10 +6,10 @@ PIP := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --c
 INSTALL := $(PIP) --quiet
 FILES = $(if $(ECG),--ecg "$(ECG)") $(if $(CXR),--cxr "$(CXR)") $(if $(LAB),--lab "$(LAB)")
 
-.PHONY: help demo test test-oldest test-newest test-cuda types style resolve docs bench peer rehearsal space space-test vllm-test audit release
+.PHONY: help demo test test-oldest test-newest test-cuda types style resolve resolve-versions docs bench peer rehearsal space space-test vllm-test audit release
 
 help:  ## this list
-	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/core  ## an example patient through the model; ECG=, CXR=, LAB= take your own files
 	@$(BIN)/medtvt demo $(FILES)
@@ -34,9 +34,11 @@ style: $(VENV)/dev  ## lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-resolve: $(VENV)/dev  ## whether all extras but flash-attn (its build needs torch) and vllm (pins of its own) can be installed together, on each Python
+resolve: $(VENV)/dev  ## whether all extras but flash-attn (its build needs torch) and vllm (pins of its own) can be installed together
 # not quiet: pip names what conflicts among its ordinary lines
 	$(PIP) --dry-run --editable ".[train,qa,timm,formats,demo,docs,dev]"
+
+resolve-versions: $(VENV)/dev  ## whether the oldest, the pinned and the newest versions can be had, on Python 3.11 to 3.14
 	$(INSTALL) uv
 	$(BIN)/python tests/versions.py resolve
 
