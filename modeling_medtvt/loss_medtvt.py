@@ -11,7 +11,14 @@ LOSS_CHUNK = 512
 
 
 def keep_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    # transformers' `slice_logits_to_keep`, which the oldest supported release lacks
+    """
+    Hidden states (batch, length, d) at the positions that get logits: transformers' `slice_logits_to_keep`, which the
+    oldest supported release lacks.
+
+    Args:
+        logits_to_keep (`int` or `torch.Tensor`): How many, from the end, 0 for all; or positions, (kept,) for every row or
+            (batch, kept); or a mask (batch, length), which gives (kept, d).
+    """
     if isinstance(logits_to_keep, int):
         return hidden_states[:, -logits_to_keep:]
     if logits_to_keep.ndim < 2:
@@ -22,6 +29,14 @@ def keep_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tens
 
 
 def check_labels(hidden_states: torch.Tensor, **labels: torch.Tensor | None) -> None:
+    """
+    Args:
+        hidden_states (`torch.Tensor`): (batch, length, d).
+        labels (`torch.Tensor`, *optional*): By the name that an error gives.
+
+    Raises:
+        ValueError: if one is not (batch, length).
+    """
     for name, tensor in labels.items():
         if tensor is not None and tensor.shape != hidden_states.shape[:-1]:
             raise ValueError(

@@ -53,7 +53,9 @@ def test_citations_and_probabilities_of_ecgs():
     results["about"] = {"split": "test", "trained_on_open_data": ["mine (encoders)"]}
     text = render_open_data(results)
     assert (
-        "Real ECGs: 5 records of 5 patients" in text and "| ecg: fibrillation | 2 | 0.50" in text and "mine (encoders)" in text
+        "Real ECGs: 5 records of 5 patients" in text
+        and "| ecg: fibrillation | 2 | 0.50" in text
+        and "mine (encoders)" in text
     )
 
 

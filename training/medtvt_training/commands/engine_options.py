@@ -4,11 +4,11 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from ..serving import DEFAULT_ENGINE_URL
+
 
 if TYPE_CHECKING:
     from ..serving.vllm_engine import VllmEngine
-
-DEFAULT_URL = "http://127.0.0.1:8001"
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="what writes the texts; vllm is a server of the same folder, see docs/serving.md (default: transformers)",
     )
     parser.add_argument(
-        "--engine-url", metavar="URL", help=f"with --engine vllm: its address (default: {DEFAULT_URL})"
+        "--engine-url", metavar="URL", help=f"with --engine vllm: its address (default: {DEFAULT_ENGINE_URL})"
     )
 
 
@@ -38,4 +38,4 @@ def engine_of(args: argparse.Namespace) -> "VllmEngine | None":
         return None
     from ..serving.vllm_engine import VllmEngine
 
-    return VllmEngine(args.engine_url or DEFAULT_URL)
+    return VllmEngine(args.engine_url or DEFAULT_ENGINE_URL)

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..serving import DEFAULT_ENGINE_URL
+
 
 LORA_TARGETS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -164,9 +166,7 @@ class ReinforceArguments:
             "choices": ["transformers", "vllm"],
         },
     )
-    rollout_url: str = field(
-        default="http://127.0.0.1:8001", metadata={"help": "Where the vLLM of `rollout_engine` is."}
-    )
+    rollout_url: str = field(default=DEFAULT_ENGINE_URL, metadata={"help": "Where the vLLM of `rollout_engine` is."})
     eval_answers: int = field(
         default=0,
         metadata={"help": "Validation rows to answer greedily at each evaluation, for eval_disease_f1; 0 for none."},
