@@ -48,8 +48,8 @@ def dataset(sources, tmp_path_factory):
     return folder
 
 
-def read(folder, split):
-    return load_medtvt_qa(folder, "physiology", split, check_files=True, max_rejected=0).to_list()
+def read(folder, split, level="physiology"):
+    return load_medtvt_qa(folder, level, split, check_files=True, max_rejected=0).to_list()
 
 
 def test_rows_open_and_state_only_what_is_known(dataset):
@@ -70,6 +70,22 @@ def test_rows_open_and_state_only_what_is_known(dataset):
     assert "left bundle branch block" in blocked and "nothing notable" not in blocked
     yes, no = ([row for row in rows if row["id"].endswith(end)] for end in ("-yes", "-no"))
     assert yes and no and all(message_text(row["completion"]) == "No." for row in no)
+
+
+def test_a_diagnosis_names_what_the_labels_name_with_its_evidence(dataset):
+    rows = {row["id"]: row for split in SPLITS for row in read(dataset, split, "diagnosis")}
+    diseases = {name: row["diseases"] for name, row in rows.items()}
+    assert diseases["ptb-xl-1-diagnosis"] == [] == diseases["ptb-xl-3-diagnosis"]
+    assert diseases["ptb-xl-2-diagnosis"] == ["Coronary Artery Disease", "Atrial Fibrillation"]
+    assert sorted(map(tuple, diseases.values())).count(("Pneumonia",)) == 3
+    for row in rows.values():
+        text = message_text(row["completion"])
+        reasoning, _, answer = text.partition("</think>")
+        assert answer == f"<answer>{'; '.join(row['diseases'])}</answer>"
+        assert all(disease in reasoning for disease in row["diseases"])
+        assert ("none of the seven" in reasoning.lower()) == (not row["diseases"])
+        claims = [claim for claim in read_claims(reasoning) if claim.finding]
+        assert claims and all(claim.finding in row["findings"] and not claim.negated for claim in claims), row["id"]
 
 
 def test_nothing_is_copied_and_terms_travel(dataset, sources):
@@ -96,6 +112,9 @@ def test_folds(sources, tmp_path):
     for test, validation in (([11], [9]), ([9], [9]), (range(1, 10), [10])):
         with pytest.raises(ValueError, match="Folds are 1 to 10"):
             write_open_data(tmp_path / "no", ptb_xl=sources[0], test_folds=test, validation_folds=validation)
+    whole = write_open_data(tmp_path / "whole", ptb_xl=sources[0], test_folds=[], validation_folds=[])
+    assert whole["sources"][0]["records"] == {"train": 5, "validation": 0, "test": 0}
+    assert read(tmp_path / "whole", "train") and read(tmp_path / "whole", "train", "diagnosis")
     with pytest.raises(ValueError, match="validation has no record"):
         write_open_data(tmp_path / "no", ptb_xl=sources[0], validation_folds=[1])
     assert not (tmp_path / "no").exists()

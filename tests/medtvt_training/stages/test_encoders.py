@@ -50,7 +50,7 @@ def data(tmp_path_factory):
 def train(checkpoint, data):
     def train(output_dir, **arguments):
         defaults = {"model": checkpoint, "data": data, "min_positives": 2, "save_strategy": "epoch"}
-        defaults |= {"patience": 0, "load_best_model_at_end": "false", "feature_dropout": 0}
+        defaults |= {"augment": "true", "patience": 0, "load_best_model_at_end": "false", "feature_dropout": 0}
         defaults |= {f"{modality}_epochs": 2 for modality in ("ecg", "cxr", "lab")}
         defaults |= {f"{modality}_batch_size": 8 for modality in ("ecg", "cxr", "lab")}
         defaults |= {"cxr_batch_size": 4, "lab_epochs": 40, "lab_learning_rate": 5e-3}

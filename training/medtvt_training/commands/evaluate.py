@@ -5,7 +5,6 @@ import argparse
 from collections.abc import Sequence
 
 from ..data.conversation import MODALITIES
-from ..data.rows import SPLITS
 from .engine_options import add_engine_options, engine_of
 from .evaluation_options import add_record_options, add_scoring_options, check_required, records_of, scoring_of
 
@@ -42,12 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--open-data",
         metavar="DIR",
         help="measure on open real data instead: a folder of `medtvt open-data`, or with PTB-XL, films, the MIMIC-IV demo",
-    )
-    parser.add_argument(
-        "--open-split",
-        choices=[*SPLITS, "all"],
-        default="test",
-        help="with --open-data: split; all is for weights that learned from none of it (default: test)",
     )
     parser.add_argument(
         "--single-labs",
@@ -126,7 +119,7 @@ def _run_open_data(args: argparse.Namespace) -> None:
         args.open_data,
         args.out,
         scoring_of(args),
-        split=args.open_split,
+        split=args.split,
         batch_size=args.batch_size,
         max_new_tokens=args.max_new_tokens,
         device=args.device,

@@ -17,7 +17,12 @@ def add_record_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level", choices=LEVELS, default="diagnosis", help="level of the questions (default: diagnosis)"
     )
-    parser.add_argument("--split", choices=SPLITS, default="test", help="split of the records (default: %(default)s)")
+    parser.add_argument(
+        "--split",
+        choices=[*SPLITS, "all"],
+        default="test",
+        help="split of the records; all is for open data that the weights learned nothing from (default: %(default)s)",
+    )
     parser.add_argument("--ecg-root", help="folder that ECG paths are relative to (default: --data)")
     parser.add_argument("--cxr-root", help="folder that X-ray paths are relative to (default: --data)")
     parser.add_argument(

@@ -10,10 +10,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--films", help="table of chest films: file, patient, label (NIH's labels)")
     parser.add_argument("--out", required=True, help="output folder")
     parser.add_argument(
-        "--test-folds", type=int, nargs="+", default=[10], help="folds of the test split (default: 10)"
+        "--test-folds", type=int, nargs="*", default=[10], help="folds of the test split, or none (default: 10)"
     )
     parser.add_argument(
-        "--validation-folds", type=int, nargs="+", default=[9], help="folds of the validation split (default: 9)"
+        "--validation-folds",
+        type=int,
+        nargs="*",
+        default=[9],
+        help="folds of the validation split, or none (default: 9)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the wording (default: 0)")
     parser.add_argument(

@@ -4,6 +4,7 @@
 from .rows import Modality
 
 
+TITLES: dict[Modality, str] = {"ecg": "ECG", "cxr": "CXR", "lab": "Labs"}
 POINTERS = ("which fits", "pointing to", "in keeping with", "supporting")
 # A question before and after the place of its modality
 PHYSIOLOGY_QUESTIONS: dict[Modality, tuple[str, str]] = {
@@ -13,12 +14,23 @@ PHYSIOLOGY_QUESTIONS: dict[Modality, tuple[str, str]] = {
 }
 GENERAL_QUESTIONS = (("Describe the findings of my ", "."), ("What can be read from my ", "?"))
 FOCUSED_QUESTIONS = (("Regarding {group}, what does my ", " show?"), ("Look at {group} in my ", ". What do you see?"))
+DIAGNOSIS_QUESTIONS = (
+    ("Can you analyze my ", " to determine my probable conditions?"),
+    ("Here are my ", ". Which diseases are likely?"),
+    ("Please read my ", " and tell me what I may have."),
+    ("What diagnoses do my ", " point to?"),
+    ("Given my ", ", which conditions should be considered?"),
+)
 FINDING_QUESTIONS = (
     ("Does my ", " show {finding}?"),
     ("Do you see {finding} in my ", "?"),
     ("Look for {finding} in my ", "."),
 )
 YES, NO = "Yes, {}.", "No."
+NO_DISEASE = (
+    "None of the seven diseases is established by these findings.",
+    "These findings establish none of the seven diseases.",
+)
 NOTHING = ("nothing notable", "no notable finding")
 _ZONES = tuple(f"{side} {zone} zone" for zone in ("lower", "mid", "upper") for side in ("right", "left"))
 # The parts of a reading of a signal or a film, and the findings of each, in the order in which they are stated

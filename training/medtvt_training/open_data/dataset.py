@@ -2,7 +2,7 @@
 """
 Writes open records as a MedTVT-QA folder.
 
-It holds `physiology/{train,validation,test}.parquet`, a link to each data set's folder, which the rows' paths begin with,
+It holds `{physiology,diagnosis}/{train,validation,test}.parquet`, a link to each data set's folder, which the rows' paths begin with,
 `open_data.json` with sources, terms and counts, `build.md` with the same for the folder's card, and `rejects.jsonl`. No signal and no film is copied.
 """
 
@@ -22,7 +22,7 @@ from modeling_medtvt.output_folder import check_new_folder, new_folder
 from ..data.provenance import OPEN_DATA_FILE
 from ..data.rejects import check_rejects
 from ..data.rows import QARow, Reject
-from ..data.schema import FEATURES, SPLITS
+from ..data.schema import FEATURES, LEVELS, SPLITS
 from ..files import write_json, write_jsonl, write_text
 from .films import read_films
 from .ptb_xl import read_ptb_xl
@@ -50,8 +50,8 @@ def write_open_data(
     Args:
         ptb_xl (`str` or `os.PathLike`, *optional*): Folder of PTB-XL.
         films (`str` or `os.PathLike`, *optional*): Table of films and their labels.
-        test_folds, validation_folds (`Collection[int]`): Folds, 1 to 10, of which patients those splits take; the rest is
-            for training. PTB-XL has folds of its own, films are dealt by a hash of the patient.
+        test_folds, validation_folds (`Collection[int]`): Folds, 1 to 10, of which patients those splits take, or none; the
+            rest is for training. PTB-XL has folds of its own, films are dealt by a hash of the patient.
         seed (`int`): Of wordings and of the findings that are asked for.
         max_rejected (`float`): Share of a data set's records that may be left out, listed in rejects.jsonl.
 
@@ -72,13 +72,15 @@ def write_open_data(
     split_of = assign_folds(test_folds, validation_folds)
     check_new_folder(output_dir)
     with new_folder(output_dir) as folder:
-        (folder / "physiology").mkdir()
+        for level in LEVELS:
+            (folder / level).mkdir()
         described: list[dict[str, Any]] = []
         rejects: list[Reject] = []
         with ExitStack() as stack:
             schema = FEATURES.arrow_schema
             writers = {
-                split: stack.enter_context(pq.ParquetWriter(folder / "physiology" / f"{split}.parquet", schema))
+                (level, split): stack.enter_context(pq.ParquetWriter(folder / level / f"{split}.parquet", schema))
+                for level in LEVELS
                 for split in SPLITS
             }
             for source, path in sources:
@@ -93,7 +95,8 @@ def write_open_data(
             "validation_folds": sorted(validation_folds),
             "seed": seed,
         }
-        if empty := [split for split in SPLITS if not any(source["patients"][split] for source in described)]:
+        asked = [split for split in SPLITS if split in split_of.values()]
+        if empty := [split for split in asked if not any(source["patients"][split] for source in described)]:
             raise ValueError(f"The split {', '.join(empty)} has no record; choose other folds.")
         write_json(content, folder / OPEN_DATA_FILE)
         write_jsonl(rejects, folder / "rejects.jsonl")
@@ -127,12 +130,12 @@ def _write_source(
     source: Source,
     path: Path,
     split_of: dict[int, str],
-    writers: dict[str, pq.ParquetWriter],
+    writers: dict[tuple[str, str], pq.ParquetWriter],
     seed: int,
     max_rejected: float,
     rejects: list[Reject],
 ) -> dict[str, Any]:
-    waiting: dict[str, list[QARow]] = {split: [] for split in SPLITS}
+    waiting: dict[tuple[str, str], list[QARow]] = {place: [] for place in writers}
     records, rows = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     patients: dict[str, set[str]] = {split: set() for split in SPLITS}
     silent = 0
@@ -146,11 +149,13 @@ def _write_source(
         records[split] += 1
         rows[split] += len(made)
         patients[split].add(record.subject_id)
-        waiting[split] += made
-        if len(waiting[split]) >= ROWS_AT_A_TIME:
-            _flush(waiting[split], writers[split])
-    for split, remaining in waiting.items():
-        _flush(remaining, writers[split])
+        for row in made:
+            waiting[row["level"], split].append(row)
+        for place, of_place in waiting.items():
+            if len(of_place) >= ROWS_AT_A_TIME:
+                _flush(of_place, writers[place])
+    for place, remaining in waiting.items():
+        _flush(remaining, writers[place])
     total = sum(records.values()) + silent + len(rejects)
     check_rejects(rejects, total, max_rejected)
     (folder / source.key).symlink_to(path if path.is_dir() else path.parent, target_is_directory=True)

@@ -35,6 +35,8 @@ SHOWS: dict[str, tuple[str, ...]] = {
     "Pneumothorax": ("cxr: pneumothorax",),
     **dict.fromkeys(("Mass", "Nodule", "Fibrosis", "Pleural_Thickening", "Hernia", NO_FINDING), ()),
 }
+# Labels that name one of the seven diseases
+NAMES = {"Pneumonia": "Pneumonia"}
 # "No Finding" is none of the 14. It says nothing of devices, wires and the aorta.
 NORMAL_SHOWS = ("cxr: clear lungs", "cxr: normal heart size")
 NORMAL_ABSENT = (
@@ -84,7 +86,14 @@ def read_films(table: str | os.PathLike, rejects: list[Reject]) -> Iterator[Open
             continue
         shown, absent = read_labels(names)
         yield OpenRecord(
-            Path(file).with_suffix("").as_posix(), patient, "cxr", file, hash_fold(patient), shown, absent
+            id=Path(file).with_suffix("").as_posix(),
+            subject_id=patient,
+            modality="cxr",
+            path=file,
+            fold=hash_fold(patient),
+            shown=shown,
+            absent=absent,
+            diseases=[NAMES[name] for name in names if name in NAMES],
         )
 
 

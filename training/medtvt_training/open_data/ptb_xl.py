@@ -13,7 +13,7 @@ from typing import Literal
 from processing_medtvt.read_ecg_wfdb_medtvt import check_header, find_header
 
 from ..data.rows import Reject
-from .record import FOLDS, OpenRecord, check_path
+from .record import EVIDENCE, FOLDS, OpenRecord, check_path
 from .scp_codes import KNOWN, read_statements
 
 
@@ -52,7 +52,8 @@ def read_ptb_xl(folder: str | os.PathLike, rejects: list[Reject]) -> Iterator[Op
         shown, absent = read_statements(codes, row["heart_axis"].strip(), without_likelihood)
         age, sex = _read_age(row["age"]), _read_sex(row["sex"])
         patient = str(int(float(row["patient_id"])))
-        yield OpenRecord(row["ecg_id"], patient, "ecg", path, fold, shown, absent, age, sex)
+        diseases = [disease for disease, names in EVIDENCE.items() if any(name in shown for name in names)]
+        yield OpenRecord(row["ecg_id"], patient, "ecg", path, fold, shown, absent, diseases, age, sex)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -9,6 +9,12 @@ from ..data.rows import Modality
 
 
 FOLDS = range(1, 11)
+# Findings that are evidence for a disease where the labels name it. Q waves come from readers' statements of an infarct.
+EVIDENCE = {
+    "Coronary Artery Disease": ("ecg: inferior Q waves", "ecg: anteroseptal Q waves", "ecg: anterior Q waves"),
+    "Atrial Fibrillation": ("ecg: fibrillation", "ecg: flutter"),
+    "Pneumonia": ("cxr: opacity",),
+}
 
 
 class OpenRecord(NamedTuple):
@@ -21,6 +27,7 @@ class OpenRecord(NamedTuple):
         fold (`int`): 1 to 10; all records of a patient are in one.
         shown, absent (`list[str]`): names of findings that the labels say are shown, and are not. What is in neither is not
             known.
+        diseases (`list[str]`): those of the seven that the labels state.
         age (`float`, *optional*): years. sex (`str`, *optional*): `"F"` or `"M"`.
     """
 
@@ -31,6 +38,7 @@ class OpenRecord(NamedTuple):
     fold: int
     shown: list[str]
     absent: list[str]
+    diseases: list[str] = []
     age: float | None = None
     sex: Literal["F", "M"] | None = None
 

@@ -3,7 +3,7 @@
 Questions and answers about one open record: what its labels say, in the lexicon's usual words, and nothing else.
 
 A part of a reading of which nothing is known is left out of an answer; "nothing notable" stands where all of its
-findings are known to be absent.
+findings are known to be absent. A diagnosis names what the labels name, and gives the finding that is evidence for it.
 """
 
 import re
@@ -15,30 +15,36 @@ import numpy as np
 from processing_medtvt.findings_medtvt import PHRASES
 
 from ..data.conversation import list_modalities, text_part
-from ..data.rows import QARow
+from ..data.rows import Part, QARow
 from ..data.schema import LAB_NAMES
 from ..data.wording import (
+    DIAGNOSIS_QUESTIONS,
     FINDING_QUESTIONS,
     FOCUSED_QUESTIONS,
     GENERAL_QUESTIONS,
     NO,
+    NO_DISEASE,
     NOTHING,
     PHYSIOLOGY_QUESTIONS,
+    POINTERS,
     READING_PARTS,
+    TITLES,
     YES,
 )
-from .record import OpenRecord
+from .record import EVIDENCE, OpenRecord
 
 
 # What a normal record shows: never missing from a part of which it is said that there is nothing notable
 USUAL = ("ecg: sinus rhythm", "cxr: clear lungs", "cxr: normal heart size")
+DIAGNOSIS = "-diagnosis"  # ends the id of a diagnosis row
 _NO_NOUN = re.compile(r"\b(?:no|not|is|are)\b")  # cannot stand behind "show"
 _Option = TypeVar("_Option")
 
 
 def make_rows(record: OpenRecord, folder: str, rng: np.random.Generator) -> list[QARow]:
     """
-    Rows on all that is known, on a part of it, on a finding that is shown and on one that is not, as far as each is known.
+    Physiology rows on all that is known, on a part of it, on a finding that is shown and on one that is not, as far as each
+    is known; and a diagnosis row where a finding is shown.
 
     Args:
         folder (`str`): of the data set within the dataset, in front of the record's path.
@@ -49,9 +55,10 @@ def make_rows(record: OpenRecord, folder: str, rng: np.random.Generator) -> list
     rows = []
     if parts:
         question = _choose((PHYSIOLOGY_QUESTIONS[modality], *GENERAL_QUESTIONS), rng)
-        rows.append(_row(record, folder, "", question, " ".join(parts.values())))
+        rows.append(_row(record, folder, "", question, [text_part(" ".join(parts.values()), [modality])]))
         focus = _choose(list(parts), rng)
-        rows.append(_row(record, folder, "-part", _fill(_choose(FOCUSED_QUESTIONS, rng), group=focus), parts[focus]))
+        question = _fill(_choose(FOCUSED_QUESTIONS, rng), group=focus)
+        rows.append(_row(record, folder, "-part", question, [text_part(parts[focus], [modality])]))
     asked = [name for names in READING_PARTS[modality].values() for name in names]
     shown = [name for name in asked if name in record.shown]
     # what is usual is asked for where there is nothing else
@@ -63,8 +70,24 @@ def make_rows(record: OpenRecord, folder: str, rng: np.random.Generator) -> list
             name = _choose(names, rng)
             word = _choose([phrase for phrase in PHRASES[name] if not _NO_NOUN.search(phrase)], rng)
             answer = YES.format(PHRASES[name][0]) if kind == "-yes" else NO
-            rows.append(_row(record, folder, kind, _fill(_choose(FINDING_QUESTIONS, rng), finding=word), answer))
+            question = _fill(_choose(FINDING_QUESTIONS, rng), finding=word)
+            rows.append(_row(record, folder, kind, question, [text_part(answer, [modality])]))
+    if shown:
+        question = _choose(DIAGNOSIS_QUESTIONS, rng)
+        rows.append(_row(record, folder, DIAGNOSIS, question, _chain_of_evidence(record, shown, rng)))
     return rows
+
+
+def _chain_of_evidence(record: OpenRecord, shown: list[str], rng: np.random.Generator) -> list[Part]:
+    """Each finding, with the disease that it is evidence for; then the answer block."""
+    clauses = []
+    for name in shown:
+        evident = [disease for disease in record.diseases if name in EVIDENCE[disease]]
+        pointer = f", {_choose(POINTERS, rng)} {' and '.join(evident)}" if evident else ""
+        clauses.append(_choose(PHRASES[name], rng) + pointer)
+    none = "" if record.diseases else f"{_choose(NO_DISEASE, rng)}\n"
+    reasoning = text_part(f"{TITLES[record.modality]}: {'; '.join(clauses)}.\n{none}", [record.modality])
+    return [text_part("<think>"), reasoning, text_part(f"</think><answer>{'; '.join(record.diseases)}</answer>")]
 
 
 def _sentence(record: OpenRecord, part: str) -> str | None:
@@ -87,7 +110,7 @@ def _fill(question: tuple[str, str], **words: str) -> tuple[str, str]:
     return before.format(**words), after.format(**words)
 
 
-def _row(record: OpenRecord, folder: str, name: str, question: tuple[str, str], answer: str) -> QARow:
+def _row(record: OpenRecord, folder: str, name: str, question: tuple[str, str], completion: list[Part]) -> QARow:
     modality = record.modality
     path = f"{folder}/{record.path}"
     prompt = [text_part(question[0]), *list_modalities([modality]), text_part(question[1])]
@@ -96,14 +119,14 @@ def _row(record: OpenRecord, folder: str, name: str, question: tuple[str, str], 
         "subject_id": f"{folder}-{record.subject_id}",
         "age": record.age,
         "sex": record.sex,
-        "level": "physiology",
+        "level": "diagnosis" if name == DIAGNOSIS else "physiology",
         "modalities": [modality],
         "prompt": [{"role": "user", "content": prompt}],
-        "completion": [{"role": "assistant", "content": [text_part(answer, [modality])]}],
+        "completion": [{"role": "assistant", "content": completion}],
         "ecg": path if modality == "ecg" else None,
         "cxr": path if modality == "cxr" else None,
         "lab": dict.fromkeys(LAB_NAMES),
-        "diseases": [],
+        "diseases": record.diseases if name == DIAGNOSIS else [],
         "findings": record.shown,
         "absent_findings": record.absent,
     }

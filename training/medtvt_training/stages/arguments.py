@@ -84,7 +84,10 @@ class DataArguments:
     )
 
 
-_EXTRA_DATA = "Folders of further MedTVT-QA datasets whose physiology rows are mixed in."
+_EXTRA_DATA = (
+    "Folders of further MedTVT-QA datasets whose rows are mixed in; of their physiology rows, but for SFT, which takes their "
+    "diagnosis rows where they hold any."
+)
 _EXTRA_SHARE = "Share of an epoch's rows for each folder of `extra_data`, in their order (default: each row once)."
 
 
@@ -209,6 +212,12 @@ class EncoderArguments(MixtureArguments):
     )
     feature_dropout: float = field(
         default=0.0, metadata={"help": "Dropout between an encoder and its projector, against learning rows by heart."}
+    )
+    augment: bool = field(
+        default=False,
+        metadata={
+            "help": "Vary films (position, exposure, noise) and ECGs (start, gain, wander, noise) each time they are seen."
+        },
     )
     patience: int = field(
         default=0,

@@ -31,6 +31,7 @@ from ..data.feature_cache import PROCESSOR_PARTS
 from ..data.rows import Modality
 from ..files import write_text
 from .arguments import EncoderArguments, ModelArguments
+from .augmentation import vary
 from .callbacks import FiniteLossCallback, SamplerCallback
 from .checkpoints import explain_write_errors, find_checkpoint, output_folder
 from .findings_dataset import (
@@ -61,6 +62,7 @@ class FindingsClassifier(nn.Module):
         scale, mean, std (`float` or `list[float]`): What turns stored inputs into the encoder's: (x * scale - mean) / std.
         feature_dropout (`float`): Dropout between encoder and projector.
         positive_weight (`torch.Tensor`, *optional*): (findings,), what a shown finding counts in the loss.
+        augment (`bool`): Whether training inputs are varied.
     """
 
     def __init__(
@@ -73,11 +75,13 @@ class FindingsClassifier(nn.Module):
         std: float | Sequence[float] = 1.0,
         feature_dropout: float = 0.0,
         positive_weight: torch.Tensor | None = None,
+        augment: bool = False,
     ) -> None:
         super().__init__()
         self.mean: torch.Tensor
         self.std: torch.Tensor
         self.positive_weight: torch.Tensor | None
+        self.modality, self.augment = modality, augment
         self.encoder = getattr(model.model, f"{modality}_encoder").requires_grad_(True)
         self.encode = getattr(model, f"get_{modality}_features")
         self.projector = getattr(model.model, f"{modality}_projector").requires_grad_(True)
@@ -98,6 +102,8 @@ class FindingsClassifier(nn.Module):
         (batch, ...) stored inputs and (batch, findings) labels, NaN where not known -> loss and (batch, 2, findings) logits,
         the encoder's and the tokens'.
         """
+        if self.augment and self.training:
+            values = vary(self.modality, values)
         values = (values.float() * self.scale - self.mean) / self.std
         if values.ndim == 4:
             values = values.contiguous(memory_format=torch.channels_last)  # quicker convolutions on a CPU
@@ -292,6 +298,7 @@ def train_encoder(
                 **normalization(modality, processor),
                 feature_dropout=arguments.feature_dropout,
                 positive_weight=_positive_weight(parts[0].labels),
+                augment=arguments.augment,
             )
             trainer = MixtureTrainer(
                 model=classifier,

@@ -2,6 +2,7 @@
 """PT and SFT, from their arguments to their saved results (paper, 3.2.2)."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
@@ -18,7 +19,7 @@ from .checkpoints import check_fits, explain_write_errors, find_checkpoint, outp
 from .findings_loss import FindingsLoss, add_head, list_findings, remove_head
 from .launch import check_launch, check_same_rows, set_fsdp_layers
 from .mixture import MixedSampler, MixtureTrainer, count_draws
-from .model import calibrate_perception, check_precision, load_model, record_training_data, set_trainable
+from .model import QA_STAGES, calibrate_perception, check_precision, load_model, record_training_data, set_trainable
 from .result import save_result
 from .rows import StageCollator, cache_features, load_rows
 
@@ -139,12 +140,16 @@ def _load_datasets(
     training: TrainingArguments,
     processor: MedTVTProcessor,
 ) -> dict[str, Dataset]:
-    """`train` and `validation`; then what is mixed in with `train`: `replay`, and the folders of further data."""
+    """
+    `train` and `validation`; then what is mixed in with `train`: `replay`, and the folders of further data.
+    Of those, SFT takes the physiology rows where they hold no diagnosis rows.
+    """
     load = {split: load_rows(stage, split, arguments, training, processor) for split in ("train", "validation")}
     if replay:
         load[REPLAY] = load_rows("pt", "train", arguments, training, processor)
     for folder in mixture.extra_data:
-        load[folder] = load_rows("pt", "train", arguments, training, processor, folder)
+        level = stage if Path(folder, QA_STAGES[stage]).is_dir() else "pt"
+        load[folder] = load_rows(level, "train", arguments, training, processor, folder)
     return load
 
 

@@ -15,27 +15,24 @@ from processing_medtvt.findings_medtvt import PHRASES
 
 from ..data.conversation import MODALITIES, list_modalities, text_part
 from ..data.rows import Modality, Part, QARow
-from ..data.wording import FOCUSED_QUESTIONS, GENERAL_QUESTIONS, NOTHING, PHYSIOLOGY_QUESTIONS, POINTERS
+from ..data.wording import (
+    DIAGNOSIS_QUESTIONS,
+    FOCUSED_QUESTIONS,
+    GENERAL_QUESTIONS,
+    NO_DISEASE,
+    NOTHING,
+    PHYSIOLOGY_QUESTIONS,
+    POINTERS,
+    TITLES,
+)
 from .causes import DISEASE_OF_CODE, Causes
 from .findings import FINDINGS, GROUP_LABS, GROUPS, read_lab_findings, supported_diseases
 from .questions import NOT_MEASURED, ask_about_finding
 
 
-TITLES: dict[Modality, str] = {"ecg": "ECG", "cxr": "CXR", "lab": "Labs"}
-DIAGNOSIS_QUESTIONS = (
-    ("Can you analyze my ", " to determine my probable conditions?"),
-    ("Here are my ", ". Which diseases are likely?"),
-    ("Please read my ", " and tell me what I may have."),
-    ("What diagnoses do my ", " point to?"),
-    ("Given my ", ", which conditions should be considered?"),
-)
 UNSUPPORTED = (
     "Without a sign of its own here, treated or silent disease stays possible: {}.",
     "No direct evidence in these data, yet possible: {}.",
-)
-NO_DISEASE = (
-    "None of the seven diseases is established by these findings.",
-    "These findings establish none of the seven diseases.",
 )
 
 _Wording = TypeVar("_Wording")
@@ -62,7 +59,8 @@ def make_rows(
         rng (`np.random.Generator`): Draws the wording, the questions and what is withheld.
         with_reduced_diagnosis (`bool`): In half of the patients, a second diagnosis row on a reduced panel, with the same
             diseases; in two of five, one on one modality alone, labs reduced, with those diseases only that its findings
-            are evidence for: what a single value leaves open is not to be guessed.
+            are evidence for: what a single value leaves open is not to be guessed. In one of five, one on the whole panel
+            alone, with all diseases: how often a panel comes with a disease is to be learned.
     """
 
     def choose(options: Sequence[_Wording]) -> _Wording:
@@ -137,6 +135,9 @@ def make_rows(
         completion = _chain_of_evidence(replace(causes, diseases=codes), shown, panel, choose, modalities=[modality])
         question = choose(DIAGNOSIS_QUESTIONS)
         rows.append(row("diagnosis-alone", [modality], question, completion, panel, shown, codes))
+    if with_reduced_diagnosis and rng.random() < 0.2:
+        completion = _chain_of_evidence(causes, findings, lab, choose, modalities=["lab"])
+        rows.append(row("diagnosis-labs", ["lab"], choose(DIAGNOSIS_QUESTIONS), completion))
     return rows
 
 

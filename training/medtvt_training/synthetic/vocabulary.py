@@ -4,16 +4,18 @@
 from processing_medtvt.findings_medtvt import PHRASES
 
 from ..data.wording import (
+    DIAGNOSIS_QUESTIONS,
     FINDING_QUESTIONS,
     FOCUSED_QUESTIONS,
     GENERAL_QUESTIONS,
     NO,
+    NO_DISEASE,
     NOTHING,
     PHYSIOLOGY_QUESTIONS,
     POINTERS,
     YES,
 )
-from .answers import DIAGNOSIS_QUESTIONS, NO_DISEASE, UNSUPPORTED
+from .answers import UNSUPPORTED
 from .findings import GROUPS
 from .questions import NO_BUT, NOT_MEASURED
 
