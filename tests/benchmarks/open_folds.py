@@ -5,7 +5,7 @@ What a model reads of real ECGs and films that it learned nothing from: five-fol
     python -m tests.benchmarks.open_folds --model pt/final --data cohort --ptb-xl ptbxl --films nih/labels.csv --out folds
 
 A fold is two of the ten folds of `medtvt open-data`. For each, encoders, PT and SFT learn from the others as the recipe
-`tiny-open` does, SFT for one epoch; `--model` must have seen none of the records. With `--folds 1 2`, say, only those are
+`tiny-open` does, SFT for half an epoch; `--model` must have seen none of the records. With `--folds 1 2`, say, only those are
 trained, so that several machines can share the work. What is there already is taken up. Once all are there, the answers are pooled.
 """
 
@@ -20,6 +20,7 @@ from medtvt_training.files import write_json, write_text
 
 
 NUMBER = 5
+SHORT = "--num-train-epochs 0.5 --eval-strategy no --eval-on-start false --eval-answers 0 --save-strategy no".split()
 SHARES = {"train-encoders": 0.4, "pretrain": 0.2, "finetune": 0.12}
 
 
@@ -41,7 +42,7 @@ def train_fold(number: int, args: argparse.Namespace) -> None:
     for stage, recipe, further in (
         ("train-encoders", "tiny-open", ()),
         ("pretrain", "tiny-open", ("--feature-cache", folder / "cache", "--findings-weight", 0.1)),
-        ("finetune", "tiny", ("--feature-cache", folder / "cache", "--num-train-epochs", 1, "--eval-answers", 0)),
+        ("finetune", "tiny", ("--feature-cache", folder / "cache", *SHORT)),
     ):
         out = folder / stage
         if not (out / "final").exists():
