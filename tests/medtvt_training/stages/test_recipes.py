@@ -24,10 +24,15 @@ def recipe(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("size", ["medtvt-r1", "smollm2-135m", "tiny"])
-@pytest.mark.parametrize("stage", ["encoders", "pt", "sft"])
-def test_packaged_recipes_are_read(size, stage):
-    assert size in packaged_recipes(stage)
+def test_every_size_has_a_recipe_for_each_stage():
+    for stage in ("encoders", "pt", "sft"):
+        assert {"medtvt-r1", "smollm2-135m", "tiny"} <= set(packaged_recipes(stage))
+
+
+@pytest.mark.parametrize(
+    ("stage", "size"), [(stage, size) for stage in ("encoders", "pt", "sft") for size in packaged_recipes(stage)]
+)
+def test_packaged_recipes_are_read(stage, size):
     *_, training = parse(stage, size, "--use_cpu", "--bf16=false")
     content = yaml.safe_load((RECIPES / size / f"{RECIPE_NAMES[stage]}.yaml").read_text())
     assert training.eval_strategy == content["eval_strategy"] and training.output_dir == "O"
