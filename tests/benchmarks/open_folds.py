@@ -4,8 +4,8 @@ What a model reads of real ECGs and films that it learned nothing from: five-fol
 
     python -m tests.benchmarks.open_folds --model pt/final --data cohort --ptb-xl ptbxl --films nih/labels.csv --out folds
 
-A fold is two of the ten folds of `medtvt open-data`. For each, encoders, PT and SFT learn from the others as the recipe
-`tiny-open` does, SFT for half an epoch; `--model` must have seen none of the records. With `--folds 1 2`, say, only those are
+A fold is two of the ten folds of `medtvt open-data`. For each, encoders, PT and SFT learn from the others by the recipes
+`tiny-open` and `tiny`, but for one epoch (encoders) and half of one (SFT); `--model` must have seen none of the records. With `--folds 1 2`, say, only those are
 trained, so that several machines can share the work. What is there already is taken up. Once all are there, the answers are pooled.
 """
 
@@ -20,6 +20,7 @@ from medtvt_training.files import write_json, write_text
 
 
 NUMBER = 5
+ONE_EPOCH = "--ecg-epochs 1 --cxr-epochs 1".split()
 SHORT = "--num-train-epochs 0.5 --eval-strategy no --eval-on-start false --eval-answers 0 --save-strategy no".split()
 SHARES = {"train-encoders": 0.4, "pretrain": 0.2, "finetune": 0.12}
 
@@ -40,7 +41,7 @@ def train_fold(number: int, args: argparse.Namespace) -> None:
         medtvt("open-data", *sources, "--out", data, "--test-folds", *held_out, "--validation-folds")
     model = Path(args.model)
     for stage, recipe, further in (
-        ("train-encoders", "tiny-open", ()),
+        ("train-encoders", "tiny-open", ONE_EPOCH),
         ("pretrain", "tiny-open", ("--feature-cache", folder / "cache", "--findings-weight", 0.1)),
         ("finetune", "tiny", ("--feature-cache", folder / "cache", *SHORT)),
     ):
