@@ -51,6 +51,9 @@ def test_from_folder_to_report(published, tmp_path, capsys):
     results = json.loads((tmp_path / "out" / "open_data.json").read_text())
     assert results["counts"]["ecg/records"] == 1 and results["about"]["split"] == "test"
     assert results["about"]["trained_on_open_data"] == [] and (tmp_path / "out" / "open_data.md").is_file()
+    for option in (["--limit", "3"], ["--data", "cohort"], ["--withhold", "ecg"]):
+        assert cli.main(["evaluate", *settings, *option]) == 2
+        assert f"{option[0]} is not with --open-data" in capsys.readouterr().err
     # what is there already is taken up
     again = evaluate_open_data(model, published / "ptbxl", tmp_path / "out", Scoring(resamples=10), max_new_tokens=8)
     assert again["values"] == results["values"]

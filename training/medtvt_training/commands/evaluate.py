@@ -11,6 +11,11 @@ from .evaluation_options import add_record_options, add_scoring_options, check_r
 
 # Of the labs withheld where none are named
 LAB_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75)
+# Options of a dataset's records, which --open-data and --single-labs have none of
+OF_RECORDS = (
+    *("data", "ids", "limit", "ecg_root", "cxr_root", "feature_cache", "num_samples"),
+    *("withhold", "swap", "subsets", "withhold_labs"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,8 +117,7 @@ def _run_open_data(args: argparse.Namespace) -> None:
     from ..evaluation.open_metrics import render_open_data
 
     check_required(args, "model", "out")
-    if args.engine != "transformers":
-        raise ValueError("--engine vllm is not with --open-data.")
+    _refuse(args, "--open-data", *OF_RECORDS)
     results = evaluate_open_data(
         args.model,
         args.open_data,
@@ -131,10 +135,20 @@ def _run_single_labs(args: argparse.Namespace) -> None:
     from ..evaluation.single_labs import evaluate_single_labs, render_single_labs
 
     check_required(args, "model", "out")
+    _refuse(args, "--single-labs", *OF_RECORDS)
     results = evaluate_single_labs(
         args.model, args.out, batch_size=args.batch_size, max_new_tokens=args.max_new_tokens, device=args.device
     )
     print(render_single_labs(results))
+
+
+def _refuse(args: argparse.Namespace, option: str, *names: str) -> None:
+    """Raises ValueError for an option that would be ignored beside `option`."""
+    if args.engine != "transformers":
+        raise ValueError(f"--engine vllm is not with {option}.")
+    for name in names:
+        if getattr(args, name):
+            raise ValueError(f"--{name.replace('_', '-')} is not with {option}, which has records of its own.")
 
 
 def parse_named_files(named: Sequence[str] | None) -> dict[str, str]:
