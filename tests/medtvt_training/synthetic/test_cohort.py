@@ -48,7 +48,8 @@ def test_cohort_opens_as_dataset_with_patients_split(cohort):
     for stage, rows_a_patient in (("physiology", 13), ("diagnosis", 1)):
         for split, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
             dataset = load_medtvt_qa(cohort, stage, split, check_files=True)
-            whole = [name for name in dataset["id"] if not name.endswith(("diagnosis-reduced", "diagnosis-alone"))]
+            further = ("diagnosis-reduced", "diagnosis-alone", "diagnosis-labs")
+            whole = [name for name in dataset["id"] if not name.endswith(further)]
             assert len(whole) == PATIENTS * share * rows_a_patient
             assert len(whole) == len(dataset) or (stage, split) == ("diagnosis", "train")
             subjects[split] |= set(dataset["subject_id"])
@@ -69,6 +70,15 @@ def test_one_modality_alone_names_only_what_its_findings_are_evidence_for(cohort
     assert any(row["diseases"] for row in alone) and not all(row["diseases"] for row in alone)
 
 
+def test_labs_alone_come_whole_and_with_all_diseases(cohort):
+    rows = {row["id"]: row for row in load_medtvt_qa(cohort, "diagnosis", "train")}
+    of_labs = {name: row for name, row in rows.items() if name.endswith("-diagnosis-labs")}
+    assert 0 < len(of_labs) < PATIENTS / 2
+    for name, row in of_labs.items():
+        whole = rows[name.removesuffix("-labs")]
+        assert row["modalities"] == ["lab"] and row["lab"] == whole["lab"] and row["diseases"] == whole["diseases"]
+
+
 def test_rows_have_the_age_and_sex_of_their_patient(cohort):
     causes = {patient["subject_id"]: patient for patient in read_causes(cohort)}
     for row in load_medtvt_qa(cohort, "diagnosis", "train"):
@@ -84,7 +94,8 @@ def test_answers_cite_what_the_patient_has_and_nothing_else(cohort):
             patient = causes[row["subject_id"]]
             answer = parse_answer(text)
             assert stated_findings(answer.reasoning) == set(row["findings"])
-            assert set(row["findings"]) == set(patient["findings"]) or row["id"].endswith(("reduced", "alone"))
+            of_given = {name for name in patient["findings"] if name[:3] in row["modalities"]}
+            assert set(row["findings"]) == of_given or row["id"].endswith(("reduced", "alone"))
             assert set(answer.diseases) == set(row["diseases"])
             assert set(row["diseases"]) == set(patient["diseases"]) or row["id"].endswith("alone")
             assert answer.unknown == () and answer.reasoning
