@@ -13,7 +13,7 @@ from .patient import write_patient
 
 
 # The test patient whose answer by the shipped weights has the median F1, see `medtvt_training.evaluation.median_patient`
-EXAMPLE_SEED, EXAMPLE_INDEX = 2310, 1149
+EXAMPLE_SEED, EXAMPLE_INDEX = 2310, 19
 
 
 def write_example_patient(
