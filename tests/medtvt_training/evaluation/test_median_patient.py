@@ -38,6 +38,14 @@ def test_the_patient_of_median_f1_with_the_lowest_id(right, place, f1):
     assert find_median_patient(records[::-1]) == (5, ILL[place], f1)
 
 
+def test_patients_without_a_disease_are_passed_over():
+    healthy = [index for index in range(9, 999, 10) if not draw_patient(5, index).causes.diseases][:2]
+    records = [make_record(index, True) for index in healthy]
+    assert find_median_patient([*records, make_record(ILL[0], False)]) == (5, ILL[0], 0.0)
+    with pytest.raises(ValueError, match="No patient has any"):
+        find_median_patient(records)
+
+
 @pytest.mark.parametrize("change", [{"subject_id": "5-000010"}, {"subject_id": "ward 7"}, {"diseases": []}])
 def test_patients_of_elsewhere_are_refused(change):
     with pytest.raises(ValueError, match="test split of a synthetic cohort"):

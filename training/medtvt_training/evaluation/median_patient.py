@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The example patient of the demo, by a rule: of the test patients of a synthetic cohort the one whose F1 is the median.
+The example patient of the demo, by a rule: of the test patients of a synthetic cohort that have any of the diseases, the one
+whose F1 is the median.
 
 `python -m medtvt_training.evaluation.median_patient results/predictions.jsonl` prints the two constants that
 `medtvt_training.synthetic.example_patient` holds. New weights, new predictions, new patient.
@@ -26,8 +27,8 @@ from .predictions import read_predictions
 
 def find_median_patient(records: Sequence[Mapping[str, Any]]) -> tuple[int, int, float]:
     """
-    Seed, index and F1 of the record with the median F1 of its set of diseases: of an even number the lower median, of
-    equal ones the lowest id whose film is read without a doubt, since a doubt would be about the drawing.
+    Seed, index and F1 of the record with the median F1 of its set of diseases, which is not empty, since there would be
+    nothing to show: of an even number the lower median, of equal ones the lowest id whose film is read without a doubt, since a doubt would be about the drawing.
 
     Args:
         records: Lines of predictions of the test split of a cohort in the setting `"clear"`, as [`read_predictions`] gives.
@@ -35,10 +36,13 @@ def find_median_patient(records: Sequence[Mapping[str, Any]]) -> tuple[int, int,
     Raises:
         ValueError: if a record is of another split, or of no such cohort.
     """
-    truth = as_label_array([record["diseases"] for record in records])
-    f1 = sample_f1(truth, as_label_array([parse_answer(record["completion"]).diseases for record in records]))
     for record in records:
         _draw(record)
+    records = [record for record in records if record["diseases"]]
+    if not records:
+        raise ValueError("No patient has any of the diseases.")
+    truth = as_label_array([record["diseases"] for record in records])
+    f1 = sample_f1(truth, as_label_array([parse_answer(record["completion"]).diseases for record in records]))
     median = np.sort(f1)[(len(f1) - 1) // 2]
     equal = sorted((records[int(i)] for i in np.flatnonzero(f1 == median)), key=lambda record: record["id"])
     chosen = next((record for record in equal if not _has_doubts(*_draw(record))), equal[0])

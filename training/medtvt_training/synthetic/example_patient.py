@@ -12,8 +12,9 @@ from .causes import DISEASE_OF_CODE
 from .patient import write_patient
 
 
-# The test patient whose answer by the shipped weights has the median F1, see `medtvt_training.evaluation.median_patient`
-EXAMPLE_SEED, EXAMPLE_INDEX = 2310, 19
+# Of the test patients with a disease the one whose answer by the shipped weights has the median F1, see
+# `medtvt_training.evaluation.median_patient`
+EXAMPLE_SEED, EXAMPLE_INDEX = 2310, 249
 
 
 def write_example_patient(
