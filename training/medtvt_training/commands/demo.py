@@ -54,7 +54,7 @@ def judge(result: Mapping[str, Any], patient: Mapping[str, Any]) -> str:
     cited, shown = stated_findings(result["reasoning"] or ""), set(patient["findings"])
     return (
         f"So {len(named & truth)} of {len(truth)} diseases are found, {len(named - truth)} named falsely; "
-        f"{len(cited & shown)} of {len(cited)} cited findings are there, {len(shown - cited)} are left out."
+        f"{len(cited & shown)} of {len(cited)} cited findings are there, {len(shown - cited)} left out."
     )
 
 
