@@ -51,7 +51,7 @@ def test_from_folder_to_report(published, tmp_path, capsys):
     results = json.loads((tmp_path / "out" / "open_data.json").read_text())
     assert results["counts"]["ecg/records"] == 1 and results["about"]["split"] == "test"
     assert results["about"]["trained_on_open_data"] == [] and (tmp_path / "out" / "open_data.md").is_file()
-    for option in (["--limit", "3"], ["--data", "cohort"], ["--withhold", "ecg"]):
+    for option in (["--limit", "3"], ["--data", "cohort"], ["--withhold", "ecg"], ["--withhold-labs"]):
         assert cli.main(["evaluate", *settings, *option]) == 2
         assert f"{option[0]} is not with --open-data" in capsys.readouterr().err
     # what is there already is taken up

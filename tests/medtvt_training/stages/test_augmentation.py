@@ -35,7 +35,7 @@ def test_half_of_the_inputs_are_varied_each_by_itself(modality):
     assert torch.equal(vary(modality, values), first)
 
 
-def test_a_film_stays_a_grey_picture_of_the_same():
+def test_a_film_stays_a_gray_picture_of_the_same():
     values, varied, changed = varied_and_kept("cxr")
     assert varied.min() >= 0 and varied.max() <= 255
     assert torch.equal(varied[:, 0], varied[:, 1]) and torch.equal(varied[:, 0], varied[:, 2])

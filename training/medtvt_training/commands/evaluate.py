@@ -33,13 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--feature-cache", help="folder for cached encoder outputs; created if missing")
     parser.add_argument(
-        "--withhold", nargs="+", choices=MODALITIES, default=[], help="evaluate again without each of these modalities"
+        "--withhold", nargs="+", choices=MODALITIES, default=(), help="evaluate again without each of these modalities"
     )
     parser.add_argument(
         "--swap",
         nargs="+",
         choices=MODALITIES,
-        default=[],
+        default=(),
         help="evaluate again with each of these modalities taken from another patient",
     )
     parser.add_argument(
@@ -147,7 +147,7 @@ def _refuse(args: argparse.Namespace, option: str, *names: str) -> None:
     if args.engine != "transformers":
         raise ValueError(f"--engine vllm is not with {option}.")
     for name in names:
-        if getattr(args, name):
+        if getattr(args, name) not in (None, False, 0, ()):  # an empty list is --withhold-labs without a share
             raise ValueError(f"--{name.replace('_', '-')} is not with {option}, which has records of its own.")
 
 

@@ -38,7 +38,7 @@ class OpenRecord(NamedTuple):
     fold: int
     shown: list[str]
     absent: list[str]
-    diseases: list[str] = []
+    diseases: list[str]
     age: float | None = None
     sex: Literal["F", "M"] | None = None
 

@@ -15,7 +15,7 @@ from ..data.rows import Modality
 
 # The others are seen as they are: wires and lines are a pixel wide, and resampling a film blurs them
 SHARE = 0.5
-# Of a film: degrees, and shares of its size; exponent of its grey levels; of their range
+# Of a film: degrees, and shares of its size; exponent of its gray levels; of their range
 ROTATION, SCALE, SHIFT = 6.0, 0.12, 0.08
 GAMMA, CONTRAST, BRIGHTNESS, FILM_NOISE = 0.35, 0.2, 0.1, 0.01
 # Of an ECG: share of its length and of its amplitude; mV, and cycles of the wander in the record
@@ -28,35 +28,35 @@ def vary(modality: Modality, values: torch.Tensor) -> torch.Tensor:
     A batch of stored inputs, about half of them varied, each by itself; labs as they are.
 
     Args:
-        values (`torch.Tensor`): (batch, 3, height, width) grey levels from 0 to 255, or (batch, leads, samples) in mV.
+        values (`torch.Tensor`): (batch, 3, height, width) gray levels from 0 to 255, or (batch, leads, samples) in mV.
     """
     change = {"cxr": vary_films, "ecg": vary_ecgs}.get(modality)
     if change is None:
         return values
     chosen = torch.rand(len(values), device=values.device) < SHARE
-    varied = values.float().clone()
+    varied = values.to(torch.float32, copy=True)
     varied[chosen] = change(values[chosen])
     return varied
 
 
 def vary_films(films: torch.Tensor) -> torch.Tensor:
-    """(batch, 3, height, width) grey levels from 0 to 255, three equal channels -> the same, float32."""
-    grey = films[:, :1].float() / 255
-    angle = torch.deg2rad(_draw(grey, ROTATION))
-    size = 1 + _draw(grey, SCALE)
-    height, width = grey.shape[-2:]
+    """(batch, 3, height, width) gray levels from 0 to 255, three equal channels -> the same, float32."""
+    gray = films[:, :1].float() / 255
+    angle = torch.deg2rad(_draw(gray, ROTATION))
+    size = 1 + _draw(gray, SCALE)
+    height, width = gray.shape[-2:]
     turned, tilted = torch.cos(angle) * size, torch.sin(angle) * size
     rows = [
-        torch.stack([turned, -tilted * height / width, _draw(grey, 2 * SHIFT)], dim=1),
-        torch.stack([tilted * width / height, turned, _draw(grey, 2 * SHIFT)], dim=1),
+        torch.stack([turned, -tilted * height / width, _draw(gray, 2 * SHIFT)], dim=1),
+        torch.stack([tilted * width / height, turned, _draw(gray, 2 * SHIFT)], dim=1),
     ]
-    grid = nn.functional.affine_grid(torch.stack(rows, dim=1), list(grey.shape), align_corners=False)
-    grey = nn.functional.grid_sample(grey, grid, align_corners=False)
+    grid = nn.functional.affine_grid(torch.stack(rows, dim=1), list(gray.shape), align_corners=False)
+    gray = nn.functional.grid_sample(gray, grid, align_corners=False)
     each = (-1, 1, 1, 1)
-    grey = grey.clamp(min=0) ** torch.exp(_draw(grey, GAMMA)).view(each)
-    grey = grey * (1 + _draw(grey, CONTRAST).view(each)) + _draw(grey, BRIGHTNESS).view(each)
-    grey = grey + torch.randn_like(grey) * _draw(grey, FILM_NOISE).abs().view(each)
-    return (grey.clamp(0, 1) * 255).expand(films.shape)
+    gray = gray.clamp(min=0) ** torch.exp(_draw(gray, GAMMA)).view(each)
+    gray = gray * (1 + _draw(gray, CONTRAST).view(each)) + _draw(gray, BRIGHTNESS).view(each)
+    gray = gray + torch.randn_like(gray) * _draw(gray, FILM_NOISE).abs().view(each)
+    return (gray.clamp(0, 1) * 255).expand(films.shape)
 
 
 def vary_ecgs(ecgs: torch.Tensor) -> torch.Tensor:
