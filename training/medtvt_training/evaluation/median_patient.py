@@ -27,8 +27,9 @@ from .predictions import read_predictions
 
 def find_median_patient(records: Sequence[Mapping[str, Any]]) -> tuple[int, int, float]:
     """
-    Seed, index and F1 of the record with the median F1 of its set of diseases, which is not empty, since there would be
-    nothing to show: of an even number the lower median, of equal ones the lowest id whose film is read without a doubt, since a doubt would be about the drawing.
+    Seed, index and F1 of the record with the median F1, among those of patients with a disease: a healthy one would leave
+    nothing to show. Of an even number it is the lower median. Of equal ones it is the lowest id whose film is read without
+    a doubt, since a doubt would be about the drawing.
 
     Args:
         records: Lines of predictions of the test split of a cohort in the setting `"clear"`, as [`read_predictions`] gives.
