@@ -49,6 +49,11 @@ def test_a_terminal_gets_bars_and_colors(monkeypatch):
     assert plain.index("imaginary patients only") < plain.index("Sepsis")
 
 
+def test_no_gate_is_said_in_place_of_its_scores():
+    shown = format_result(make_result(contributions=dict.fromkeys(("ecg", "cxr", "lab"))))
+    assert "the model has no gate" in shown and "ecg -" not in shown
+
+
 def test_what_is_within_noise_is_said():
     lines = format_result(
         make_result(influence={"Sepsis": {"lab": 0.25, "ecg": -0.01}}, influence_noise={"Sepsis": 0.02})

@@ -312,3 +312,13 @@ def test_the_gate_has_the_form_that_was_asked_for(tmp_path):
     main(["init", "--tiny", str(tmp_path / "model"), "--gate-form", "absent", "--num-modality-tokens", "2"])
     gate = MedTVTForCausalLM.from_pretrained(tmp_path / "model").model.perception
     assert gate.gate_form == "absent" and gate.absent_embeds.shape[:2] == (3, 2)
+
+
+def test_a_model_without_perception_passes_on_what_was_projected(tmp_path):
+    main(["init", "--tiny", str(tmp_path / "model"), "--without-perception"])
+    model = MedTVTForCausalLM.from_pretrained(tmp_path / "model")
+    assert not list(model.model.perception.parameters())
+    features = torch.rand(2, 1, model.config.lab_config.hidden_size)
+    modalities = model.get_modality_embeds(lab_features=features)
+    assert modalities.gates is None
+    assert_close(modalities.embeds[:, 2], model.model.lab_projector(features))

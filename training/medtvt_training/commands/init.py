@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="scale",
         help="scale: the paper's gate; absent: one that a decoder whose first norm cancels scale sees too (default: scale)",
     )
+    parser.add_argument(
+        "--without-perception",
+        action="store_true",
+        help="no cyclic attention and no gate: the language model gets the modalities as they are projected",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
 
 
@@ -28,15 +33,16 @@ def run(args: argparse.Namespace) -> None:
     from ..stages.initialize import init_from_parts, init_tiny
 
     parts = {"text": args.text, "cxr": args.cxr, "ecg": args.ecg, "lab": args.lab}
+    values = {"num_modality_tokens": args.num_modality_tokens, "gate_form": args.gate_form}
+    if args.without_perception:
+        values |= {"use_cyclic_attention": False, "use_contribution_gate": False}
     if args.tiny:
         if given := [f"--{name}" for name, part in parts.items() if part]:
             raise ValueError(f"--tiny draws every part at random; leave out {', '.join(given)}, or use --out.")
-        init_tiny(args.tiny, seed=args.seed, num_modality_tokens=args.num_modality_tokens, gate_form=args.gate_form)
+        init_tiny(args.tiny, seed=args.seed, **values)
         print(f"{args.tiny}: a tiny MedTVT-R1 with random weights. Its answers mean nothing until it is trained.")
         return
-    init_from_parts(
-        args.out, **parts, num_modality_tokens=args.num_modality_tokens, gate_form=args.gate_form, seed=args.seed
-    )
+    init_from_parts(args.out, **parts, seed=args.seed, **values)
     for name, part in parts.items():
         print(f"{name:<5}{part or 'random weights'}")
     print(

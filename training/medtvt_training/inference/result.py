@@ -107,7 +107,9 @@ def _split_warnings(result: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 def _contributions(contributions: Mapping[str, float | None]) -> Iterator[str]:
     known = [value for value in contributions.values() if value is not None]
-    if known and min(known) > 0.99:
+    if not known:
+        yield "  none: the model has no gate"
+    elif min(known) > 0.99:
         yield "  saturated: all near 1, they rank nothing"
     else:
         yield from (f"  {m:<4}{'-' if v is None else format(v, '.2f')}" for m, v in contributions.items())
