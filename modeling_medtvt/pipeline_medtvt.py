@@ -273,7 +273,7 @@ class MedicalDiagnosisPipeline(Pipeline):
               `unmentioned`: abnormal measurements that it leaves out, the gravest first.
             - `measurements`: intervals of the ECG and values of the labs, each with `unit`, reference range (`low`, `high`)
               and `flag`.
-            - `contributions`: the gate's score a modality, None where absent.
+            - `contributions`: the gate's score a modality, None where absent, or where the model has no gate.
             - `influence`: by disease and modality, how much lower the probability of the answer slot is without it; None
               unless asked for. `influence_noise`: by disease, how far that probability moves where nothing is withheld and
               only the order of the modalities in the question changes: an influence that is no larger says nothing. None

@@ -2,10 +2,10 @@
 """
 What a model reads of real ECGs and films that it learned nothing from: five-fold cross-validation over patients.
 
-    python -m tests.benchmarks.open_folds --model pt_cohort/final --data cohort --ptb-xl ptbxl --films nih/labels.csv --out folds
+    python -m tests.benchmarks.open_folds --model pt/final --data cohort --ptb-xl ptbxl --films nih/labels.csv --out folds
 
 A fold is two of the ten folds of `medtvt open-data`. For each, encoders, PT and SFT learn from the others by the recipes
-`tiny-open` and `tiny`, but for one epoch (encoders) and half of one (SFT); `--model` has had its PT on the cohort alone.
+`tiny-open` and `tiny`, but for one epoch (encoders) and half of one (SFT); `--model` must have seen none of the records.
 With `--folds 1 2`, say, only those are trained, so that several machines can share the work. What is there already is taken
 up. Once all are there, the answers are pooled.
 """

@@ -273,3 +273,9 @@ def test_refuses_a_model_without_the_parts(inputs, tmp_path):
     model = init_tiny(tmp_path / "model", use_cyclic_attention=False)
     with pytest.raises(ValueError, match="switched off already"):
         run_command(*words(inputs), "--out", tmp_path / "out", "--model", model)
+
+
+def test_a_changed_config_stays_out_of_how_answers_are_written(checkpoint, tmp_path):
+    folder = ablation.change_model(checkpoint, tmp_path / "model", {"use_contribution_gate": False})
+    assert AutoConfig.from_pretrained(folder).use_contribution_gate is False
+    assert "use_contribution_gate" not in json.loads((folder / "generation_config.json").read_text())

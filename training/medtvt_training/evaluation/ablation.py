@@ -270,9 +270,12 @@ def change_model(source: Path, target: Path, changes: Mapping) -> Path:
     if target.exists():
         return target
     processor = AutoProcessor.from_pretrained(source)
+    config = MedTVTConfig.from_pretrained(source)
+    config.update(dict(changes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = MedTVTForCausalLM.from_pretrained(source, ignore_mismatched_sizes=True, **changes)
+        # as keywords of `from_pretrained` the changes would also end in generation_config.json
+        model = MedTVTForCausalLM.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
     processor.num_modality_tokens = model.config.num_modality_tokens
     with new_folder(target) as folder:
         model.save_pretrained(folder)

@@ -160,6 +160,7 @@ def init_from_parts(
     cxr: str | None = None,
     ecg: str | os.PathLike | None = None,
     lab: str | os.PathLike | None = None,
+    num_modality_tokens: int = 1,
     seed: int = 0,
     **config_kwargs: Any,
 ) -> Path:
@@ -176,8 +177,9 @@ def init_from_parts(
         cxr (`str`, *optional*): ViT, or a timm backbone's folder (extra `timm`), Hub id or folder.
         ecg (`str` or `os.PathLike`, *optional*): File of ECGFM-KED.
         lab (`str` or `os.PathLike`, *optional*): Lightning checkpoint of Symile.
+        num_modality_tokens (`int`): Embeddings (k) that a modality takes in the prompt.
         seed (`int`): Seed of what is random.
-        **config_kwargs: Further arguments of [`MedTVTConfig`], e.g. `num_modality_tokens=4`.
+        **config_kwargs: Further arguments of [`MedTVTConfig`], e.g. `gate_form="absent"`.
 
     Raises:
         FileExistsError: if the folder exists and is not empty.
@@ -194,6 +196,7 @@ def init_from_parts(
     encoders: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
     config = MedTVTConfig(
         text_config=language_model.config if language_model else _random_text_config(tokenizer),
+        num_modality_tokens=num_modality_tokens,
         **config_kwargs,
         **{f"{name}_config": encoder.config for name, encoder in encoders.items()},
         **_placeholder_ids(tokenizer),
@@ -211,7 +214,7 @@ def init_from_parts(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     if model.generation_config.max_new_tokens is None:
         model.generation_config.max_new_tokens = MAX_NEW_TOKENS
-    processor = default_processor(tokenizer, config.num_modality_tokens)
+    processor = default_processor(tokenizer, num_modality_tokens)
     processor.image_processor = image_processor
     if tokenizer.chat_template:
         processor.chat_template = {"default": tokenizer.chat_template, "plain": processor.default_chat_template}
