@@ -314,8 +314,10 @@ def test_the_gate_has_the_form_that_was_asked_for(tmp_path):
     assert gate.gate_form == "absent" and gate.absent_embeds.shape[:2] == (3, 2)
 
 
-def test_a_model_without_perception_passes_on_what_was_projected(tmp_path):
-    main(["init", "--tiny", str(tmp_path / "model"), "--without-perception"])
+def test_a_model_without_perception_passes_on_what_was_projected(tmp_path, capsys):
+    words = ["init", "--tiny", str(tmp_path / "model"), "--without-perception"]
+    assert main([*words, "--gate-form", "absent"]) == 2 and "leave out --gate-form" in capsys.readouterr().err
+    assert main(words) == 0
     model = MedTVTForCausalLM.from_pretrained(tmp_path / "model")
     assert not list(model.model.perception.parameters())
     features = torch.rand(2, 1, model.config.lab_config.hidden_size)

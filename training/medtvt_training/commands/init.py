@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
     parts = {"text": args.text, "cxr": args.cxr, "ecg": args.ecg, "lab": args.lab}
     values = {"num_modality_tokens": args.num_modality_tokens, "gate_form": args.gate_form}
     if args.without_perception:
+        if args.gate_form != "scale":
+            raise ValueError("--without-perception makes a model without a gate; leave out --gate-form.")
         values |= {"use_cyclic_attention": False, "use_contribution_gate": False}
     if args.tiny:
         if given := [f"--{name}" for name, part in parts.items() if part]:
