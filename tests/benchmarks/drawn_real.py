@@ -4,16 +4,14 @@ How well drawn ECGs and films are told from real ones by what the encoders make 
 
     python -m tests.benchmarks.drawn_real --model encoders/final --data cohort --open-data open
 
-A logistic regression on the encoder's pooled features, by five folds over patients, as many drawn as real. 0.5: not at all;
-1: always.
+The logistic regression of `medtvt probe`, by five folds over patients, on the training splits' inputs, as many drawn as real.
+0.5: not at all; 1: always.
 """
 
 import argparse
 import tempfile
-from typing import cast
 
 import numpy as np
-from datasets import concatenate_datasets
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -22,30 +20,13 @@ from sklearn.preprocessing import StandardScaler
 
 from medtvt_training.data.feature_cache import FeatureCache
 from medtvt_training.data.load import load_medtvt_qa
-from medtvt_training.data.rows import Modality, QARow
-from medtvt_training.data.schema import SPLITS
+from medtvt_training.data.rows import Modality
+from medtvt_training.evaluation.probe import PENALTIES, encode_inputs
+from medtvt_training.stages.findings_dataset import read_inputs
 from modeling_medtvt.checkpoint_folder import open_checkpoint
 
 
 FOLDS = 5
-
-
-def pool_features(
-    cache: FeatureCache, folder: str, modality: Modality, limit: int | None
-) -> tuple[np.ndarray, list[str]]:
-    """Features (inputs, size), the mean over positions and for films their greatest too, and the patient of each."""
-    dataset = concatenate_datasets([load_medtvt_qa(folder, "physiology", split) for split in SPLITS])
-    places: dict[str, int] = {}  # a row of each input
-    for i, (path, modalities) in enumerate(zip(dataset[modality], dataset["modalities"])):
-        if path and list(modalities) == [modality]:
-            places.setdefault(path, i)
-    dataset = dataset.select(list(places.values())[:limit])
-    cache.build(dataset)
-    pooled = []
-    for row in dataset:
-        features = cache.get(cast(QARow, row), modality).float()
-        pooled.append(np.concatenate([features.mean(0), *([features.amax(0)] if modality == "cxr" else [])]))
-    return np.stack(pooled), list(dataset["subject_id"])
 
 
 def main() -> None:
@@ -59,21 +40,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache(folder, model, processor)
         for modality in modalities:
-            real, of_real = pool_features(cache, args.open_data, modality, None)
-            drawn, of_drawn = pool_features(cache, args.data, modality, len(real))
-            truth = np.repeat([1, 0], [len(real), len(drawn)])
-            probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+            limit, sides = None, []
+            for data in (args.open_data, args.data):
+                rows = read_inputs(data, modality, ("train",))["train"][:limit]
+                dataset = load_medtvt_qa(data, "physiology", "train")
+                sides.append(encode_inputs(model, cache, dataset, modality, rows))
+                limit = len(rows)
+            real, drawn = sides
+            truth = np.repeat([1, 0], [len(real["rows"]), len(drawn["rows"])])
+            probe = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTIES["encoder"], max_iter=1000))
             scores = cross_val_predict(
                 probe,
-                np.concatenate([real, drawn]),
+                np.concatenate([real["encoder"], drawn["encoder"]]),
                 truth,
-                groups=of_real + of_drawn,
+                groups=real["subjects"] + drawn["subjects"],
                 cv=GroupKFold(FOLDS, shuffle=True, random_state=0),
                 method="decision_function",
             )
-            print(
-                f"{modality}: AUROC {roc_auc_score(truth, scores):.3f}, {len(real)} real and {len(drawn)} drawn inputs"
-            )
+            area = roc_auc_score(truth, scores)
+            print(f"{modality}: AUROC {area:.3f}, {truth.sum()} real and {len(truth) - truth.sum()} drawn inputs")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,5 @@ def run(args: argparse.Namespace) -> None:
     init_from_parts(args.out, **parts, seed=args.seed, **values)
     for name, part in parts.items():
         print(f"{name:<5}{part or 'random weights'}")
-    print(
-        f"{args.out}: projectors and perception layer have random weights. Its answers mean nothing until it is trained."
-    )
+    drawn = "projectors have" if args.without_perception else "projectors and perception layer have"
+    print(f"{args.out}: {drawn} random weights. Its answers mean nothing until it is trained.")

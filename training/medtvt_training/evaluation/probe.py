@@ -90,7 +90,7 @@ def probe_model(
             rows = read_inputs(data, modality, ("train", split))
             for name, limit in (("train", train_inputs), (split, None)):
                 dataset = load_medtvt_qa(data, "physiology", name)
-                sides[name] = _encode(model, cache, dataset, modality, rows[name][:limit])
+                sides[name] = encode_inputs(model, cache, dataset, modality, rows[name][:limit])
             results[modality] = _probe(sides["train"], sides[split], modality, resamples, seed)
     Path(out).mkdir(parents=True, exist_ok=True)
     write_json(results, Path(out, "probe.json"))
@@ -99,7 +99,7 @@ def probe_model(
 
 
 @torch.no_grad()
-def _encode(
+def encode_inputs(
     model: MedTVTForCausalLM, cache: FeatureCache, dataset: Dataset, modality: Modality, rows: Sequence[dict]
 ) -> dict[str, Any]:
     """`encoder` and `tokens`, (inputs, numbers), of some rows, with their `rows` and `subjects`."""
