@@ -76,6 +76,21 @@ def test_model_card_is_filled_from_its_files(folder, tmp_path):
     assert len(snippet.strip().splitlines()) <= 10
 
 
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"use_perception": True}, "cyclic attention, gate"),
+        ({"use_perception": True, "use_cyclic_attention": False}, "gate"),
+        ({"use_perception": True, "use_cyclic_attention": False, "use_contribution_gate": False}, "none"),
+        ({"use_perception": False}, "none"),
+    ],
+)
+def test_card_says_what_the_perception_layer_has(folder, changes, said):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    assert f"| perception layer | {said} |" in cards.model_card(folder).text
+
+
 def test_card_shows_variants_peers_and_notes(folder, tmp_path, capsys):
     metrics, results = write_metrics(tmp_path / "run", hash_folder(folder))
     variant = {"strict/f1_samples": {"a": 0.25, "b": 0.5, "difference": -0.25, "interval": [-0.5, 0.125]}}

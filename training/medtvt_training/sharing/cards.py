@@ -209,10 +209,15 @@ def describe_parts(folder: Path) -> list[tuple[str, str]]:
         ("ECG encoder", f"xresnet1d, {config.ecg_config.hidden_size} wide"),
         ("X-ray encoder", f"{config.cxr_config.model_type}, {config.cxr_hidden_size} wide"),
         ("lab encoder", f"MLP, {config.lab_config.hidden_size} wide"),
-        ("perception layer", "on" if config.use_perception else "off"),
+        ("perception layer", _describe_perception(config)),
         ("tokens a modality", str(config.num_modality_tokens)),
         ("stage", Provenance.from_pretrained(folder).stage or "none: untrained"),
     ]
+
+
+def _describe_perception(config: MedTVTConfig) -> str:
+    parts = {"cyclic attention": config.use_cyclic_attention, "gate": config.use_contribution_gate}
+    return ", ".join(name for name, used in parts.items() if used and config.use_perception) or "none"
 
 
 def describe_training_data(provenance: Provenance, access: str) -> str:

@@ -14,7 +14,7 @@ from .patient import write_patient
 
 # Of the test patients with a disease the one whose answer by the shipped weights has the median F1, see
 # `medtvt_training.evaluation.median_patient`
-EXAMPLE_SEED, EXAMPLE_INDEX = 2310, 249
+EXAMPLE_SEED, EXAMPLE_INDEX = 2310, 59
 
 
 def write_example_patient(
